@@ -1,0 +1,156 @@
+"""``midstream convert`` and ``midstream verify``, registered with the command line by entry point."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from midstream.bundle import Bundle
+from midstream.cli.output import JsonOption, notes, print_json
+from midstream.errors import InputError, VerificationError
+from midstream.inputs import parse_semantics
+from midstream.manifest import Manifest
+from midstream_converters.convert import convert as convert_model
+from midstream_converters.opening import DEFAULT_MAX_CUTS, Options
+from midstream_converters.samples import GENERATED_SAMPLES, InputTypes
+from midstream_converters.verify import verify_bundle
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(convert)
+    app.command()(verify)
+
+
+def convert(
+    model: Annotated[Path, typer.Argument(help="A .tflite or .onnx file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle's folder; an older bundle is replaced.")],
+    calibration: Annotated[
+        Path | None, typer.Option(help="Real inputs to prove the cuts on: an .npz file or a folder.")
+    ] = None,
+    max_cuts: Annotated[int | None, typer.Option(min=1, help=f"Cuts to keep; default {DEFAULT_MAX_CUTS}.")] = None,
+    all_cuts: Annotated[bool, typer.Option("--all-cuts", help="Keep every cut that is exact.")] = False,
+    tolerance: Annotated[float, typer.Option(help="Largest difference a cut may make; 0: the same bits.")] = 0.0,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", help="NAME=image:NHWC:RGB:SCALE:MEAN (tensor = (pixel - MEAN) × SCALE) or NAME=audio:RATE."
+        ),
+    ] = None,
+    shapes: Annotated[list[str] | None, typer.Option("--shape", help="NAME=1,576: size of a dynamic input.")] = None,
+    values: Annotated[list[str] | None, typer.Option("--value", help="NAME=V: bind an input to one value.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a trained model into a bundle of proven slices."""
+    if all_cuts and max_cuts is not None:
+        raise InputError("--all-cuts and --max-cuts exclude each other; give one of them")
+    if not 0 <= tolerance < math.inf:
+        raise InputError(f"--tolerance {tolerance} is not a finite number of 0 or more")
+    options = Options(
+        calibration=calibration,
+        max_cuts=None if all_cuts else max_cuts or DEFAULT_MAX_CUTS,
+        tolerance=tolerance,
+        semantics=dict(parse_semantics(text) for text in inputs or []),
+        shapes=dict(_parse_shape(text) for text in shapes or []),
+        values=dict(_parse_value(text) for text in values or []),
+    )
+    with _progress(hidden=as_json) as progress:
+        manifest = convert_model(model, output, options, progress)
+    bundle_bytes = Bundle.open(output).bundle_bytes
+    if as_json:
+        print_json(_summary(output, manifest, bundle_bytes))
+        return
+    notes.print(
+        f"{output}: {len(manifest.cuts)} cuts proven, {len(manifest.rejected)} rejected; {bundle_bytes:,} bytes for a "
+        f"model of {manifest.model_bytes:,}",
+        highlight=False,
+    )
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check every byte of a bundle, and every cut against the whole model, here and now."""
+    opened = Bundle.open(bundle)
+    manifest = opened.manifest
+    types = InputTypes(manifest.free_inputs(), manifest.semantics)
+    samples = [types.generate(manifest.sample_shapes, seed) for seed in range(GENERATED_SAMPLES)]
+    with _progress(hidden=as_json) as progress:
+        proofs = verify_bundle(opened, samples, lambda done, total: progress("verifying", done, total))
+    failed = [proof for proof in proofs if not proof.passes(manifest.tolerance)]
+    if as_json:
+        print_json(
+            {
+                "verified": not failed,
+                "cuts": [
+                    {"id": p.id, "max_abs_error": p.max_abs_error, "verified": p.passes(manifest.tolerance)}
+                    for p in proofs
+                ],
+            }
+        )
+    if failed:
+        worst = max(failed, key=lambda proof: proof.max_abs_error)
+        raise VerificationError(
+            f"{bundle}: {len(failed)} of {len(proofs)} cuts do not give what the whole model gives here, worst cut "
+            f"{worst.id} by {worst.max_abs_error:.3g}; convert the model again on this machine"
+        )
+    if not as_json:
+        notes.print(f"{bundle}: all files intact, {len(proofs)} cuts give what the whole model gives", highlight=False)
+
+
+@contextmanager
+def _progress(hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=notes, transient=True, disable=hidden or not notes.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+
+def _summary(output: Path, manifest: Manifest, bundle_bytes: int) -> dict[str, Any]:
+    return {
+        "bundle": str(output),
+        "name": manifest.name,
+        "format": manifest.model_format,
+        "cuts": [{"id": cut.id, "nodes": list(cut.nodes), "payload_bytes": cut.payload_bytes} for cut in manifest.cuts],
+        "rejected": [
+            {"id": cut.id, "reason": cut.reason, "max_abs_error": cut.max_abs_error} for cut in manifest.rejected
+        ],
+        "sample_shapes": {name: list(shape) for name, shape in manifest.sample_shapes.items()},
+        "bundle_bytes": bundle_bytes,
+        "model_bytes": manifest.model_bytes,
+    }
+
+
+def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, equals, sizes = text.rpartition("=")
+    if not equals or not name or not re.fullmatch("([1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*)?", sizes):
+        raise InputError(f"--shape {text!r} is not understood; expected NAME=1,576, every size 1 or more")
+    return name, tuple(int(size) for size in sizes.split(",") if size)
+
+
+def _parse_value(text: str) -> tuple[str, Any]:
+    name, equals, value = text.rpartition("=")
+    try:
+        parsed = json.loads(value, parse_constant=float)
+        plain = bool(equals and name) and _is_plain(parsed)
+    except (ValueError, RecursionError):
+        plain = False
+    if not plain:
+        raise InputError(f"--value {text!r} is not understood; expected NAME=16000, NAME=0.5, NAME=true or NAME=[1,2]")
+    return name, parsed
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether this is a finite number, a truth value, or nested lists of them."""
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))

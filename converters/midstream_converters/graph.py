@@ -1,0 +1,101 @@
+"""A model as the converters see it, whatever file it came from: layers in running order and the values between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from midstream.manifest import EngineName, SliceRecord
+from midstream.tensors import TensorSpec
+from midstream_converters.weights import WeightStore
+
+MAX_MODEL_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One layer. ``inputs`` are values it reads (captured ones included), constants left out.
+
+    ``static`` nodes depend on no input of the model; ``stateful`` ones keep a hidden state between runs.
+    """
+
+    index: int
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    macs: int = 0
+    weight_bytes: int = 0
+    static: bool = False
+    stateful: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value that a layer makes or an input brings: its specification and its size at the sample shapes.
+
+    ``spec`` is None where the value cannot cross a cut (a sequence, a string, an optional, a resource).
+    """
+
+    spec: TensorSpec | None
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ModelGraph:
+    """Layers in an order in which they can run, every value by its key, and the keys of inputs and outputs."""
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    values: dict[str, Value]
+    producer: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        producer = {value: node.index for node in self.nodes for value in node.outputs}
+        object.__setattr__(self, "producer", producer)
+        for position, node in enumerate(self.nodes):
+            late = [v for v in node.inputs if producer.get(v, -1) >= position]
+            if node.index != position or late:
+                raise ValueError(f"layer {position} ({node.op}) is out of order")
+
+    def with_static(self, nodes: Iterable[int]) -> tuple[int, ...]:
+        """These layers and the static ones they need, in running order."""
+        wanted = set(nodes)
+        pending = list(wanted)
+        while pending:
+            for value in self.nodes[pending.pop()].inputs:
+                source = self.producer.get(value)
+                if source is not None and self.nodes[source].static and source not in wanted:
+                    wanted.add(source)
+                    pending.append(source)
+        return tuple(sorted(wanted))
+
+    def crossing(self, tail: Iterable[int]) -> tuple[str, ...]:
+        """The values that these layers read and do not make: another layer's, or an input of the model.
+
+        Static values never cross: both sides can make them.
+        """
+        inside = set(tail)
+        crossing: dict[str, None] = {}
+        for index in sorted(inside):
+            for value in self.nodes[index].inputs:
+                source = self.producer.get(value)
+                if source is None or (source not in inside and not self.nodes[source].static):
+                    crossing[value] = None
+        return tuple(crossing)
+
+
+class Source(Protocol):
+    """A model file that was read: its graph, and the power to make a program of any part of it."""
+
+    engine: EngineName
+    graph: ModelGraph
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def slice(
+        self, member: str, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], weights: WeightStore
+    ) -> tuple[SliceRecord, bytes]:
+        """A program that runs these layers from these values to those; its weights are added to the store."""

@@ -1,0 +1,272 @@
+"""Read an ONNX file into the neutral graph.
+
+Requires: a model that onnxruntime loads. Ensures: a simplified main graph in running order, every value with the
+specification that shape inference gives, or the widest one that holds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+
+from midstream.errors import InputError, ModelError
+from midstream.tensors import CARRIED_DTYPES, Tensor, Tensors, TensorSpec
+from midstream_converters.graph import MAX_MODEL_BYTES, ModelGraph, Node, Value
+from midstream_converters.onnx.probe import probe_values
+from midstream_converters.onnx.proto import onnx, reads
+from midstream_converters.onnx.simplify import simplify
+from midstream_converters.onnx.sizes import sized_by_content
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """A simplified model; its constants by name, and what it takes.
+
+    ``all_inputs`` include those bound to a value, ``fixed``. ``replaceable`` are constants that the file also lists as
+    inputs: they keep their value here, but the runtime must go on taking them for changeable to compute the same bits.
+    """
+
+    model: onnx.ModelProto
+    constants: dict[str, onnx.TensorProto]
+    inputs: tuple[TensorSpec, ...]
+    all_inputs: tuple[TensorSpec, ...]
+    fixed: Tensors
+    replaceable: dict[str, onnx.ValueInfoProto]
+
+
+def parse_onnx(data: bytes, path: Path) -> onnx.ModelProto:
+    """The model, without its external data. Raises ModelError where these bytes are no model of standard operators."""
+    try:
+        model = onnx.ModelProto()
+        model.ParseFromString(data)
+    except (DecodeError, ValueError):
+        raise ModelError(f"{path} is not a whole ONNX model: it is truncated, damaged or of another kind") from None
+    if not model.graph.node or not model.graph.output:
+        raise ModelError(f"{path} holds no layers; it is not an ONNX model that can be sliced")
+    if model.graph.sparse_initializer:
+        raise ModelError(f"{path} stores weights as sparse initializers; export the model again with dense ones")
+    foreign = sorted({_qualified(node) for node in model.graph.node if _is_custom(node, model)})
+    if foreign:
+        raise ModelError(
+            f"{path} uses the custom operators {', '.join(foreign)}, which onnxruntime cannot run by itself; "
+            "export the model again with standard ONNX operators only"
+        )
+    return model
+
+
+def load_external(model: onnx.ModelProto, path: Path) -> int:
+    """Read the weights that lie in files beside the model; returns their bytes. Raises ModelError naming the file."""
+    outside = [tensor for tensor in model.graph.initializer if onnx.external_data_helper.uses_external_data(tensor)]
+    wanted = sum(onnx.external_data_helper.ExternalDataInfo(tensor).length or 0 for tensor in outside)
+    if wanted + model.ByteSize() > MAX_MODEL_BYTES:
+        raise ModelError(f"{path} has {wanted} bytes of external data; models of up to {MAX_MODEL_BYTES} are read")
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"{path}: its external data cannot be read: {error}") from None
+    return sum(len(tensor.raw_data) for tensor in outside)
+
+
+def declared_names(model: onnx.ModelProto) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the inputs that must be given, and of the outputs."""
+    defaults = {tensor.name for tensor in model.graph.initializer}
+    return (
+        tuple(value.name for value in model.graph.input if value.name not in defaults),
+        tuple(value.name for value in model.graph.output),
+    )
+
+
+def read_onnx(model: onnx.ModelProto, values: Mapping[str, Any], path: Path) -> OnnxModel:
+    """Simplify a model that the runtime loads, with some inputs bound to values, and list what it takes.
+
+    Raises ModelError naming what cannot be carried, InputError on a value that an input does not take.
+    """
+    defaults = {tensor.name for tensor in model.graph.initializer}
+    before = {value.name: _io_spec(value, path) for value in model.graph.input if value.name not in defaults}
+    fixed = {name: _bound(name, value, before, path) for name, value in values.items()}
+    # Before version 4 of the format every initializer had to be listed, and none could be replaced.
+    listed = model.graph.input if model.ir_version >= 4 else ()
+    replaceable = {value.name: _copied(value) for value in listed if value.name in defaults}
+    simplify(model, fixed)
+    return OnnxModel(
+        model,
+        {tensor.name: tensor for tensor in model.graph.initializer},
+        tuple(_io_spec(value, path) for value in model.graph.input),
+        tuple(before.values()),
+        fixed,
+        replaceable,
+    )
+
+
+def build_graph(source: OnnxModel, sample: Tensors, path: Path) -> ModelGraph:
+    """The neutral graph, with the sizes that one run on ``sample`` shows."""
+    graph = source.model.graph
+    dynamic = {value.name for value in graph.input}
+    static = []
+    for node in graph.node:
+        follows = not dynamic.isdisjoint(reads(node)) or node.op_type.startswith("Random")
+        static.append(not follows)
+        if follows:
+            dynamic.update(node.output)
+    inferred = _inferred(source.model)
+    made = [name for node in graph.node for name in node.output if name]
+    seen = probe_values(source.model, sample, [name for name in made if _has_numpy_type(inferred.get(name))])
+    values = {name: Value(None, 0) for name in made} | _values(source, inferred, sample, seen, path)
+    shapes = {name: np.shape(array) for name, array in (seen | sample).items() if isinstance(array, np.ndarray)}
+    nodes = tuple(
+        Node(
+            index,
+            node.name or f"{node.op_type}_{index}",
+            _qualified(node),
+            tuple(name for name in reads(node) if name not in source.constants),
+            tuple(name for name in node.output if name),
+            _macs(node, source.constants, shapes),
+            sum(len(constant_bytes(source.constants[name])) for name in node.input if name in source.constants),
+            static[index],
+        )
+        for index, node in enumerate(graph.node)
+    )
+    outputs = tuple(value.name for value in graph.output)
+    return ModelGraph(nodes, tuple(spec.name for spec in source.inputs), outputs, values)
+
+
+def _inferred(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    try:
+        shaped = onnx.shape_inference.infer_shapes(model)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        # Without inference every size that may vary counts as dynamic, which is always true enough to check against.
+        return {}
+    return {value.name: value for value in shaped.graph.value_info}
+
+
+def _values(
+    source: OnnxModel,
+    inferred: Mapping[str, onnx.ValueInfoProto],
+    sample: Tensors,
+    seen: Mapping[str, Any],
+    path: Path,
+) -> dict[str, Value]:
+    """What inference says of a size, else what a run showed where no other run can differ, else that it is dynamic."""
+    free = any(size is None for spec in source.inputs for size in spec.shape)
+    unsure = sized_by_content(source.model.graph)
+    values = {}
+    for name, array in seen.items():
+        if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+            continue
+        dims = _dims(inferred[name]) if name in inferred else None
+        if dims is None or len(dims) != array.ndim:
+            dims = (None,) * array.ndim
+        if not free and name not in unsure:
+            dims = array.shape
+        values[name] = Value(TensorSpec(name, array.dtype, dims), array.nbytes)
+    for spec in source.inputs:
+        values[spec.name] = Value(spec, sample[spec.name].nbytes)
+    for output in source.model.graph.output:
+        array = seen.get(output.name, sample.get(output.name))
+        values[output.name] = Value(_io_spec(output, path, array), 0 if array is None else array.nbytes)
+    return values
+
+
+def _has_numpy_type(value: onnx.ValueInfoProto | None) -> bool:
+    """Whether a run can show this value; one of unknown type is tried."""
+    if value is None or value.type.WhichOneof("value") != "tensor_type":
+        return True
+    elem_type = value.type.tensor_type.elem_type
+    return elem_type == onnx.TensorProto.STRING or _numpy_dtype(elem_type) is not None
+
+
+def _numpy_dtype(elem_type: int) -> np.dtype[np.generic] | None:
+    """The dtype of numpy's own that holds this type; None for strings, bfloat16, float8 and four-bit integers."""
+    if elem_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
+        return None
+    dtype: np.dtype[np.generic] = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
+    return dtype if dtype.name in CARRIED_DTYPES else None
+
+
+def _bound(name: str, value: Any, inputs: Mapping[str, TensorSpec], path: Path) -> Tensor:
+    """A value as the array the input takes; one number fills an input of known size."""
+    if name not in inputs:
+        raise InputError(f"--value {name}: {path} has no such input; it has {', '.join(inputs)}")
+    spec = inputs[name]
+    try:
+        given = np.asarray(value)
+        array: Tensor = given.astype(spec.dtype)
+        if array.ndim == 0 and None not in spec.shape:
+            array = np.full([size or 0 for size in spec.shape], array)
+        exact = spec.dtype.kind == "f" or bool(np.all(array == given))
+    except (ValueError, TypeError, OverflowError):
+        exact = False
+    if not exact or not spec.accepts(array.shape):
+        raise InputError(f"--value {name}={json.dumps(value)} is not a value of input {spec} of {path}")
+    return array
+
+
+def _io_spec(value: onnx.ValueInfoProto, path: Path, seen: Tensor | None = None) -> TensorSpec:
+    """What the file declares; where it leaves an output's shape out, as many dynamic sizes as a run has shown."""
+    is_tensor = value.type.WhichOneof("value") == "tensor_type"
+    dtype = _numpy_dtype(value.type.tensor_type.elem_type) if is_tensor else None
+    if dtype is None:
+        raise ModelError(
+            f"{path}: input or output {value.name!r} is not a tensor of numbers; midstream cannot carry it"
+        )
+    dims = _dims(value)
+    if dims is None:
+        dims = () if seen is None else (None,) * seen.ndim
+    return TensorSpec(value.name, dtype, dims)
+
+
+def _dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
+
+
+def _copied(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    fresh = onnx.ValueInfoProto()
+    fresh.CopyFrom(value)
+    return fresh
+
+
+def _qualified(node: onnx.NodeProto) -> str:
+    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+
+
+def _is_custom(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
+    local = {(function.domain, function.name) for function in model.functions}
+    known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"}
+    return node.domain not in known and (node.domain, node.op_type) not in local
+
+
+def _macs(node: onnx.NodeProto, constants: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Multiply-accumulates of one run; 0 for layers that are not made of them."""
+
+    def shape(name: str) -> tuple[int, ...]:
+        return tuple(constants[name].dims) if name in constants else shapes.get(name, ())
+
+    out = shape(node.output[0]) if node.output else ()
+    if node.op_type in ("Conv", "ConvInteger", "QLinearConv", "ConvTranspose"):
+        weight = shape(node.input[3 if node.op_type == "QLinearConv" else 1])
+        positions = shape(node.input[0]) if node.op_type == "ConvTranspose" else out
+        return math.prod(positions) * math.prod(weight[1:])
+    if node.op_type in ("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"):
+        left = shape(node.input[0])
+        transposed = any(a.name == "transA" and a.i for a in node.attribute)
+        return math.prod(out) * (left[0] if transposed else left[-1]) if left else 0
+    if node.op_type in ("LSTM", "GRU", "RNN"):
+        steps = math.prod(shape(node.input[0])[:2])
+        return steps * (math.prod(shape(node.input[1])) + math.prod(shape(node.input[2])))
+    return 0
+
+
+def constant_bytes(tensor: onnx.TensorProto) -> bytes:
+    """A constant's little-endian bytes, however the model stores it."""
+    return bytes(tensor.raw_data) if tensor.raw_data else numpy_helper.to_array(tensor).tobytes()

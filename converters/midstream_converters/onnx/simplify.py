@@ -1,0 +1,174 @@
+"""Bring an ONNX graph into the form that slicing wants.
+
+Requires: a topologically sorted main graph. Ensures: constants are initializers, an input of a fixed value is a
+constant, an If whose condition follows from constants is replaced by its branch, and every node ends in an output.
+Nothing that is computed changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from onnx import numpy_helper
+
+from midstream.tensors import Tensor
+from midstream_converters.onnx.probe import probe_values
+from midstream_converters.onnx.proto import Graph, Node, onnx, reads, rename
+
+
+def simplify(model: onnx.ModelProto, fixed: Mapping[str, Tensor]) -> None:
+    """Rewrite the model's main graph in place. ``fixed`` binds inputs to values."""
+    graph = model.graph
+    _drop_default_inputs(graph)
+    _bind_inputs(graph, fixed)
+    _lift_constants(graph)
+    while _inline_one_if(model):
+        _lift_constants(graph)
+    _drop_dead(graph)
+
+
+def _drop_default_inputs(graph: Graph) -> None:
+    """Initializers that are also inputs count as constants: nobody gives them over the network."""
+    constants = {tensor.name for tensor in graph.initializer}
+    kept = [value for value in graph.input if value.name not in constants]
+    del graph.input[:]
+    graph.input.extend(kept)
+
+
+def _bind_inputs(graph: Graph, fixed: Mapping[str, Tensor]) -> None:
+    for value in [value for value in graph.input if value.name in fixed]:
+        graph.initializer.append(numpy_helper.from_array(fixed[value.name], value.name))
+        graph.input.remove(value)
+
+
+def _lift_constants(graph: Graph) -> None:
+    kept = []
+    for node in graph.node:
+        tensor = _constant_tensor(node) if node.op_type == "Constant" and not node.domain else None
+        if tensor is None:
+            kept.append(node)
+        else:
+            graph.initializer.append(tensor)
+    if len(kept) != len(graph.node):
+        nodes = [_copy(node) for node in kept]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
+def _constant_tensor(node: Node) -> onnx.TensorProto | None:
+    attribute = node.attribute[0]
+    if attribute.name == "value":
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(attribute.t)
+        tensor.name = node.output[0]
+        return tensor
+    plain = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    if attribute.name not in plain:
+        return None
+    value = np.asarray(onnx.helper.get_attribute_value(attribute), dtype=plain[attribute.name])
+    return numpy_helper.from_array(value, node.output[0])
+
+
+def _inline_one_if(model: onnx.ModelProto) -> bool:
+    graph = model.graph
+    for position, node in enumerate(graph.node):
+        if node.op_type == "If" and not node.domain:
+            condition = _constant_value(model, node.input[0])
+            if condition is not None:
+                branch = "then_branch" if bool(np.asarray(condition).reshape(-1)[0]) else "else_branch"
+                body = next(a.g for a in node.attribute if a.name == branch)
+                _inline(graph, position, node, body)
+                return True
+    return False
+
+
+def _constant_value(model: onnx.ModelProto, name: str) -> Any | None:
+    """What a value is, where it follows from constants alone."""
+    graph = model.graph
+    producers = {output: index for index, node in enumerate(graph.node) for output in node.output}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    if name in constants:
+        return numpy_helper.to_array(constants[name])
+    needed: set[int] = set()
+    used: set[str] = set()
+    pending = [name]
+    while pending:
+        value = pending.pop()
+        if value in constants:
+            used.add(value)
+        elif value not in producers:
+            return None
+        elif producers[value] not in needed:
+            needed.add(producers[value])
+            pending.extend(reads(graph.node[producers[value]]))
+    nodes = [graph.node[index] for index in sorted(needed)]
+    part = onnx.helper.make_graph(nodes, "condition", [], [], [constants[value] for value in sorted(used)])
+    small = onnx.helper.make_model(
+        part, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions
+    )
+    return probe_values(small, {}, [name])[name]
+
+
+def _inline(graph: Graph, position: int, node: Node, body: Graph) -> None:
+    """Put a branch's nodes where its If stood; inner names get a prefix of their own, outputs the If's names."""
+    taken = {name for other in graph.node for name in other.output}
+    taken |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    prefix = node.name or node.output[0]
+    own = [name for inner in body.node for name in inner.output if name]
+    own += [tensor.name for tensor in body.initializer]
+    names = {}
+    for name in own:
+        fresh = f"{prefix}/{name}"
+        while fresh in taken:
+            fresh += "'"
+        taken.add(fresh)
+        names[name] = fresh
+    copies = []
+    results = [value.name for value in body.output]
+    for result, output in zip(results, node.output, strict=True):
+        if result in names and results.count(result) == 1 and result not in {t.name for t in body.initializer}:
+            names[result] = output
+        else:
+            copies.append(onnx.helper.make_node("Identity", [names.get(result, result)], [output]))
+    inlined = []
+    for inner in body.node:
+        fresh_node = _copy(inner)
+        rename(fresh_node, names)
+        inlined.append(fresh_node)
+    for tensor in body.initializer:
+        constant = onnx.TensorProto()
+        constant.CopyFrom(tensor)
+        constant.name = names[tensor.name]
+        graph.initializer.append(constant)
+    before = [_copy(other) for other in graph.node[:position]]
+    after = [_copy(other) for other in graph.node[position + 1 :]]
+    del graph.node[:]
+    graph.node.extend([*before, *inlined, *copies, *after])
+
+
+def _drop_dead(graph: Graph) -> None:
+    wanted = {value.name for value in graph.output}
+    kept: list[Node] = []
+    for node in reversed(graph.node):
+        if not wanted.isdisjoint(node.output):
+            wanted.update(reads(node))
+            kept.append(_copy(node))
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    constants = {tensor.name: _copy_tensor(tensor) for tensor in graph.initializer if tensor.name in wanted}
+    del graph.initializer[:]
+    graph.initializer.extend(constants.values())
+
+
+def _copy(node: Node) -> Node:
+    fresh = Node()
+    fresh.CopyFrom(node)
+    return fresh
+
+
+def _copy_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    fresh = onnx.TensorProto()
+    fresh.CopyFrom(tensor)
+    return fresh

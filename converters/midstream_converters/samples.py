@@ -1,0 +1,224 @@
+"""Inputs to prove cuts on: the user's own where given, otherwise made to dtype, shape and value range."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from midstream.errors import InputError, MidstreamError, ModelError
+from midstream.inputs import AudioInput, ImageInput, Semantics, from_pixels, prepare_image
+from midstream.media import media_files, media_kind, read_audio, read_image
+from midstream.tensors import Tensor, Tensors, TensorSpec, check_tensors, nbytes
+
+GENERATED_SAMPLES = 2
+MAX_SAMPLES = 4
+
+_PICTURE_SIZES = ((224, 224), (320, 320), (48, 320), (192, 192), (64, 64), (640, 640))
+_LENGTHS = (64, 512, 576, 128, 16, 1024, 1, 8, 16000)
+MAX_CALIBRATION_BYTES = 1 << 30
+MAX_SAMPLE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class InputTypes:
+    """What a model takes, and what is known about it from outside the file."""
+
+    specs: tuple[TensorSpec, ...]
+    semantics: Mapping[str, Semantics] = field(default_factory=dict)
+
+    def generate(self, shapes: Mapping[str, tuple[int, ...]], seed: int) -> Tensors:
+        """One made input of these shapes."""
+        rng = np.random.default_rng(seed)
+        return {spec.name: _made(spec, shapes[spec.name], self.semantics.get(spec.name), rng) for spec in self.specs}
+
+
+def find_shapes(
+    types: InputTypes, given: Mapping[str, tuple[int, ...]], refusal: Callable[[Tensors], str | None], path: str
+) -> dict[str, tuple[int, ...]]:
+    """Shapes on which the model runs: the given ones, the declared ones, and for dynamic sizes the first that work.
+
+    ``refusal`` tries an input and says why it does not run, or None. Raises InputError on a given shape that does not
+    fit, ModelError where none works.
+    """
+    specs = {spec.name: spec for spec in types.specs}
+    for name, shape in given.items():
+        if name not in specs:
+            raise InputError(f"--shape {name}: {path} has no such input; it has {', '.join(specs)}")
+        text = f"--shape {name}={','.join(map(str, shape))}"
+        if not specs[name].accepts(shape):
+            raise InputError(f"{text} does not fit input {specs[name]} of {path}")
+        if nbytes(specs[name].dtype, shape) > MAX_SAMPLE_BYTES:
+            raise InputError(f"{text} is larger than {MAX_SAMPLE_BYTES >> 20} MiB; give a smaller shape")
+    problem = None
+    for shapes in _proposals(types, given):
+        problem = refusal(types.generate(shapes, seed=0))
+        if problem is None:
+            return shapes
+    free = [str(spec) for spec in types.specs if spec.name not in given and None in spec.shape]
+    if not free:
+        raise ModelError(f"{path} does not run on a made input of its own shapes: {problem}")
+    raise ModelError(f"no size was found on which {path} runs; give one with --shape NAME=1,… for {'; '.join(free)}")
+
+
+def other_shapes(types: InputTypes, shapes: Mapping[str, tuple[int, ...]]) -> list[dict[str, tuple[int, ...]]]:
+    """Shapes to prove dynamic sizes with: all but the first axis grown, and the first axis doubled."""
+
+    def grown(size: int, axis: int) -> int:
+        return size + max(32, size // 2) if axis > 0 else size
+
+    def doubled(size: int, axis: int) -> int:
+        return size * 2 if axis == 0 else size
+
+    varied = [
+        {
+            spec.name: tuple(
+                size if want is not None else change(size, axis)
+                for axis, (want, size) in enumerate(zip(spec.shape, shapes[spec.name], strict=True))
+            )
+            for spec in types.specs
+        }
+        for change in (grown, doubled)
+    ]
+    return [other for other in varied if other != dict(shapes)]
+
+
+def read_calibration(path: Path, types: InputTypes, shapes: Mapping[str, tuple[int, ...]]) -> list[Tensors]:
+    """Inputs from an .npz file, or a folder of .npz files, pictures or sounds; at most ``MAX_SAMPLES`` of them.
+
+    In an .npz file the arrays are named after the inputs; an extra first axis counts samples. Raises InputError naming
+    the file.
+    """
+    archives = _archives(path)
+    samples = _from_archives(archives, types) if archives else _from_media(path, types, shapes)
+    chosen = list(islice(samples, MAX_SAMPLES))
+    if not chosen:
+        raise InputError(f"calibration data {path} holds no samples")
+    return chosen
+
+
+def archived_shapes(path: Path, types: InputTypes) -> dict[str, tuple[int, ...]]:
+    """The shapes of the first sample in .npz files; none where there are no such files."""
+    first = next(_from_archives(_archives(path), types), {})
+    return {name: value.shape for name, value in first.items()}
+
+
+def _archives(path: Path) -> list[Path]:
+    if not path.exists():
+        raise InputError(f"calibration data {path} does not exist; give an .npz file, or a folder of them or of media")
+    if path.is_dir():
+        return sorted(path.glob("*.npz"))
+    return [path] if path.suffix == ".npz" else []
+
+
+def _proposals(types: InputTypes, given: Mapping[str, tuple[int, ...]]) -> Iterator[dict[str, tuple[int, ...]]]:
+    """All free inputs of one size; then only those with the most free sizes, the others being states of length one."""
+    free = {spec.name: spec.shape.count(None) for spec in types.specs if spec.name not in given and None in spec.shape}
+    large = {name for name, count in free.items() if count == max(free.values())}
+    pictures = any(spec.name in free and len(spec.shape) == 4 for spec in types.specs)
+    sizes = _PICTURE_SIZES if pictures else tuple((length, length) for length in _LENGTHS)
+    for growing in (set(free), large) if large != set(free) else (large,):
+        for size in sizes if free else ((1, 1),):
+            yield {
+                spec.name: given.get(spec.name)
+                or _filled(spec, types.semantics.get(spec.name), size if spec.name in growing else (1, 1))
+                for spec in types.specs
+            }
+
+
+def _filled(spec: TensorSpec, semantics: Semantics | None, size: tuple[int, int]) -> tuple[int, ...]:
+    """The shape with its free sizes set, for a batch of one."""
+    height, width = size
+    likely: tuple[int, ...] = (1, *[width] * (len(spec.shape) - 1))
+    if len(spec.shape) == 4:
+        known = semantics if isinstance(semantics, ImageInput) else None
+        channels = 3 if known is None else known.channels
+        last = spec.shape[3] in (1, 3, 4) if known is None else known.layout == "NHWC"
+        likely = (1, height, width, channels) if last else (1, channels, height, width)
+    elif len(spec.shape) == 1 and isinstance(semantics, AudioInput):
+        likely = (width,)
+    return tuple(guess if want is None else want for want, guess in zip(spec.shape, likely, strict=False))
+
+
+def _made(spec: TensorSpec, shape: tuple[int, ...], semantics: Semantics | None, rng: np.random.Generator) -> Tensor:
+    if isinstance(semantics, ImageInput) and len(shape) == 4 and shape[0] == 1:
+        height, width = shape[2:4] if semantics.layout == "NCHW" else shape[1:3]
+        coarse = rng.integers(0, 256, (max(2, height // 16), max(2, width // 16), semantics.channels), dtype=np.uint8)
+        smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        picture = np.asarray(smooth, dtype=np.uint8).reshape(height, width, semantics.channels)
+        return from_pixels(picture, spec, semantics)
+    if isinstance(semantics, AudioInput):
+        return (0.1 * rng.standard_normal(shape)).astype(spec.dtype)
+    kind = spec.dtype.kind
+    if kind == "f":
+        return rng.standard_normal(shape).astype(spec.dtype)
+    if kind == "b":
+        return rng.integers(0, 2, shape).astype(spec.dtype)
+    if spec.dtype.itemsize == 1:
+        limits = np.iinfo(spec.dtype.name)
+        return rng.integers(limits.min, limits.max + 1, shape).astype(spec.dtype)
+    # Larger integers are ids, lengths or positions: small ones are valid wherever any is.
+    return rng.integers(0, 4, shape).astype(spec.dtype)
+
+
+def _from_archives(paths: Sequence[Path], types: InputTypes) -> Iterator[Tensors]:
+    for path in paths:
+        try:
+            with zipfile.ZipFile(path) as members:
+                size = sum(member.file_size for member in members.infolist())
+            if size > MAX_CALIBRATION_BYTES:
+                raise InputError(
+                    f"calibration file {path} holds {size} bytes; at most {MAX_CALIBRATION_BYTES >> 20} MiB are read"
+                )
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError):
+            raise InputError(f"calibration file {path} is not an .npz archive of plain arrays") from None
+        yield from _unstack(arrays, types, path)
+
+
+def _unstack(arrays: Mapping[str, Tensor], types: InputTypes, path: Path) -> Iterator[Tensors]:
+    of = f"the model, in calibration file {path}"
+    stacked = [spec for spec in types.specs if spec.name in arrays and arrays[spec.name].ndim == len(spec.shape) + 1]
+    if not stacked:
+        yield check_tensors(types.specs, arrays, of)
+        return
+    names = {spec.name for spec in stacked}
+    for index in range(min(len(arrays[name]) for name in names)):
+        sample = {name: array[index] if name in names else array for name, array in arrays.items()}
+        yield check_tensors(types.specs, sample, of)
+
+
+def _from_media(path: Path, types: InputTypes, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Tensors]:
+    described = [(spec, types.semantics[spec.name]) for spec in types.specs if spec.name in types.semantics]
+    if len(described) != 1:
+        raise InputError(
+            f"calibration data {path} holds pictures or sounds, but which input takes them is not said; "
+            "describe it with --input NAME=image:… or NAME=audio:RATE, or give .npz files"
+        )
+    spec, semantics = described[0]
+    wanted = "audio" if isinstance(semantics, AudioInput) else "image"
+    files = [file for file in media_files(path) if media_kind(file) == wanted]
+    if not files:
+        raise InputError(f"calibration data {path} holds no {wanted} files for input {spec.name!r}")
+    for seed, file in enumerate(files):
+        try:
+            value = _prepared(file, spec, semantics, shapes[spec.name])
+        except MidstreamError as error:
+            raise InputError(f"calibration: {error}") from None
+        yield types.generate(shapes, seed) | {spec.name: value}
+
+
+def _prepared(file: Path, spec: TensorSpec, semantics: Semantics, shape: tuple[int, ...]) -> Tensor:
+    if isinstance(semantics, ImageInput):
+        height, width = shape[2:4] if semantics.layout == "NCHW" else shape[1:3]
+        return prepare_image(read_image(file), spec, semantics, (height, width))
+    sound, _ = read_audio(file, semantics.sample_rate)
+    length = int(np.prod(shape))
+    return np.resize(sound[:length], shape).astype(spec.dtype)

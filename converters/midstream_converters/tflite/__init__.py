@@ -1,0 +1,1 @@
+"""TFLite: read a flatbuffer, slice it without TensorFlow."""

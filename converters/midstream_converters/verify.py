@@ -1,0 +1,82 @@
+"""The proof that a cut changes nothing: head and tail against the whole model, from reset state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from midstream.bundle import Bundle
+from midstream.tensors import Tensor, Tensors
+
+Run = Callable[[Tensors], Tensors]
+
+
+@dataclass(frozen=True, slots=True)
+class CutProof:
+    """How far a cut's answer is from the whole model's."""
+
+    id: str
+    max_abs_error: float
+
+    def passes(self, tolerance: float) -> bool:
+        """Whether the difference is within the tolerance; 0 asks for the same bits."""
+        return self.max_abs_error <= tolerance
+
+
+def max_abs_error(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> float:
+    """The largest difference over all outputs; 0.0 only for the same bits in the same shapes, NaN equal to NaN."""
+    worst = 0.0
+    for name, want in expected.items():
+        have = got.get(name)
+        if have is None or have.shape != want.shape or have.dtype != want.dtype:
+            return float("inf")
+        if have.tobytes() == want.tobytes():
+            continue
+        with np.errstate(invalid="ignore", over="ignore"):
+            left, right = want.astype(np.float64), have.astype(np.float64)
+            same = (left == right) | (np.isnan(left) & np.isnan(right))
+            difference = np.where(same, 0.0, np.abs(left - right))
+        if not np.all(np.isfinite(difference)):
+            return float("inf")
+        # Bits that differ where values do not (-0.0 and 0.0, kinds of NaN) still count, as the least there is.
+        worst = max(worst, float(difference.max(initial=0.0)), float(np.finfo(np.float64).tiny))
+    return worst
+
+
+def prove(cut_id: str, split: Run, samples: Sequence[Tensors], expected: Sequence[Tensors]) -> CutProof:
+    """Run the split on every sample and hold it against the whole model's answers; stops at an unbounded error."""
+    worst = 0.0
+    for sample, want in zip(samples, expected, strict=True):
+        worst = max(worst, max_abs_error(want, split(sample)))
+        if worst == float("inf"):
+            break
+    return CutProof(cut_id, worst)
+
+
+def verify_bundle(
+    bundle: Bundle, samples: Sequence[Tensors], progress: Callable[[int, int], None] = lambda _done, _all: None
+) -> list[CutProof]:
+    """Repeat the proof of every cut of a bundle, here and now."""
+    expected = [bundle.run(sample) for sample in samples]
+    proofs = []
+    for done, cut in enumerate(bundle.cuts):
+        progress(done, len(bundle.cuts))
+        proofs.append(prove(cut.id, lambda x, cut=cut: bundle.run_split(x, cut=cut.id), samples, expected))  # type: ignore[misc]
+        bundle.unload(cut.id)
+    progress(len(bundle.cuts), len(bundle.cuts))
+    return proofs
+
+
+def median_ms(run: Callable[[], object], repeats: int = 5) -> float:
+    """Median wall time of a call in milliseconds, after one that does not count."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return median(times) * 1e3

@@ -1,0 +1,75 @@
+"""midstream: run one TFLite or ONNX model on a small board and a gateway at once, cut where it pays, over MQTT 5."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from midstream.errors import (
+    BundleError,
+    CodecError,
+    InputError,
+    MidstreamError,
+    MissingExtraError,
+    ModelError,
+    PeerError,
+    PlanError,
+    ProfileError,
+    VerificationError,
+    WireError,
+)
+
+if TYPE_CHECKING:
+    from midstream.analysis import Analysis, analyze
+    from midstream.bundle import Bundle
+    from midstream.device import Device, Result
+    from midstream.gateway import Gateway
+    from midstream.manifest import Cut
+    from midstream.partitioning import Plan
+    from midstream.tensors import TensorSpec
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Analysis",
+    "Bundle",
+    "BundleError",
+    "CodecError",
+    "Cut",
+    "Device",
+    "Gateway",
+    "InputError",
+    "MidstreamError",
+    "MissingExtraError",
+    "ModelError",
+    "PeerError",
+    "Plan",
+    "PlanError",
+    "ProfileError",
+    "Result",
+    "TensorSpec",
+    "VerificationError",
+    "WireError",
+    "analyze",
+]
+
+# Imported when first asked for: a gateway needs no analysis, a converter no MQTT client.
+_LAZY = {
+    "Analysis": "midstream.analysis",
+    "Bundle": "midstream.bundle",
+    "Cut": "midstream.manifest",
+    "Device": "midstream.device",
+    "Gateway": "midstream.gateway",
+    "Plan": "midstream.partitioning",
+    "Result": "midstream.device",
+    "TensorSpec": "midstream.tensors",
+    "analyze": "midstream.analysis",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'midstream' has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value

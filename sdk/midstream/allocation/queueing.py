@@ -1,0 +1,65 @@
+"""The gateway's queue as a decision: who is let in, who runs next, who has waited too long."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Admission(Enum):
+    """What becomes of a request that asks to be let in."""
+
+    ACCEPTED = "accepted"
+    FULL = "the queue is full"
+    LATE = "it cannot be finished in the time that remains"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ticket:
+    """One waiting request. Times are seconds on one monotonic clock; ``work_s`` is what it is expected to take."""
+
+    deadline: float
+    number: int
+    work_s: float = field(compare=False)
+    arrived: float = field(compare=False)
+
+
+class EarliestDeadlineFirst:
+    """A bounded queue: the earliest deadline runs first; whoever cannot make it is told so at once.
+
+    Not thread-safe: it belongs to one owner, who also reads the clock.
+    """
+
+    def __init__(self, capacity: int, workers: int) -> None:
+        self._capacity = capacity
+        self._workers = workers
+        self._heap: list[Ticket] = []
+        self._waiting_s = 0.0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    @property
+    def wait_s(self) -> float:
+        """What a request that came now would wait, if it came last."""
+        return self._waiting_s / self._workers
+
+    def offer(self, ticket: Ticket, now: float) -> Admission:
+        """Let a request in, or say why not. Only work that is due before it counts as its wait."""
+        if len(self._heap) >= self._capacity:
+            return Admission.FULL
+        before = sum(other.work_s for other in self._heap if other < ticket)
+        if now + before / self._workers + ticket.work_s > ticket.deadline:
+            return Admission.LATE
+        heapq.heappush(self._heap, ticket)
+        self._waiting_s += ticket.work_s
+        return Admission.ACCEPTED
+
+    def take(self) -> Ticket | None:
+        """The request that is due first, or None."""
+        if not self._heap:
+            return None
+        ticket = heapq.heappop(self._heap)
+        self._waiting_s = max(0.0, self._waiting_s - ticket.work_s) if self._heap else 0.0
+        return ticket

@@ -1,0 +1,265 @@
+"""An opened bundle: its slices, loaded when they are first needed, and the whole model run here."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from statistics import median
+
+import networkx as nx
+import numpy as np
+
+from midstream.archive import Archive
+from midstream.communication.codecs import decode, encode, find_codec
+from midstream.engines import Program, Session, engine_for
+from midstream.engines.paced import paced
+from midstream.errors import BundleError, InputError
+from midstream.inputs import ImageInput
+from midstream.manifest import (
+    COSTS_FILE,
+    GRAPH_MEMBER,
+    MANIFEST_FILE,
+    MAX_MANIFEST_BYTES,
+    SLICES_FILE,
+    WEIGHTS_FILE,
+    WHOLE,
+    Costs,
+    Cut,
+    Graph,
+    Manifest,
+    head_name,
+    tail_name,
+)
+from midstream.partitioning.resource_map import resource_map
+from midstream.sealed import costs_from_bytes, graph_from_bytes, manifest_digest, manifest_from_bytes
+from midstream.tensors import Tensors, TensorSpec, check_tensors, nbytes
+
+# A busy core of a small board; a profile's own figure replaces it in plans.
+_NOMINAL_BUSY_W = 1.0
+_MEASURE_MS = 500.0
+
+
+class Bundle:
+    """A converted model. Open it with `Bundle.open`; methods may be called from any thread.
+
+    ``threads`` are the engine's, per slice. ``slowdown`` stretches every run to this multiple of its time, to stand
+    for a slower board.
+    """
+
+    def __init__(
+        self, path: Path, manifest: Manifest, digest: bytes, costs: Costs, threads: int = 1, slowdown: float = 1.0
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.digest = digest
+        self.costs = costs
+        self._threads = threads
+        self._slowdown = slowdown
+        self._lock = threading.Lock()
+        self._archive = Archive(path / SLICES_FILE, manifest.unpacked_bytes)
+        self._sessions: dict[str, tuple[Session, threading.Lock]] = {}
+
+    @classmethod
+    def open(cls, path: str | Path, *, threads: int = 1, slowdown: float = 1.0) -> Bundle:
+        """Open a bundle and check every byte of it. Raises BundleError where it is damaged or tampered with."""
+        folder = Path(path)
+        content = _read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
+        manifest = manifest_from_bytes(content, str(folder / MANIFEST_FILE))
+        for name, record in manifest.files.items():
+            _check_file(folder / name, record.bytes, record.sha256)
+        costs = costs_from_bytes(_read(folder / COSTS_FILE, MAX_MANIFEST_BYTES), str(folder / COSTS_FILE))
+        if set(costs.cuts) != {cut.id for cut in manifest.cuts}:
+            raise BundleError(f"{folder / COSTS_FILE} belongs to another bundle; convert the model again")
+        return cls(folder, manifest, manifest_digest(content), costs, threads, slowdown)
+
+    @property
+    def name(self) -> str:
+        """The model file's name without its suffix."""
+        return self.manifest.name
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the model takes."""
+        return self.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the model gives."""
+        return self.manifest.outputs
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """Where the model can be split, shortest head first."""
+        return self.manifest.cuts
+
+    @property
+    def graph(self) -> Graph:
+        """Layers and edges."""
+        where = f"{self.path / SLICES_FILE}:{GRAPH_MEMBER}"
+        return graph_from_bytes(self._archive.read(GRAPH_MEMBER, MAX_MANIFEST_BYTES), where)
+
+    @property
+    def resource_map(self) -> nx.DiGraph:
+        """The layers with CPU milliseconds, memory in bytes and energy in millijoules; edges with bytes."""
+        return resource_map(self.manifest, self.graph, self.costs, _NOMINAL_BUSY_W)
+
+    @property
+    def image_inputs(self) -> dict[str, ImageInput]:
+        """The inputs that are pictures."""
+        return {name: s for name, s in self.manifest.semantics.items() if isinstance(s, ImageInput)}
+
+    @property
+    def bundle_bytes(self) -> int:
+        """Size of all files on disk."""
+        return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> Tensors:
+        """The whole model, here, from reset state. Raises InputError on a wrong name, dtype or shape."""
+        return self.run_tail(None, self.check_inputs(inputs))
+
+    def run_split(self, inputs: Mapping[str, np.ndarray], cut: str, codec: str = "raw") -> Tensors:
+        """Head, encode, decode, tail, all in this process, from reset state.
+
+        Raises BundleError on an unknown cut, CodecError on an unknown codec, InputError on wrong inputs.
+        """
+        checked = self.check_inputs(inputs)
+        find_codec(codec)
+        place = self.manifest.cut(cut)
+        crossing, outputs = self.run_head(cut, checked)
+        encoded = encode(codec, crossing, self.image_inputs)
+        limit = sum(tensor.nbytes for tensor in crossing.values())
+        received = decode(codec, encoded, place.tensors, self.image_inputs, limit)
+        return self._ordered(outputs | self.run_tail(cut, received))
+
+    def check_inputs(self, inputs: Mapping[str, np.ndarray]) -> Tensors:
+        """The inputs a slice takes, checked; those bound to a value at conversion may be left out."""
+        owner = f"bundle {self.name!r}"
+        free = dict(inputs)
+        for name, value in self.manifest.fixed.items():
+            given = free.pop(name, None)
+            if given is not None and not np.array_equal(np.asarray(given), np.asarray(value)):
+                raise InputError(
+                    f"input {name!r} of {owner} was bound to {value} at conversion, {np.asarray(given).tolist()} was "
+                    f"given; convert the model again with another --value {name}=…"
+                )
+        return check_tensors(self.manifest.free_inputs(), free, owner)
+
+    def run_head(self, cut_id: str, inputs: Tensors) -> tuple[Tensors, Tensors]:
+        """The tensors that cross this cut, and the outputs the head already has. ``inputs`` were checked."""
+        cut = self.manifest.cut(cut_id)
+        made = inputs | self._run(head_name(cut_id), inputs)
+        return {spec.name: made[spec.name] for spec in cut.tensors}, {name: made[name] for name in cut.head_outputs}
+
+    def run_tail(self, cut_id: str | None, tensors: Tensors) -> Tensors:
+        """The outputs that follow from the tensors at this cut; None stands for the whole model."""
+        return self._run(WHOLE if cut_id is None else tail_name(cut_id), tensors)
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of the whole input at the sizes the bundle was verified with."""
+        return sum(nbytes(spec.dtype, self.manifest.sample_shapes[spec.name]) for spec in self.manifest.free_inputs())
+
+    def measure_whole_ms(self, repeats: int = 3) -> float:
+        """Median milliseconds of the whole model here, on an input of zeros, after one run that does not count.
+
+        Slow models and boards are measured fewer times, so that it takes about a second.
+        """
+        shapes = self.manifest.sample_shapes
+        blank = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in self.manifest.free_inputs()}
+        self.run_tail(None, blank)
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            self.run_tail(None, blank)
+            times.append((time.perf_counter() - start) * 1e3)
+            if sum(times) > _MEASURE_MS:
+                break
+        return median(times)
+
+    def crossing_specs(self, cut_id: str | None) -> tuple[TensorSpec, ...]:
+        """What travels at this cut; None stands for the whole input."""
+        return self.manifest.free_inputs() if cut_id is None else self.manifest.cut(cut_id).tensors
+
+    def prepare(self, cut_id: str | None) -> None:
+        """Load a cut's head and tail, or the whole model, so that the first run need not."""
+        for name in [WHOLE] if cut_id is None else [head_name(cut_id), tail_name(cut_id)]:
+            self._session(name)
+
+    def unload(self, cut_id: str) -> None:
+        """Give back the memory of a cut's slices."""
+        for name in (head_name(cut_id), tail_name(cut_id)):
+            with self._lock:
+                entry = self._sessions.pop(name, None)
+            if entry is not None:
+                with entry[1]:
+                    entry[0].close()
+
+    def _ordered(self, outputs: Tensors) -> Tensors:
+        return {spec.name: outputs[spec.name] for spec in self.outputs}
+
+    def _run(self, name: str, tensors: Tensors) -> Tensors:
+        session, lock = self._session(name)
+        record = self.manifest.slices[name]
+        with lock:
+            session.reset()
+            return session.run({key: tensors[key] for key in record.inputs})
+
+    def _session(self, name: str) -> tuple[Session, threading.Lock]:
+        with self._lock:
+            entry = self._sessions.get(name)
+            if entry is None:
+                record = self.manifest.slices[name]
+                program = Program(record, self._archive.read(record.member, record.bytes), self.path / WEIGHTS_FILE)
+                session = engine_for(self.manifest.engine).load(program, self._threads)
+                entry = (paced(session, self._slowdown), threading.Lock())
+                self._sessions[name] = entry
+            return entry
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """A small file of a bundle, whole."""
+    with _opened(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise BundleError(f"{path} is larger than {limit} bytes; it is not part of a bundle")
+    return content
+
+
+def _check_file(path: Path, size: int, sha256: str) -> None:
+    with _opened(path) as file:
+        actual = os.fstat(file.fileno()).st_size
+        if actual != size:
+            raise BundleError(f"{path} has {actual} bytes where its manifest says {size}; convert the model again")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
+        raise BundleError(
+            f"{path} does not match its SHA-256 in the manifest: it was damaged or changed; convert the model again"
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """A regular file, no link, pipe or device; errors while it is read are the bundle's."""
+    try:
+        # Without O_NONBLOCK a pipe in a file's place would wait for a writer for ever.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BundleError(f"{path} is not a regular file; a bundle holds nothing else: convert the model again")
+            yield file
+    except NotADirectoryError:
+        raise BundleError(f"{path.parent} is a file; a bundle is a folder that `midstream convert` wrote") from None
+    except FileNotFoundError:
+        raise BundleError(
+            f"{path} is missing; {path.parent} is not a bundle, or lost a part: convert the model again"
+        ) from None
+    except OSError as error:
+        reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
+        raise BundleError(f"cannot read {path}: {reason}; a bundle holds regular files only") from None

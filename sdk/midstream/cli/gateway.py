@@ -1,0 +1,59 @@
+"""``midstream gateway``: serve bundles until told to stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from midstream.cli.output import notes, on_stop_signal
+from midstream.errors import BundleError
+from midstream.gateway import Gateway
+from midstream.manifest import MANIFEST_FILE
+
+BrokerOption = Annotated[
+    str,
+    typer.Option(
+        "--broker",
+        help="mqtt://, mqtts://, ws:// or wss:// URL; the account also from MIDSTREAM_MQTT_USERNAME and _PASSWORD.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(gateway)
+
+
+def gateway(
+    bundles: Annotated[
+        list[Path], typer.Option("--bundles", help="A bundle, or a folder of bundles; may be repeated.")
+    ],
+    broker: BrokerOption,
+    gateway_id: Annotated[str | None, typer.Option("--id", help="This gateway's id; default: a random one.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Requests run at once; default: one a core.")] = None,
+) -> None:
+    """Serve the tails of bundles to devices; waits for the broker if it is not up yet."""
+    with Gateway(find_bundles(bundles), broker, gateway_id=gateway_id, workers=workers) as serving:
+        on_stop_signal(serving.stop)
+        if serving.wait_connected(2.0):
+            notes.print(f"gateway {serving.gateway_id} is ready", highlight=False)
+        else:
+            notes.print(f"gateway {serving.gateway_id} waits for the broker: {serving.last_error}", highlight=False)
+        serving.serve()
+
+
+def find_bundles(paths: list[Path]) -> list[Path]:
+    """Bundles named, and bundles in folders named; raises BundleError where a folder has none."""
+    found = []
+    for path in paths:
+        inside = (
+            [path] if (path / MANIFEST_FILE).exists() else sorted(p.parent for p in path.glob(f"*/{MANIFEST_FILE}"))
+        )
+        if not inside:
+            raise BundleError(
+                f"{path} is neither a bundle nor a folder of bundles; make one: midstream convert MODEL -o DIR"
+            )
+        found += inside
+    return found

@@ -1,0 +1,101 @@
+"""``midstream inspect``: what is in a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from midstream.bundle import Bundle
+from midstream.cli.output import JsonOption, print_json, print_table, screen
+from midstream.tensors import TensorSpec
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(inspect)
+
+
+def inspect(bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")], as_json: JsonOption = False) -> None:
+    """Show a bundle's inputs, outputs, resource map, cuts and sizes."""
+    opened = Bundle.open(bundle)
+    if as_json:
+        print_json(describe(opened))
+        return
+    manifest = opened.manifest
+    screen.print(
+        f"[bold]{opened.name}[/] ({manifest.model_format}, engine {manifest.engine}): {opened.bundle_bytes:,} bytes "
+        f"for a model of {manifest.model_bytes:,}; whole model {opened.costs.whole_ms:.2f} ms on {opened.costs.machine}"
+    )
+    rows = [
+        ["input", str(spec), "bound at conversion" if spec.name in manifest.fixed else ""] for spec in opened.inputs
+    ]
+    rows += [["output", str(spec), ""] for spec in opened.outputs]
+    print_table("inputs and outputs", ["", "tensor", "note"], rows)
+    print_table(
+        f"cuts ({len(manifest.rejected)} candidates rejected)",
+        ["id", "layers in head", "tensors", "payload bytes", "head ms", "tail ms"],
+        [
+            [
+                cut.id,
+                str(len(cut.nodes)),
+                str(len(cut.tensors)),
+                f"{cut.payload_bytes:,}",
+                f"{opened.costs.cuts[cut.id].head_ms:.2f}",
+                f"{opened.costs.cuts[cut.id].tail_ms:.2f}",
+            ]
+            for cut in opened.cuts
+        ],
+    )
+    layers = sorted(opened.resource_map.nodes(data=True), key=lambda item: -item[1]["cpu_ms"])[:10]
+    print_table(
+        "the ten most expensive layers (times are shared out by work, not measured one by one)",
+        ["layer", "operator", "cpu ms", "memory bytes"],
+        [[str(i), data["op"], f"{data['cpu_ms']:.3f}", f"{data['memory_bytes']:,}"] for i, data in layers],
+    )
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """The same as JSON."""
+    graph = bundle.resource_map
+    return {
+        "name": bundle.name,
+        "format": bundle.manifest.model_format,
+        "digest": bundle.digest.hex(),
+        "inputs": [_spec(spec) for spec in bundle.inputs],
+        "outputs": [_spec(spec) for spec in bundle.outputs],
+        "fixed": bundle.manifest.fixed,
+        "stateful": bundle.manifest.stateful,
+        "sample_shapes": {name: list(shape) for name, shape in bundle.manifest.sample_shapes.items()},
+        "cuts": cuts_json(bundle),
+        "rejected": [
+            {"id": cut.id, "reason": cut.reason, "max_abs_error": cut.max_abs_error} for cut in bundle.manifest.rejected
+        ],
+        "resource_map": {
+            "nodes": [{"index": index, **data} for index, data in graph.nodes(data=True)],
+            "edges": [{"source": a, "target": b, **data} for a, b, data in graph.edges(data=True)],
+        },
+        "whole_ms": bundle.costs.whole_ms,
+        "bundle_bytes": bundle.bundle_bytes,
+        "model_bytes": bundle.manifest.model_bytes,
+    }
+
+
+def cuts_json(bundle: Bundle) -> list[dict[str, Any]]:
+    """The kept cuts."""
+    return [
+        {
+            "id": cut.id,
+            "nodes": list(cut.nodes),
+            "payload_bytes": cut.payload_bytes,
+            "tensors": [_spec(spec) for spec in cut.tensors],
+            "head_ms": bundle.costs.cuts[cut.id].head_ms,
+            "tail_ms": bundle.costs.cuts[cut.id].tail_ms,
+        }
+        for cut in bundle.cuts
+    ]
+
+
+def _spec(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype.name, "shape": list(spec.shape)}

@@ -1,0 +1,41 @@
+"""What the commands print: one JSON value or a table on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON value on stdout, nothing else there.")]
+
+screen = Console()
+notes = Console(stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """The one JSON value on stdout."""
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A table; columns whose name ends in a unit or a count are set flush right."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        numeric = any(row[columns.index(column)][:1].isdigit() for row in rows)
+        table.add_column(column, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*row)
+    screen.print(table)
+
+
+def on_stop_signal(stop: Callable[[], None]) -> None:
+    """Call ``stop`` once the process is told to end by SIGTERM or SIGINT."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())

@@ -1,0 +1,80 @@
+"""``midstream plan``: what would be decided for a board, a gateway and a link."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from midstream.bundle import Bundle
+from midstream.cli.output import JsonOption, print_json, print_table, screen
+from midstream.partitioning import LinkState, Objective, SystemState, candidates, decide, times_from_profile
+from midstream.profiles import load_profile, profile_names
+
+
+class ObjectiveName(StrEnum):
+    """What to minimise."""
+
+    latency = "latency"
+    energy = "energy"
+    throughput = "throughput"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(plan)
+
+
+def plan(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    device: Annotated[str, typer.Option(help=f"Profile of the board, or a .toml file: {', '.join(profile_names())}.")],
+    gateway: Annotated[str, typer.Option(help="Profile of the gateway.")],
+    uplink_kbps: Annotated[float, typer.Option(min=0.0, help="Bandwidth from the device, kbit/s; 0: no link.")],
+    rtt_ms: Annotated[float, typer.Option(min=0.0, help="Round trip to the gateway, ms.")],
+    downlink_kbps: Annotated[float | None, typer.Option(min=0.0, help="Default: as the uplink.")] = None,
+    complexity: Annotated[float | None, typer.Option(min=0.0, max=100.0, help="The input's score.")] = None,
+    load: Annotated[float, typer.Option(min=0.0, help="Share of the gateway that is busy, 0–1.")] = 0.0,
+    objective: Annotated[ObjectiveName, typer.Option(help="What to minimise.")] = ObjectiveName.latency,
+    deadline_ms: Annotated[float | None, typer.Option(help="The answer is needed by then.")] = None,
+    min_agreement: Annotated[float, typer.Option(min=0.0, max=1.0, help="1: lossless only; 0: any codec.")] = 1.0,
+    keep_input_local: Annotated[bool, typer.Option("--keep-input-local", help="The input may not leave.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Decide for one input, with times predicted from profiles."""
+    opened = Bundle.open(bundle)
+    board, server = load_profile(device), load_profile(gateway)
+    graph = opened.graph
+    options = candidates(
+        opened.manifest,
+        graph,
+        times_from_profile(opened.manifest, graph, board),
+        times_from_profile(opened.manifest, graph, server),
+    )
+    link = LinkState(uplink_kbps, uplink_kbps if downlink_kbps is None else downlink_kbps, rtt_ms)
+    chosen = decide(
+        options,
+        SystemState(link, gateway_load=load, complexity=complexity),
+        Objective(objective.value, deadline_ms, min_agreement, keep_input_local),
+        board.power,
+    )
+    if as_json:
+        print_json(chosen.to_json())
+        return
+    stages = " → ".join(f"{stage.machine} ({len(stage.nodes)} layers)" for stage in chosen.stages)
+    print_table(
+        f"plan for {opened.name} on {board.title}",
+        ["stages", "cut", "codec", "predicted ms", "energy mJ", "payload bytes"],
+        [
+            [
+                stages,
+                chosen.cut or "–",
+                chosen.codec,
+                f"{chosen.predicted_ms:.1f}",
+                f"{chosen.energy_mj:.1f}",
+                f"{chosen.payload_bytes:,}",
+            ]
+        ],
+    )
+    screen.print(chosen.why)

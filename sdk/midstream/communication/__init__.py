@@ -1,0 +1,1 @@
+"""What crosses between device and gateway: messages, chunks, codecs, topics, presence, transport."""

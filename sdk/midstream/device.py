@@ -1,0 +1,416 @@
+"""The device: for each input it analyses, plans, runs its part, sends the rest away, and answers in any case."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from midstream.analysis import Analysis, analyze
+from midstream.bundle import Bundle
+from midstream.communication.codecs import decode, encode, find_codec
+from midstream.communication.presence import Presence
+from midstream.communication.wire import MAX_FEATURES, Limits, Reply, Request, Status
+from midstream.errors import CodecError, InputError, PlanError
+from midstream.exchange import Exchange
+from midstream.inputs import AudioInput, ImageInput, prepare_image, to_pixels
+from midstream.partitioning import (
+    Candidate,
+    LinkState,
+    MachineTimes,
+    Objective,
+    Plan,
+    Power,
+    SystemState,
+    candidates,
+    decide,
+    plan_for,
+    times_from_costs,
+)
+from midstream.partitioning.planner import ObjectiveKind
+from midstream.profiles import load_profile
+from midstream.tensors import Tensor, Tensors
+
+INPUT_CUT = "input"
+LOCAL_CUT = "local"
+GATEWAY_WAIT_S = 2.0
+# Without a deadline a gateway that says nothing is given up after this long.
+PATIENCE_MS = 10_000.0
+# The local rest is expected to take up to this much longer than measured.
+_RESERVE = 1.15
+_RESERVE_MS = 2.0
+_SMOOTHING = 0.2
+# Costs and sizes are taken as unchanged within this share.
+_TOLERANCE = 0.05
+_MAX_REPLY_BYTES = 64 << 20
+_NOMINAL_POWER = Power(idle_w=1.0, busy_w=2.5, radio_uj_per_byte=0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One answer.
+
+    ``ran_on`` names the machines of the stages in their order, such as ``("device", "gateway")``. ``timings_ms`` has
+    "analysis", "plan", "device", "encode", "link", "gateway", "decode" and "total" as far as they apply. ``fallback``
+    says why the answer came from the device although the plan was another, else it is None.
+    """
+
+    outputs: Tensors
+    plan: Plan
+    timings_ms: dict[str, float]
+    analysis: Analysis | None
+    ran_on: tuple[str, ...]
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    fallback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The candidates as they were last made, and from what."""
+
+    presence: Presence | None
+    factor: float
+    options: tuple[Candidate, ...]
+
+    def holds(self, factor: float) -> bool:
+        """Whether they still describe a device this many times slower than the one that measured."""
+        return abs(factor - self.factor) <= _TOLERANCE * self.factor
+
+
+class Device:
+    """Runs a bundle here and on a gateway, whichever is better for each input.
+
+    ``bundle`` is a `Bundle` or its folder; ``broker`` an MQTT URL. ``deadline_ms`` bounds every answer: when the
+    gateway has not answered in time for the device to finish by itself, the device does. ``min_agreement`` below 1
+    allows lossy codecs that calibration measured to be that good (0: any). ``profile`` names the board, for its power
+    figures. Entering waits up to 2 s for a gateway, then goes on without. Methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | str | Path,
+        broker: str,
+        *,
+        objective: ObjectiveKind = "latency",
+        deadline_ms: float | None = None,
+        min_agreement: float = 1.0,
+        keep_input_local: bool = False,
+        device_id: str | None = None,
+        profile: str | Path | None = None,
+        analyse: bool = True,
+    ) -> None:
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.device_id = device_id or f"dev-{uuid.uuid4().hex[:12]}"
+        self._objective = Objective(objective, deadline_ms, min_agreement, keep_input_local)
+        self._power = _NOMINAL_POWER if profile is None else load_profile(str(profile)).power_with(1)
+        self._analyse = analyse
+        self._graph = self.bundle.graph
+        self._exchange = Exchange(
+            broker, self.device_id, self.bundle.digest, Limits(_MAX_REPLY_BYTES, _MAX_REPLY_BYTES)
+        )
+        self._lock = threading.Lock()
+        self._factor = 1.0
+        self._sizes: dict[tuple[str | None, str], int] = {}
+        self._known: _Known | None = None
+
+    def __enter__(self) -> Device:
+        self._factor = self.bundle.measure_whole_ms() / self.bundle.costs.whole_ms
+        self._exchange.start(GATEWAY_WAIT_S)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exchange.close()
+
+    def wait_connected(self, wait_s: float) -> bool:
+        """Wait until the broker is reached, or refuses for good; returns whether it is."""
+        return self._exchange.wait_connected(wait_s)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker can be reached."""
+        return self._exchange.connected
+
+    @property
+    def gateways(self) -> int:
+        """How many gateways that have this bundle are there."""
+        return self._exchange.gateways
+
+    @property
+    def pending(self) -> int:
+        """How many requests are under way."""
+        return self._exchange.pending
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the broker cannot be reached, if that is known."""
+        return self._exchange.last_error
+
+    @property
+    def link(self) -> LinkState:
+        """The link as transfers and probes have shown it."""
+        return self._exchange.link()
+
+    def infer(
+        self,
+        inputs: Mapping[str, Tensor] | None = None,
+        *,
+        source: np.ndarray | None = None,
+        sample_rate: int | None = None,
+        cut: str | None = None,
+        codec: str | None = None,
+        deadline_ms: float | None = None,
+    ) -> Result:
+        """Answer one input, given as ``inputs`` by name, or as ``source``: a camera frame (H×W×3 uint8 RGB) or sound.
+
+        ``cut`` forces a plan: a cut's id, "input" for the whole input to the gateway, "local" for all here; ``codec``
+        goes with it (default "raw"). A forced plan still falls back to the device by its deadline. Raises InputError on
+        wrong inputs, BundleError on an unknown cut, CodecError on an unknown codec.
+        """
+        started = time.perf_counter()
+        tensors = self.bundle.check_inputs(self._tensors(inputs, source))
+        limit_ms = self._objective.deadline_ms if deadline_ms is None else deadline_ms
+        if limit_ms is not None and not (math.isfinite(limit_ms) and limit_ms > 0):
+            raise PlanError(f"deadline_ms is {limit_ms}, needed a number above 0")
+        timings: dict[str, float] = {}
+        analysis = self._analysis(tensors, source, sample_rate)
+        timings["analysis"] = _since(started)
+        mark = time.perf_counter()
+        plan, gateway_id = self._plan(analysis, limit_ms, cut, codec)
+        timings["plan"] = _since(mark)
+        if plan.offloads:
+            result = self._offload(tensors, plan, gateway_id, analysis, timings, started, limit_ms)
+        else:
+            if cut is None:
+                self._exchange.probe()
+            outputs = self._locally(None, tensors, timings)
+            result = Result(outputs, plan, timings, analysis, ("device",), fallback=self._why_local(cut, gateway_id))
+        timings["total"] = _since(started)
+        return result
+
+    async def infer_async(self, inputs: Mapping[str, Tensor] | None = None, **options: Any) -> Result:
+        """`infer` for asyncio: the same arguments, run in a thread."""
+        return await asyncio.to_thread(self.infer, inputs, **options)
+
+    def _tensors(self, inputs: Mapping[str, Tensor] | None, source: np.ndarray | None) -> dict[str, Tensor]:
+        given = dict(inputs or {})
+        if source is None:
+            return given
+        described = [spec for spec in self.bundle.inputs if spec.name in self.bundle.manifest.semantics]
+        if len(described) != 1:
+            raise InputError(
+                f"bundle {self.bundle.name!r} does not say which one input takes a picture or sound; convert the model "
+                "with --input NAME=image:… or NAME=audio:RATE, or give infer() prepared tensors"
+            )
+        spec = described[0]
+        semantics = self.bundle.manifest.semantics[spec.name]
+        shape = self.bundle.manifest.sample_shapes[spec.name]
+        if isinstance(semantics, ImageInput):
+            size = (shape[2], shape[3]) if semantics.layout == "NCHW" else (shape[1], shape[2])
+            return given | {spec.name: prepare_image(np.asarray(source), spec, semantics, size)}
+        sound = np.asarray(source, dtype=np.float32).reshape(-1)
+        if sound.size != math.prod(shape):
+            raise InputError(f"input {spec.name!r} takes {math.prod(shape)} samples at once, {sound.size} were given")
+        return given | {spec.name: sound.reshape(shape).astype(spec.dtype)}
+
+    def _analysis(self, tensors: Tensors, source: np.ndarray | None, sample_rate: int | None) -> Analysis | None:
+        if not self._analyse:
+            return None
+        for name, semantics in self.bundle.manifest.semantics.items():
+            if isinstance(semantics, AudioInput):
+                return analyze(
+                    tensors[name].reshape(-1), kind="audio", sample_rate=sample_rate or semantics.sample_rate
+                )
+            if source is not None:
+                return analyze(np.asarray(source), kind="image")
+            if tensors[name].ndim == 4 and len(tensors[name]) == 1:
+                return analyze(_rgb(tensors[name], semantics), kind="image")
+        largest = max(tensors.values(), key=lambda tensor: tensor.size)
+        return analyze(largest, kind="tensor") if largest.size and np.all(np.isfinite(largest)) else None
+
+    def _plan(
+        self, analysis: Analysis | None, limit_ms: float | None, cut: str | None, codec: str | None
+    ) -> tuple[Plan, str | None]:
+        forced = cut is not None or codec is not None
+        presence = self._exchange.any_gateway() if forced else self._exchange.gateway()
+        options = self._options(presence)
+        state = SystemState(
+            self._exchange.link() if presence is not None or forced else None,
+            gateway_wait_ms=0.0 if presence is None else presence.queue_ms,
+            complexity=None if analysis is None else analysis.score,
+        )
+        gateway_id = None if presence is None else presence.gateway_id
+        if forced:
+            return plan_for(self._forced(options, cut, codec), state, self._power, "forced by the caller"), gateway_id
+        return decide(options, state, replace(self._objective, deadline_ms=limit_ms), self._power), gateway_id
+
+    def _options(self, presence: Presence | None) -> tuple[Candidate, ...]:
+        """What can be done, at the costs known now; without a gateway, at those of one as fast as the converter's.
+
+        Made again only when a gateway has reported, or a cost or size has changed by more than a little.
+        """
+        with self._lock:
+            known = self._known
+            if known is not None and known.presence is presence and known.holds(self._factor):
+                return known.options
+            factor, sizes = self._factor, dict(self._sizes)
+        there = times_from_costs(self.bundle.costs)
+        if presence is not None:
+            tails = presence.tail_ms.get(self.bundle.digest.hex(), {})
+            guess = times_from_costs(self.bundle.costs, 1.0 / presence.speed_factor)
+            there = MachineTimes(tails.get("whole", guess.whole_ms), {}, {**guess.tail_ms, **tails})
+        options = candidates(self.bundle.manifest, self._graph, times_from_costs(self.bundle.costs, factor), there)
+        sized = tuple(
+            replace(option, payload_bytes=sizes.get((option.cut, option.codec), option.payload_bytes))
+            if option.offloads
+            else option
+            for option in options
+        )
+        with self._lock:
+            self._known = _Known(presence, factor, sized)
+        return sized
+
+    def _sent(self, plan: Plan, sent_bytes: int) -> None:
+        """Remember what a payload took: the next one of this cut and codec will take about as much."""
+        key = (plan.cut, plan.codec)
+        with self._lock:
+            before = self._sizes.get(key, 0)
+            self._sizes[key] = sent_bytes
+            if abs(sent_bytes - before) > _TOLERANCE * before:
+                self._known = None
+
+    def _forced(self, options: tuple[Candidate, ...], cut: str | None, codec: str | None) -> Candidate:
+        if cut == LOCAL_CUT:
+            return options[0]
+        name = find_codec(codec or "raw").name
+        wanted = None if cut in (None, INPUT_CUT) else self.bundle.manifest.cut(str(cut)).id
+        for option in options:
+            if option.offloads and option.cut == wanted and option.codec == name:
+                return option
+        raise PlanError(
+            f"codec {name!r} cannot carry {'the input' if wanted is None else f'cut {wanted!r}'} of bundle "
+            f"{self.bundle.name!r}: it is for pictures as whole input"
+        )
+
+    def _offload(
+        self,
+        tensors: Tensors,
+        plan: Plan,
+        gateway_id: str | None,
+        analysis: Analysis | None,
+        timings: dict[str, float],
+        started: float,
+        limit_ms: float | None,
+    ) -> Result:
+        mark = time.perf_counter()
+        crossing, outputs = (tensors, {}) if plan.cut is None else self.bundle.run_head(plan.cut, tensors)
+        timings["device"] = _since(mark) if plan.cut is not None else 0.0
+        if plan.cut is not None:
+            self._learn(self.bundle.costs.cuts[plan.cut].head_ms, timings["device"])
+        mark = time.perf_counter()
+        give_up_ms = self._give_up_ms(plan, limit_ms)
+        reply, sent, received, problem = None, 0, 0, "no gateway is there"
+        if gateway_id is not None:
+            request = self._request(plan, crossing, analysis, give_up_ms - _since(started))
+            timings["encode"] = _since(mark)
+            mark = time.perf_counter()
+            reply, sent, received, problem = self._ask(request, gateway_id, give_up_ms - _since(started))
+            waited_ms = _since(mark)
+        if reply is not None:
+            mark = time.perf_counter()
+            answer, problem = self._decoded(reply, plan, outputs)
+            timings["gateway"] = reply.queue_ms + reply.compute_ms
+            timings["link"] = max(0.0, waited_ms - timings["gateway"])
+            timings["decode"] = _since(mark)
+            if answer is not None:
+                self._sent(plan, sent)
+                machines = tuple(stage.machine for stage in plan.stages)
+                return Result(answer, plan, timings, analysis, machines, sent, received)
+        rest = self._locally(plan.cut, crossing, timings)
+        return Result(
+            self._ordered(outputs | rest), plan, timings, analysis, ("device",), sent, received, fallback=problem
+        )
+
+    def _ask(self, request: Request, gateway_id: str, timeout_ms: float) -> tuple[Reply | None, int, int, str]:
+        pending, sent = self._exchange.send(request, gateway_id)
+        reply = self._exchange.finish(pending, timeout_ms / 1e3)
+        return reply, sent, pending.received_bytes, pending.problem or ""
+
+    def _request(self, plan: Plan, crossing: Tensors, analysis: Analysis | None, remaining_ms: float) -> Request:
+        features = () if analysis is None else tuple(list(analysis.features.items())[:MAX_FEATURES])
+        return Request(
+            request_id=uuid.uuid4().bytes,
+            bundle_digest=self.bundle.digest,
+            cut=plan.cut or "",
+            codec=plan.codec,
+            deadline_ms=max(1, int(remaining_ms)),
+            score=0.0 if analysis is None else analysis.score,
+            features=features,
+            tensors=encode(plan.codec, crossing, self.bundle.image_inputs),
+        )
+
+    def _decoded(self, reply: Reply, plan: Plan, outputs: Tensors) -> tuple[Tensors | None, str]:
+        if reply.status is not Status.OK:
+            return None, f"the gateway refused: {reply.message or reply.status.name.lower()}"
+        expected = [spec for spec in self.bundle.outputs if spec.name not in outputs]
+        try:
+            answer = decode(reply.codec, reply.tensors, expected, {}, _MAX_REPLY_BYTES)
+        except CodecError as error:
+            return None, f"its reply is damaged: {error}"
+        return self._ordered(outputs | answer), ""
+
+    def _locally(self, cut: str | None, tensors: Tensors, timings: dict[str, float]) -> Tensors:
+        """The rest of the model, here: from the cut, or all of it."""
+        mark = time.perf_counter()
+        outputs = self.bundle.run_tail(cut, tensors)
+        took = _since(mark)
+        timings["device"] = timings.get("device", 0.0) + took
+        costs = self.bundle.costs
+        self._learn(costs.whole_ms if cut is None else costs.cuts[cut].tail_ms, took)
+        return outputs
+
+    def _learn(self, expected_ms: float, took_ms: float) -> None:
+        """Correct how much slower this device is than the machine that measured the bundle."""
+        if expected_ms < 0.05:
+            return
+        with self._lock:
+            factor = min(took_ms / expected_ms, 4 * self._factor)
+            self._factor += _SMOOTHING * (factor - self._factor)
+
+    def _give_up_ms(self, plan: Plan, limit_ms: float | None) -> float:
+        """When to stop waiting, in ms after the request began: in time to finish here, where that can be in time."""
+        if limit_ms is None:
+            return PATIENCE_MS
+        costs = self.bundle.costs
+        with self._lock:
+            rest_ms = self._factor * (costs.whole_ms if plan.cut is None else costs.cuts[plan.cut].tail_ms)
+        latest = limit_ms - rest_ms * _RESERVE - _RESERVE_MS
+        return latest if latest > 0 else limit_ms
+
+    def _why_local(self, cut: str | None, gateway_id: str | None) -> str | None:
+        if cut == LOCAL_CUT or gateway_id is not None:
+            return None
+        return f"no gateway is there{': ' + self.last_error if self.last_error else ''}"
+
+    def _ordered(self, outputs: Tensors) -> Tensors:
+        return {spec.name: outputs[spec.name] for spec in self.bundle.outputs}
+
+
+def _rgb(tensor: Tensor, semantics: ImageInput) -> np.ndarray:
+    pixels = to_pixels(tensor, semantics)
+    return pixels[..., ::-1] if semantics.colour == "BGR" else pixels
+
+
+def _since(mark: float) -> float:
+    return (time.perf_counter() - mark) * 1e3

@@ -1,0 +1,26 @@
+"""The inference runtimes behind one Protocol; which one runs is the manifest's choice, never a guess."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import cast
+
+from midstream.engines.base import Engine, Program, Session
+from midstream.errors import MissingExtraError
+from midstream.manifest import EngineName
+
+__all__ = ["Engine", "Program", "Session", "engine_for"]
+
+_EXTRAS = {
+    "litert": ("tflite", ("ai_edge_litert", "tflite_runtime"), "running a TFLite model"),
+    "onnx": ("onnx", ("onnxruntime",), "running an ONNX model"),
+}
+
+
+def engine_for(name: EngineName) -> Engine:
+    """The engine of this name; raises MissingExtraError where its runtime is not installed."""
+    extra, packages, purpose = _EXTRAS[name]
+    if not any(find_spec(package) for package in packages):
+        raise MissingExtraError(packages[0].replace("_", "-"), extra, purpose)
+    return cast("Engine", import_module(f"midstream.engines.{name}").ENGINE)

@@ -1,0 +1,109 @@
+"""LiteRT as an engine: the slice's flatbuffer and the weights it uses, laid end to end in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from midstream.engines.base import Engine, Program, Session
+from midstream.errors import BundleError, InputError
+from midstream.manifest import WEIGHT_ALIGNMENT
+from midstream.tensors import Tensor, Tensors
+
+# tflite-runtime is what an older board has; ai-edge-litert is its maintained successor.
+_PACKAGE = "ai_edge_litert" if find_spec("ai_edge_litert") else "tflite_runtime"
+_interpreter: Any = import_module(f"{_PACKAGE}.interpreter")
+
+
+class LiteRtSession:
+    """One loaded flatbuffer."""
+
+    def __init__(self, interpreter: Any, program: Program) -> None:
+        self._interpreter = interpreter
+        record = program.record
+        # Tensors are matched by position: names in a model need not be unique.
+        self._inputs = list(zip(record.inputs, interpreter.get_input_details(), strict=True))
+        self._outputs = [
+            (name, detail["index"])
+            for name, detail in zip(record.outputs, interpreter.get_output_details(), strict=True)
+        ]
+        self._shapes = [tuple(int(size) for size in detail["shape"]) for _, detail in self._inputs]
+        self._allocated = False
+
+    def run(self, inputs: Mapping[str, Tensor]) -> Tensors:
+        """Outputs by name; inputs of dynamic size are resized. Raises InputError where the runtime refuses them."""
+        try:
+            self._fit(inputs)
+            for name, detail in self._inputs:
+                self._interpreter.set_tensor(detail["index"], inputs[name])
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"LiteRT refuses these inputs: {_first_line(error)}") from None
+        return {name: np.asarray(self._interpreter.get_tensor(index)) for name, index in self._outputs}
+
+    def _fit(self, inputs: Mapping[str, Tensor]) -> None:
+        for position, (name, detail) in enumerate(self._inputs):
+            shape = inputs[name].shape
+            if shape != self._shapes[position]:
+                self._interpreter.resize_tensor_input(detail["index"], shape, strict=False)
+                self._shapes[position] = shape
+                self._allocated = False
+        if not self._allocated:
+            self._interpreter.allocate_tensors()
+            self._allocated = True
+
+    def reset(self) -> None:
+        """Set every variable tensor to its first value."""
+        if self._allocated:
+            self._interpreter.reset_all_variables()
+
+    def close(self) -> None:
+        """Drop the interpreter and the model bytes it points into."""
+        del self._interpreter
+
+
+class LiteRtEngine:
+    """LiteRT with the XNNPACK kernels its package chooses."""
+
+    name = "litert"
+
+    def version(self) -> str:
+        """Package and release."""
+        package = _PACKAGE.replace("_", "-")
+        return f"{package} {metadata.version(package)}"
+
+    def load(self, program: Program, threads: int = 1) -> Session:
+        """Load a flatbuffer whose buffers lie behind it, at the offsets it names."""
+        try:
+            interpreter = _interpreter.Interpreter(model_content=_with_weights(program), num_threads=threads)
+            return LiteRtSession(interpreter, program)
+        except (RuntimeError, ValueError) as error:
+            raise BundleError(f"LiteRT cannot load slice {program.record.member!r}: {_first_line(error)}") from None
+
+
+def _with_weights(program: Program) -> bytes:
+    if not program.record.weights:
+        return program.content
+    parts = [program.content]
+    try:
+        with program.weights_path.open("rb") as weights:
+            for offset, length in program.record.weights:
+                weights.seek(offset)
+                part = weights.read(length)
+                if len(part) != length:
+                    raise BundleError(f"{program.weights_path} ends early: the bundle is damaged")
+                parts.append(part + bytes(-length % WEIGHT_ALIGNMENT))
+    except OSError as error:
+        raise BundleError(f"cannot read {program.weights_path}: {error.strerror}") from None
+    return b"".join(parts)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+ENGINE: Engine = LiteRtEngine()

@@ -1,0 +1,76 @@
+"""ONNX Runtime as an engine; weights are read from the bundle's own file, which the runtime maps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime as ort
+
+from midstream.engines.base import Engine, Program, Session
+from midstream.errors import BundleError, InputError
+from midstream.tensors import Tensor, Tensors
+
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
+class OnnxSession:
+    """One loaded graph."""
+
+    def __init__(self, session: ort.InferenceSession, outputs: tuple[str, ...]) -> None:
+        self._session = session
+        self._outputs = list(outputs)
+
+    def run(self, inputs: Mapping[str, Tensor]) -> Tensors:
+        """Outputs by name; raises InputError where the runtime refuses the values."""
+        try:
+            values = self._session.run(self._outputs, dict(inputs))
+        except Exception as error:  # noqa: BLE001  onnxruntime raises classes of its own binding, all of them Exception
+            raise InputError(f"onnxruntime refuses these inputs: {_first_line(error)}") from None
+        return dict(zip(self._outputs, values, strict=True))
+
+    def reset(self) -> None:
+        """ONNX keeps no state between runs: recurrent state is an input and an output."""
+
+    def close(self) -> None:
+        """Drop the runtime's session."""
+        del self._session
+
+
+class OnnxEngine:
+    """ONNX Runtime on the CPU provider."""
+
+    name = "onnx"
+
+    def version(self) -> str:
+        """Package and release."""
+        return f"onnxruntime {ort.__version__}"
+
+    def load(self, program: Program, threads: int = 1) -> Session:
+        """Load a graph whose external data lies beside ``program.weights_path``."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(program.weights_path.parent))
+        # Spinning worker threads would take the cores from the transport and the other slices.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            # The fallback tries the same provider again, and prints to stdout that it does.
+            session = ort.InferenceSession(
+                program.content, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+        except Exception as error:  # noqa: BLE001  as above
+            raise BundleError(
+                f"onnxruntime cannot load slice {program.record.member!r}: {_first_line(error)}"
+            ) from None
+        return OnnxSession(session, program.record.outputs)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+ENGINE: Engine = OnnxEngine()

@@ -1,0 +1,279 @@
+"""The device's side of the conversation: which gateways are there, how the link is, and what became of each request."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field, replace
+
+from midstream.communication import topics
+from midstream.communication.chunks import Reassembler, split
+from midstream.communication.presence import Presence, decode_presence
+from midstream.communication.transport import Message, MqttTransport
+from midstream.communication.wire import WIRE_VERSION, Limits, Reply, Request, decode_reply, encode_request
+from midstream.errors import WireError
+from midstream.partitioning import LinkEstimate, LinkState
+
+_log = logging.getLogger("midstream.exchange")
+
+# A probe is one small message for the round trip, and one large enough to say something about bandwidth.
+_PROBE_BYTES = (64, 32 << 10)
+PROBE_EVERY_S = 2.0
+# After a failure a gateway is left alone for this long, doubled at each further one.
+_FIRST_REST_S, _LONGEST_REST_S = 0.5, 15.0
+_MAX_GATEWAYS = 256
+
+
+@dataclass
+class Pending:
+    """A request under way. ``problem`` says why there will be no reply."""
+
+    request_id: bytes
+    gateway_id: str
+    started: float
+    acked: float | None = None
+    reply: Reply | None = None
+    received: float | None = None
+    received_bytes: int = 0
+    problem: str | None = None
+    unacked: int = 0
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def fail(self, problem: str) -> None:
+        """No reply will come, for this reason."""
+        if not self.done.is_set():
+            self.problem = problem
+            self.done.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """How long a gateway that failed is left alone."""
+
+    until: float
+    length_s: float
+
+
+class Exchange:
+    """Requests out, replies in, over one connection. Thread-safe; `start` and `close` bracket its life."""
+
+    def __init__(self, url: str, device_id: str, bundle_digest: bytes, limits: Limits) -> None:
+        self._device_id = topics.check_id(device_id)
+        self._digest = bundle_digest
+        self._limits = limits
+        self._lock = threading.Condition()
+        self._gateways: dict[str, Presence] = {}
+        self._rests: dict[str, _Rest] = {}
+        self._pending: dict[bytes, Pending] = {}
+        self._link = LinkEstimate()
+        self._probed = 0.0
+        self._reassembler = Reassembler(limits.max_message_bytes)
+        self._transport = MqttTransport(
+            url, f"midstream-dev-{device_id}", on_message=self._on_message, on_state=self._on_state
+        )
+
+    def start(self, wait_s: float) -> None:
+        """Connect in the background and wait up to ``wait_s`` seconds for a gateway that has this bundle."""
+        self._transport.subscribe(topics.presence_filter())
+        self._transport.subscribe(topics.reply_filter(self._device_id))
+        self._transport.start()
+        with self._lock:
+            self._lock.wait_for(lambda: self._serving() is not None, wait_s)
+
+    def close(self) -> None:
+        """Disconnect; whoever still waits is told."""
+        self._transport.close()
+        self._fail_all("the device is closing")
+
+    def wait_connected(self, wait_s: float) -> bool:
+        """Wait until the broker is reached, or refuses for good; returns whether it is."""
+        self._transport.start(wait_s)
+        return self.connected
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker can be reached."""
+        return self._transport.connected
+
+    @property
+    def gateways(self) -> int:
+        """How many gateways that have this bundle are there."""
+        with self._lock:
+            return len(self._able()) if self._transport.connected else 0
+
+    @property
+    def pending(self) -> int:
+        """How many requests are under way."""
+        with self._lock:
+            return len(self._pending)
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the broker cannot be reached, if that is known."""
+        return self._transport.last_error
+
+    def gateway(self) -> Presence | None:
+        """The least busy gateway that has this bundle and is not resting after a failure."""
+        with self._lock:
+            return self._serving(resting=False) if self._transport.connected else None
+
+    def any_gateway(self) -> Presence | None:
+        """The same, resting ones included: for forced plans."""
+        with self._lock:
+            return self._serving() if self._transport.connected else None
+
+    def link(self) -> LinkState:
+        """The link as transfers and probes have shown it."""
+        with self._lock:
+            return self._link.state()
+
+    def probe(self) -> None:
+        """Measure the link beside the requests, if that was not done lately."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._probed < PROBE_EVERY_S:
+                return
+            self._probed = now
+        topic = topics.probe_topic(self._device_id)
+        small, large = _PROBE_BYTES
+        self._transport.publish(topic, bytes(small), expiry_s=1, on_ack=self._after_echo)
+        self._transport.publish(topic, bytes(large), expiry_s=1, on_ack=lambda ms: self._after_transfer(large, ms))
+
+    def send(self, request: Request, gateway_id: str) -> tuple[Pending, int]:
+        """Send a request; returns what to wait for and the bytes sent."""
+        pending = Pending(request.request_id, gateway_id, time.monotonic())
+        chunks = split(encode_request(request), request.request_id)
+        pending.unacked = len(chunks)
+        size = sum(len(chunk) for chunk in chunks)
+        with self._lock:
+            self._pending[request.request_id] = pending
+        topic = topics.request_topic(gateway_id, self._device_id)
+        for chunk in chunks:
+            if not self._transport.publish(
+                topic,
+                chunk,
+                correlation=request.request_id,
+                response_topic=topics.reply_topic(gateway_id, self._device_id),
+                expiry_s=max(1, -(-request.deadline_ms // 1000)),
+                on_ack=lambda _ms: self._acked(pending, size),
+            ):
+                pending.fail("the broker cannot be reached")
+                break
+        return pending, size
+
+    def finish(self, pending: Pending, timeout_s: float) -> Reply | None:
+        """Wait for a request's reply; None where there is none in time, and ``pending.problem`` then says why."""
+        if not pending.done.wait(max(0.0, timeout_s)):
+            pending.problem = "no answer in time"
+        with self._lock:
+            self._pending.pop(pending.request_id, None)
+            if pending.reply is None:
+                self._rest(pending.gateway_id)
+            else:
+                self._rests.pop(pending.gateway_id, None)
+        return pending.reply
+
+    def _serving(self, *, resting: bool = True) -> Presence | None:
+        now = time.monotonic()
+        awake = [
+            gateway
+            for gateway in self._able()
+            if resting or gateway.gateway_id not in self._rests or self._rests[gateway.gateway_id].until <= now
+        ]
+        return min(awake, key=lambda gateway: (gateway.queue_ms, gateway.gateway_id), default=None)
+
+    def _able(self) -> list[Presence]:
+        return [
+            gateway
+            for gateway in self._gateways.values()
+            if self._digest in gateway.bundles and WIRE_VERSION in gateway.wire_versions
+        ]
+
+    def _rest(self, gateway_id: str) -> None:
+        last = self._rests.get(gateway_id)
+        length = _FIRST_REST_S if last is None else min(2 * last.length_s, _LONGEST_REST_S)
+        self._rests[gateway_id] = _Rest(time.monotonic() + length, length)
+
+    def _on_state(self, connected: bool) -> None:
+        if connected:
+            self.probe()
+        else:
+            with self._lock:
+                self._gateways.clear()
+            self._fail_all("the connection to the broker was lost")
+
+    def _on_message(self, message: Message) -> None:
+        try:
+            if message.topic.startswith(topics.PRESENCE_PREFIX):
+                self._on_presence(topics.parse_presence_topic(message.topic), decode_presence(message.payload))
+            elif not message.retained:
+                self._on_reply(message)
+        except WireError as error:
+            _log.warning("ignored a message on %s: %s", message.topic, error)
+
+    def _on_presence(self, gateway_id: str, presence: Presence | None) -> None:
+        with self._lock:
+            if presence is None:
+                self._gateways.pop(gateway_id, None)
+                orphans = [pending for pending in self._pending.values() if pending.gateway_id == gateway_id]
+            else:
+                if gateway_id in self._gateways or len(self._gateways) < _MAX_GATEWAYS:
+                    self._gateways[gateway_id] = replace(presence, gateway_id=gateway_id)
+                orphans = []
+            self._lock.notify_all()
+        for pending in orphans:
+            pending.fail(f"gateway {gateway_id} is gone")
+
+    def _on_reply(self, message: Message) -> None:
+        route = topics.parse_reply_topic(message.topic)
+        request_id = message.correlation
+        with self._lock:
+            pending = None if request_id is None else self._pending.get(request_id)
+        if pending is None or pending.gateway_id != route.gateway_id:
+            return
+        try:
+            whole = self._reassembler.add(route.gateway_id, message.payload)
+            if whole is None:
+                return
+            reply = decode_reply(whole, self._limits)
+        except WireError as error:
+            pending.fail(f"its reply is damaged: {error}")
+            return
+        if reply.request_id != pending.request_id:
+            pending.fail("its reply answers another request")
+            return
+        pending.received = time.monotonic()
+        pending.received_bytes = len(whole)
+        pending.reply = reply
+        pending.done.set()
+
+    def _acked(self, pending: Pending, size: int) -> None:
+        with self._lock:
+            pending.unacked -= 1
+            if pending.unacked == 0:
+                pending.acked = time.monotonic()
+                elapsed_ms = (pending.acked - pending.started) * 1e3
+            else:
+                return
+        self._after_transfer(size, elapsed_ms)
+
+    def _after_echo(self, ms: float) -> None:
+        with self._lock:
+            self._link = self._link.after_echo(ms)
+
+    def _after_transfer(self, size: int, ms: float) -> None:
+        """An acknowledged transfer holds one round trip to the broker; the downlink counts as fast until shown."""
+        with self._lock:
+            link = self._link
+            link = link.after_transfer(size, max(ms - link.rtt_ms, 0.1 * ms))
+            if link.downlink_samples == 0:
+                link = replace(link, downlink_kbps=link.uplink_kbps)
+            self._link = link
+            self._probed = time.monotonic()
+
+    def _fail_all(self, problem: str) -> None:
+        with self._lock:
+            waiting = list(self._pending.values())
+        for pending in waiting:
+            pending.fail(problem)

@@ -1,0 +1,258 @@
+"""The gateway: takes requests from its topics, runs tails in the order of their deadlines, replies."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket
+from midstream.communication import topics
+from midstream.communication.chunks import Reassembler, split
+from midstream.communication.codecs import decode, encode
+from midstream.communication.presence import Presence, encode_presence
+from midstream.communication.transport import Message, MqttTransport
+from midstream.communication.wire import Limits, Reply, Request, Status, decode_request, encode_reply
+from midstream.errors import BundleError, CodecError, MidstreamError, PeerError, WireError
+from midstream.gateway.served import ServedBundle
+
+_log = logging.getLogger("midstream.gateway")
+
+PRESENCE_EVERY_S = 1.0
+QUEUE_CAPACITY = 256
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A request that was let in."""
+
+    request: Request
+    device_id: str
+    served: ServedBundle
+    deadline: float
+    arrived: float
+
+
+class Gateway:
+    """Serves the tails of bundles. ``with Gateway(bundles=[path], broker=url) as gateway: gateway.serve()``.
+
+    ``workers`` requests run at once, each with one engine thread and its own copy of the slices in use; the default is
+    one for each core. Raises BundleError on a damaged bundle and InputError on a wrong broker URL, both at once; a
+    broker that is not up yet is waited for.
+    """
+
+    def __init__(
+        self,
+        bundles: Sequence[str | Path],
+        broker: str,
+        *,
+        gateway_id: str | None = None,
+        workers: int | None = None,
+    ) -> None:
+        self.gateway_id = topics.check_id(gateway_id or f"gw-{uuid.uuid4().hex[:12]}")
+        self._workers = max(1, workers or os.cpu_count() or 1)
+        served = [ServedBundle(path, self._workers) for path in bundles]
+        if not served:
+            raise BundleError(
+                "a gateway needs at least one bundle; convert a model first: midstream convert MODEL -o DIR"
+            )
+        self._served = {bundle.digest: bundle for bundle in served}
+        self._limits = Limits(*(max(bundle.max_request_bytes for bundle in served),) * 2)
+        self._reassembler = Reassembler(self._limits.max_message_bytes)
+        self._queue = EarliestDeadlineFirst(QUEUE_CAPACITY, self._workers)
+        self._jobs: dict[int, _Job] = {}
+        self._numbers = itertools.count()
+        self._changed = threading.Condition()
+        self._busy = 0
+        self._stopping = False
+        self._stopped = threading.Event()
+        self._published: Presence | None = None
+        self._threads: list[threading.Thread] = []
+        presence = topics.presence_topic(self.gateway_id)
+        self._transport = MqttTransport(
+            broker,
+            f"midstream-gw-{self.gateway_id}",
+            will=(presence, b""),
+            on_message=self._on_message,
+            on_state=self._on_state,
+        )
+
+    def __enter__(self) -> Gateway:
+        for bundle in self._served.values():
+            bundle.measure()
+        for worker in range(self._workers):
+            thread = threading.Thread(target=self._work, args=(worker,), name=f"midstream-worker-{worker}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        self._transport.subscribe(topics.request_filter(self.gateway_id))
+        self._transport.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._transport.close(last=(topics.presence_topic(self.gateway_id), b""))
+
+    def serve(self) -> None:
+        """Serve until `stop` is called, from a signal handler or another thread.
+
+        Raises PeerError where the broker refuses for good: credentials, or an MQTT version.
+        """
+        while not self._stopped.wait(PRESENCE_EVERY_S):
+            if self._transport.given_up:
+                raise PeerError(self.last_error or "the broker refuses this gateway")
+            self._publish_presence()
+
+    def stop(self) -> None:
+        """Make `serve` return. What is running is finished when the ``with`` block ends."""
+        self._stopped.set()
+
+    def wait_connected(self, wait_s: float) -> bool:
+        """Wait until the broker is reached, or refuses for good; returns whether it is."""
+        self._transport.start(wait_s)
+        return self.connected
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker can be reached."""
+        return self._transport.connected
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the broker cannot be reached, if that is known."""
+        return self._transport.last_error
+
+    def _on_state(self, connected: bool) -> None:
+        _log.info("broker %s", "connected" if connected else "lost")
+        if connected:
+            self._publish_presence(always=True)
+
+    def _publish_presence(self, *, always: bool = False) -> None:
+        with self._changed:
+            presence = Presence(
+                self.gateway_id,
+                tuple(self._served),
+                queue_ms=round(self._queue.wait_s * 1e3, 1),
+                load=round(self._busy / self._workers, 2),
+                tail_ms={digest.hex(): bundle.tail_ms() for digest, bundle in self._served.items()},
+            )
+        if always or presence != self._published:
+            topic = topics.presence_topic(self.gateway_id)
+            if self._transport.publish(topic, encode_presence(presence), retain=True):
+                self._published = presence
+
+    def _on_message(self, message: Message) -> None:
+        if message.retained:
+            return
+        try:
+            device_id = topics.parse_request_topic(message.topic).device_id
+            whole = self._reassembler.add(device_id, message.payload)
+            if whole is not None:
+                self._on_request(device_id, decode_request(whole, self._limits), message.correlation)
+        except WireError as error:
+            _log.warning("ignored a message on %s: %s", message.topic, error)
+            if message.correlation is not None and len(message.correlation) == 16:
+                self._refuse(
+                    topics.parse_request_topic(message.topic).device_id,
+                    message.correlation,
+                    Status.BAD_REQUEST,
+                    str(error),
+                )
+
+    def _on_request(self, device_id: str, request: Request, correlation: bytes | None) -> None:
+        if correlation is not None and correlation != request.request_id:
+            raise WireError("the correlation data is not the request's own id")
+        served = self._served.get(request.bundle_digest)
+        if served is None:
+            names = ", ".join(sorted(bundle.name for bundle in self._served.values()))
+            self._refuse(
+                device_id,
+                request.request_id,
+                Status.UNKNOWN_BUNDLE,
+                f"this gateway has no bundle {request.bundle_digest.hex()[:12]}…; it has {names}",
+            )
+            return
+        if not served.knows(request.cut):
+            self._refuse(
+                device_id, request.request_id, Status.UNKNOWN_CUT, f"bundle {served.name!r} has no cut {request.cut!r}"
+            )
+            return
+        now = time.monotonic()
+        job = _Job(request, device_id, served, now + request.deadline_ms / 1e3, now)
+        with self._changed:
+            ticket = Ticket(job.deadline, next(self._numbers), served.expected_ms(request.cut) / 1e3, now)
+            admission = self._queue.offer(ticket, now)
+            if admission is Admission.ACCEPTED:
+                self._jobs[ticket.number] = job
+                self._changed.notify()
+        if admission is not Admission.ACCEPTED:
+            self._refuse(device_id, request.request_id, Status.BUSY, admission.value)
+
+    def _work(self, worker: int) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or len(self._queue) > 0)
+                ticket = self._queue.take()
+                if ticket is None:
+                    return
+                job = self._jobs.pop(ticket.number)
+                self._busy += 1
+            try:
+                self._send(job.device_id, self._answer(job, worker))
+            finally:
+                with self._changed:
+                    self._busy -= 1
+
+    def _answer(self, job: _Job, worker: int) -> Reply:
+        request, started = job.request, time.monotonic()
+        queue_ms = (started - job.arrived) * 1e3
+
+        def failed(status: Status, message: str) -> Reply:
+            return Reply(request.request_id, status, (), "raw", queue_ms, 0.0, message)
+
+        if started > job.deadline:
+            return failed(Status.EXPIRED, "its deadline passed in the queue")
+        bundle = job.served.bundles[worker]
+        cut = request.cut or None
+        try:
+            tensors = decode(
+                request.codec,
+                request.tensors,
+                bundle.crossing_specs(cut),
+                bundle.image_inputs,
+                job.served.max_request_bytes,
+            )
+            began = time.perf_counter()
+            outputs = bundle.run_tail(cut, tensors)
+            job.served.ran(request.cut, (time.perf_counter() - began) * 1e3)
+            # What came lossy may go back lossless: outputs are small, and they are the answer.
+            codec = "raw" if request.codec == "raw" else "lossless"
+            encoded = encode(codec, outputs, {})
+        except CodecError as error:
+            return failed(Status.BAD_REQUEST, str(error))
+        except MidstreamError as error:
+            return failed(Status.FAILED, str(error))
+        compute_ms = (time.monotonic() - started) * 1e3
+        return Reply(request.request_id, Status.OK, encoded, codec, queue_ms, compute_ms)
+
+    def _refuse(self, device_id: str, request_id: bytes, status: Status, message: str) -> None:
+        _log.info("refused a request of %s: %s", device_id, message)
+        self._send(device_id, Reply(request_id, status, (), "raw", 0.0, 0.0, message))
+
+    def _send(self, device_id: str, reply: Reply) -> None:
+        topic = topics.reply_topic(self.gateway_id, device_id)
+        for chunk in split(encode_reply(reply), reply.request_id):
+            self._transport.publish(topic, chunk, correlation=reply.request_id, expiry_s=60)

@@ -1,0 +1,183 @@
+"""The bundle's table of contents: which slices there are, where one may cut, and the hash of every byte.
+
+A bundle is a directory of four files, described in ``docs/bundle-format.md``:
+
+- ``manifest.json``: this table, canonical JSON with its own SHA-256;
+- ``weights.bin``: every weight once;
+- ``slices.tar.xz``: the programs of the whole model and of every cut's head and tail, without weights, and the graph;
+- ``costs.json``: what the slices cost on the machine that measured them, under a SHA-256 of its own; the only file that
+  is not part of the identity.
+
+These are the values; `midstream.sealed` is how they are written down, and files are touched by `midstream.bundle` and
+the converters alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from midstream.errors import BundleError
+from midstream.inputs import Semantics
+from midstream.tensors import TensorSpec
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+WEIGHTS_FILE = "weights.bin"
+SLICES_FILE = "slices.tar.xz"
+COSTS_FILE = "costs.json"
+BUNDLE_FILES = frozenset((MANIFEST_FILE, WEIGHTS_FILE, SLICES_FILE, COSTS_FILE))
+GRAPH_MEMBER = "graph.json"
+WHOLE = "whole"
+
+MAX_MANIFEST_BYTES = 64 << 20
+
+EngineName = Literal["litert", "onnx"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One node of the model. ``static`` layers do not depend on any input and run wherever their value is needed."""
+
+    index: int
+    name: str
+    op: str
+    macs: int
+    weight_bytes: int
+    output_bytes: int
+    static: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Data that one layer hands to another, in bytes."""
+
+    source: int
+    target: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The model's layers in an order in which they can run, and what flows between them."""
+
+    layers: tuple[Layer, ...]
+    edges: tuple[Edge, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SliceRecord:
+    """One runnable program: where it lies in the archive and which ranges of the weights it uses.
+
+    ``weights`` are (offset, length) ranges of ``weights.bin`` that follow the program in memory, each padded to
+    ``WEIGHT_ALIGNMENT``; empty where the program names its weights itself (ONNX external data).
+    """
+
+    member: str
+    bytes: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    weights: tuple[tuple[int, int], ...] = ()
+
+
+WEIGHT_ALIGNMENT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A place to split: the head runs ``nodes``, the tail the rest, and ``tensors`` cross.
+
+    ``payload_bytes`` is the size of the crossing tensors as they are, at the sizes the bundle was verified with.
+    ``head_outputs`` are outputs of the model that the head already computes; they never cross.
+    """
+
+    id: str
+    tensors: tuple[TensorSpec, ...]
+    payload_bytes: int
+    nodes: tuple[int, ...]
+    head_outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedCut:
+    """A candidate that was not kept, and why."""
+
+    id: str
+    reason: str
+    max_abs_error: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """Size and SHA-256 of one file of the bundle."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is in a bundle.
+
+    ``fixed`` holds inputs that conversion has bound to one value: they may be left out, and only this value is taken.
+    ``sample_shapes`` are the input shapes that sizes and proofs refer to. A ``stateful`` model has layers that remember
+    the run before; every head holds all of them.
+    """
+
+    name: str
+    model_format: Literal["tflite", "onnx"]
+    model_bytes: int
+    model_sha256: str
+    engine: EngineName
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    sample_shapes: dict[str, tuple[int, ...]]
+    cuts: tuple[Cut, ...]
+    slices: dict[str, SliceRecord]
+    files: dict[str, FileRecord]
+    semantics: dict[str, Semantics] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
+    rejected: tuple[RejectedCut, ...] = ()
+    tolerance: float = 0.0
+    unpacked_bytes: int = 0
+    stateful: bool = False
+    created_by: str = ""
+
+    def cut(self, cut_id: str) -> Cut:
+        """The cut of this id; raises BundleError naming those there are."""
+        for cut in self.cuts:
+            if cut.id == cut_id:
+                return cut
+        known = ", ".join(cut.id for cut in self.cuts) or "none"
+        raise BundleError(f"bundle {self.name!r} has no cut {cut_id!r}; it has {known}")
+
+    def free_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs a caller has to give."""
+        return tuple(spec for spec in self.inputs if spec.name not in self.fixed)
+
+
+@dataclass(frozen=True, slots=True)
+class SliceCost:
+    """Median milliseconds of one run of a cut's head and tail on the machine that measured."""
+
+    head_ms: float
+    tail_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Measured times of a bundle's slices on one machine, with one thread."""
+
+    machine: str
+    whole_ms: float
+    cuts: dict[str, SliceCost]
+
+
+def head_name(cut_id: str) -> str:
+    """The name of a cut's head among the slices."""
+    return f"{cut_id}.head"
+
+
+def tail_name(cut_id: str) -> str:
+    """The name of a cut's tail among the slices."""
+    return f"{cut_id}.tail"

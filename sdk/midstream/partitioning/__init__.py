@@ -1,0 +1,50 @@
+"""Where to cut: what each option costs, the resource map, the link, the decision. All of it is pure."""
+
+from __future__ import annotations
+
+from midstream.partitioning.costs import (
+    DEFAULT_RUNGS,
+    Candidate,
+    MachineTimes,
+    Power,
+    Rung,
+    candidates,
+    times_from_costs,
+    times_from_profile,
+)
+from midstream.partitioning.link import LinkEstimate, LinkState
+from midstream.partitioning.plan import DEVICE, GATEWAY, LOCAL_CODEC, Plan, Stage
+from midstream.partitioning.planner import (
+    Objective,
+    Prediction,
+    SystemState,
+    decide,
+    plan_for,
+    predict,
+)
+from midstream.partitioning.resource_map import resource_map
+
+__all__ = [
+    "DEFAULT_RUNGS",
+    "DEVICE",
+    "GATEWAY",
+    "LOCAL_CODEC",
+    "Candidate",
+    "LinkEstimate",
+    "LinkState",
+    "MachineTimes",
+    "Objective",
+    "Plan",
+    "Power",
+    "Prediction",
+    "Rung",
+    "Stage",
+    "SystemState",
+    "candidates",
+    "decide",
+    "plan_for",
+    "predict",
+    "resource_map",
+    "times_from_costs",
+    "times_from_profile",
+]

@@ -1,0 +1,244 @@
+"""What each option costs: a model's times on two machines, the codecs' rungs, the candidates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from midstream.inputs import ImageInput
+from midstream.manifest import Costs, Cut, Graph, Layer, Manifest
+from midstream.partitioning.plan import LOCAL_CODEC
+from midstream.profiles import Power, Profile
+from midstream.tensors import TensorSpec, nbytes
+
+__all__ = [
+    "DEFAULT_RUNGS",
+    "Candidate",
+    "MachineTimes",
+    "Power",
+    "Rung",
+    "candidates",
+    "times_from_costs",
+    "times_from_profile",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class MachineTimes:
+    """Milliseconds of the whole model on one machine, and of each cut's head and tail by the cut's id."""
+
+    whole_ms: float
+    head_ms: Mapping[str, float]
+    tail_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One codec setting.
+
+    ``ratio`` is encoded size / raw size; it holds for float32 tensors, and for a picture's 8-bit pixels where
+    ``pictures_only``. ``encode_ms_per_mb`` (on the device) and ``decode_ms_per_mb`` (on the gateway) are
+    for 10⁶ of the same raw bytes. ``agreement`` is the share of final answers that stay the same, None
+    where nobody measured.
+    """
+
+    codec: str
+    lossless: bool
+    ratio: float
+    encode_ms_per_mb: float
+    decode_ms_per_mb: float
+    agreement: float | None = None
+    pictures_only: bool = False
+
+
+# Sizes: lossless float32 gains 1.3–1.7 ×, of which this is the careful end; JPEG-90 of a 320² picture took
+# 26 KB. The rest are estimates: JPEG-75's size; times, from one x86 thread (17 and 4 ms a MB lossless, 1
+# and 1 ms a MB of pixels), three times as long on a device.
+DEFAULT_RUNGS: tuple[Rung, ...] = (
+    Rung("raw", lossless=True, ratio=1.0, encode_ms_per_mb=0.0, decode_ms_per_mb=0.0),
+    Rung("lossless", lossless=True, ratio=0.75, encode_ms_per_mb=50.0, decode_ms_per_mb=4.0),
+    Rung("jpeg90", False, ratio=0.085, encode_ms_per_mb=3.0, decode_ms_per_mb=1.0, pictures_only=True),
+    Rung("jpeg75", False, ratio=0.048, encode_ms_per_mb=3.0, decode_ms_per_mb=1.0, pictures_only=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What one option costs with idle machines, before the link is known.
+
+    ``head`` and ``tail`` are the layers on the device and on the gateway. Both with a ``cut``; without one,
+    all layers are in one of them. ``payload_bytes`` is as encoded; ``reply_bytes`` are the outputs that
+    come back. ``sends_input`` says that a tensor which crosses is an input of the model.
+    """
+
+    cut: str | None
+    head: tuple[int, ...]
+    tail: tuple[int, ...]
+    device_ms: float
+    gateway_ms: float = 0.0
+    payload_bytes: int = 0
+    reply_bytes: int = 0
+    encode_ms: float = 0.0
+    decode_ms: float = 0.0
+    codec: str = LOCAL_CODEC
+    lossless: bool = True
+    agreement: float | None = 1.0
+    sends_input: bool = False
+
+    @property
+    def offloads(self) -> bool:
+        """Whether the gateway runs any of it."""
+        return bool(self.tail)
+
+
+def times_from_costs(costs: Costs, factor: float = 1.0) -> MachineTimes:
+    """Measured times · ``factor``: how many times slower this machine is than the one that measured."""
+    return MachineTimes(
+        costs.whole_ms * factor,
+        {cut_id: cost.head_ms * factor for cut_id, cost in costs.cuts.items()},
+        {cut_id: cost.tail_ms * factor for cut_id, cost in costs.cuts.items()},
+    )
+
+
+def times_from_profile(manifest: Manifest, graph: Graph, profile: Profile, threads: int | None = None) -> MachineTimes:
+    """Times predicted by `Profile.predict_ms`, an estimate; static layers cost nothing.
+
+    A model with quantised tensors at its inputs or cuts is predicted with the int8 rates.
+    """
+    int8 = _quantised(manifest)
+
+    def ms(layers: Iterable[Layer]) -> float:
+        working = [layer for layer in layers if not layer.static]
+        macs = sum(layer.macs for layer in working)
+        written = sum(layer.output_bytes for layer in working)
+        return profile.predict_ms(macs, len(working), output_bytes=written, int8=int8, threads=threads)
+
+    heads = {cut.id: frozenset(cut.nodes) for cut in manifest.cuts}
+    return MachineTimes(
+        ms(graph.layers),
+        {key: ms(layer for layer in graph.layers if layer.index in head) for key, head in heads.items()},
+        {key: ms(layer for layer in graph.layers if layer.index not in head) for key, head in heads.items()},
+    )
+
+
+def candidates(
+    manifest: Manifest,
+    graph: Graph,
+    device: MachineTimes,
+    gateway: MachineTimes | None,
+    rungs: Sequence[Rung] = DEFAULT_RUNGS,
+) -> tuple[Candidate, ...]:
+    """Everything that can be done with one input, the whole model on the device first.
+
+    Without a gateway that is all. With one: the whole input in every rung (those for pictures only where
+    the one free input is a picture), and every cut that both machines have times for, in every rung that
+    takes tensors. Inputs bound to one value never travel. The whole input of a stateful model does not
+    either: its state is the device's own, and every cut leaves it there.
+    """
+    everything = tuple(layer.index for layer in graph.layers)
+    local = Candidate(None, everything, (), device.whole_ms)
+    if gateway is None:
+        return (local,)
+    return (
+        local,
+        *(() if manifest.stateful else _whole_input(manifest, graph, gateway, rungs)),
+        *(
+            option
+            for cut in manifest.cuts
+            if cut.id in device.head_ms and cut.id in gateway.tail_ms
+            for option in _at_cut(manifest, graph, cut, device, gateway, rungs)
+        ),
+    )
+
+
+def _whole_input(manifest: Manifest, graph: Graph, gateway: MachineTimes, rungs: Sequence[Rung]) -> Iterable[Candidate]:
+    free = manifest.free_inputs()
+    raw_bytes = sum(nbytes(spec.dtype, manifest.sample_shapes[spec.name]) for spec in free)
+    pixels = _picture_bytes(manifest, free)
+    reply_bytes = _reply_bytes(manifest, graph, frozenset(), ())
+    for rung in rungs:
+        if rung.pictures_only and pixels is None:
+            continue
+        size = pixels if rung.pictures_only and pixels is not None else raw_bytes
+        yield Candidate(
+            cut=None,
+            head=(),
+            tail=tuple(layer.index for layer in graph.layers),
+            device_ms=0.0,
+            gateway_ms=gateway.whole_ms,
+            payload_bytes=_encoded_bytes(size, free, rung),
+            reply_bytes=reply_bytes,
+            encode_ms=size / 1e6 * rung.encode_ms_per_mb,
+            decode_ms=size / 1e6 * rung.decode_ms_per_mb,
+            codec=rung.codec,
+            lossless=rung.lossless,
+            agreement=1.0 if rung.lossless else rung.agreement,
+            sends_input=bool(free),
+        )
+
+
+def _at_cut(
+    manifest: Manifest,
+    graph: Graph,
+    cut: Cut,
+    device: MachineTimes,
+    gateway: MachineTimes,
+    rungs: Sequence[Rung],
+) -> Iterable[Candidate]:
+    head = frozenset(cut.nodes)
+    tail = tuple(layer.index for layer in graph.layers if layer.index not in head)
+    free = {spec.name for spec in manifest.free_inputs()}
+    reply_bytes = _reply_bytes(manifest, graph, head, cut.head_outputs)
+    for rung in rungs:
+        if rung.pictures_only:
+            continue
+        yield Candidate(
+            cut=cut.id,
+            head=cut.nodes,
+            tail=tail,
+            device_ms=device.head_ms[cut.id],
+            gateway_ms=gateway.tail_ms[cut.id],
+            payload_bytes=_encoded_bytes(cut.payload_bytes, cut.tensors, rung),
+            reply_bytes=reply_bytes,
+            encode_ms=cut.payload_bytes / 1e6 * rung.encode_ms_per_mb,
+            decode_ms=cut.payload_bytes / 1e6 * rung.decode_ms_per_mb,
+            codec=rung.codec,
+            lossless=rung.lossless,
+            agreement=1.0 if rung.lossless else rung.agreement,
+            sends_input=any(spec.name in free for spec in cut.tensors),
+        )
+
+
+def _encoded_bytes(raw_bytes: int, specs: Sequence[TensorSpec], rung: Rung) -> int:
+    """A rung's ratio is known for float32 and for pixels; anything else is counted as it is."""
+    known = rung.pictures_only or all(spec.dtype == np.float32 for spec in specs)
+    return math.ceil(raw_bytes * rung.ratio) if known else raw_bytes
+
+
+def _picture_bytes(manifest: Manifest, free: Sequence[TensorSpec]) -> int | None:
+    """Bytes of the 8-bit pixels of the one free input, None where that is not one picture."""
+    if len(free) != 1 or not isinstance(manifest.semantics.get(free[0].name), ImageInput):
+        return None
+    return math.prod(manifest.sample_shapes[free[0].name])
+
+
+def _reply_bytes(manifest: Manifest, graph: Graph, head: frozenset[int], head_outputs: Sequence[str]) -> int:
+    """Bytes of the outputs that the gateway computes; with dynamic shapes, of the last layers' outputs."""
+    outputs = [spec for spec in manifest.outputs if spec.name not in head_outputs]
+    shapes = [tuple(size for size in spec.shape if size is not None) for spec in outputs]
+    if all(len(shape) == len(spec.shape) for shape, spec in zip(shapes, outputs, strict=True)):
+        return sum(nbytes(spec.dtype, shape) for spec, shape in zip(outputs, shapes, strict=True))
+    feeding = {edge.source for edge in graph.edges}
+    return sum(
+        layer.output_bytes
+        for layer in graph.layers
+        if not layer.static and layer.index not in feeding and layer.index not in head
+    )
+
+
+def _quantised(manifest: Manifest) -> bool:
+    crossing = [spec for cut in manifest.cuts for spec in cut.tensors]
+    return any(spec.scale is not None and spec.dtype.itemsize == 1 for spec in (*manifest.inputs, *crossing))

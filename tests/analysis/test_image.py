@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from midstream.analysis import analyze
+from midstream.tensors import Tensor
+
+
+def scene(seed: int = 0, height: int = 240, width: int = 320) -> NDArray[np.uint8]:
+    """A picture with the 1/f spectrum of photographs."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, np.newaxis], np.fft.rfftfreq(width))
+    frequency[0, 0] = 1.0
+    values = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(height, width))) / frequency, s=(height, width))
+    return np.asarray(255 * (values - values.min()) / np.ptp(values), dtype=np.uint8)
+
+
+def features(picture: Tensor) -> dict[str, float]:
+    return analyze(picture, kind="image").features
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4, 16, 256])
+def test_entropy_of_equally_frequent_levels(levels: int) -> None:
+    picture = np.resize(np.arange(levels, dtype=np.uint8), (64, 64))
+    assert features(picture)["entropy"] == pytest.approx(np.log2(levels))
+
+
+def test_entropy_of_unequal_levels() -> None:
+    picture = np.repeat(np.array([0, 1, 2], dtype=np.uint8), [2048, 1024, 1024]).reshape(64, 64)
+    assert features(picture)["entropy"] == pytest.approx(1.5)
+
+
+def test_a_step_has_one_edge() -> None:
+    picture = np.zeros((100, 100), dtype=np.uint8)
+    picture[:, 50:] = 200
+    found = features(picture)
+    assert found["edge_density"] == pytest.approx(0.01)
+    # Sobel sees the step in 2 of 100 columns, at half its height each.
+    assert found["gradient_mean"] == pytest.approx(200 / 100)
+    # The Laplacian is +200 and -200 in one column each.
+    assert found["laplacian_variance"] == pytest.approx(2 * 200**2 / 100)
+
+
+def test_blur_lowers_detail_and_score() -> None:
+    rising = [analyze(np.asarray(cv2.GaussianBlur(scene(), (0, 0), sigma)), "image") for sigma in (4, 2, 1, 0.5)]
+    for name in ("edge_density", "gradient_mean", "laplacian_variance"):
+        values = [found.features[name] for found in rising]
+        assert values == sorted(values) and values[0] < values[-1], name
+    scores = [found.score for found in rising]
+    assert scores == sorted(scores) and scores[0] + 20 < scores[-1]
+
+
+def test_dark_noise_is_no_edge() -> None:
+    rng = np.random.default_rng(0)
+    assert features(rng.integers(0, 4, (100, 100), dtype=np.uint8))["edge_density"] == 0.0
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (48, 64)])
+def test_one_colour_is_no_complexity(shape: tuple[int, int], level: int) -> None:
+    found = analyze(np.full(shape, level, dtype=np.uint8), kind="image")
+    assert found.score == 0.0
+    assert set(found.features.values()) == {0.0}
+
+
+def test_every_layout_of_a_picture_is_the_same_picture() -> None:
+    rgb = np.dstack([scene(seed) for seed in range(3)])
+    wanted = features(rgb)
+    chw = np.ascontiguousarray(rgb.transpose(2, 0, 1))
+    rgba = np.dstack([rgb, scene(3)])
+    for same in (rgb[np.newaxis], chw, chw[np.newaxis], rgba, rgb.astype(np.float32), rgb / 255.0):
+        assert features(same) == wanted
+    for grey in (scene()[np.newaxis], scene()[..., np.newaxis], scene()[np.newaxis, :, :, np.newaxis]):
+        assert features(grey) == features(scene())
+
+
+def test_a_normalised_tensor_is_stretched() -> None:
+    picture = scene()
+    assert np.ptp(picture) == 255
+    assert features((picture.astype(np.float32) - 127.5) / 127.5) == features(picture)
+    assert features((picture - 127.5) * 1e306)["entropy"] == features(picture)["entropy"]
+
+
+def test_a_large_picture_is_shrunk_first() -> None:
+    large = np.asarray(cv2.resize(scene(), (1280, 960), interpolation=cv2.INTER_NEAREST))
+    same = np.asarray(cv2.resize(scene(), (640, 480), interpolation=cv2.INTER_NEAREST))
+    assert features(large) == features(same)

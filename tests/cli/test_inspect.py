@@ -1,0 +1,40 @@
+"""``midstream inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from midstream.bundle import Bundle
+
+from .conftest import Midstream
+
+
+def test_inspect_as_json(midstream: Midstream, faces: Path, faces_model: Path) -> None:
+    told = midstream("inspect", faces, "--json").json
+    bundle = Bundle.open(faces)
+    assert told["model_bytes"] == faces_model.stat().st_size
+    assert told["bundle_bytes"] == bundle.bundle_bytes
+    assert told["inputs"] == [{"name": "input", "dtype": "float32", "shape": [1, 128, 128, 3]}]
+    assert [output["name"] for output in told["outputs"]] == ["regressors", "classificators"]
+    assert [(cut["id"], tuple(cut["nodes"]), cut["payload_bytes"]) for cut in told["cuts"]] == [
+        (cut.id, cut.nodes, cut.payload_bytes) for cut in bundle.cuts
+    ]
+    nodes, edges = told["resource_map"]["nodes"], told["resource_map"]["edges"]
+    assert [node["index"] for node in nodes] == list(range(len(nodes)))
+    assert all({"op", "cpu_ms", "memory_bytes", "energy_mj"} <= set(node) for node in nodes)
+    assert all(edge["bytes"] > 0 for edge in edges)
+    assert told["digest"] == bundle.digest.hex()
+    assert told["stateful"] is False
+
+
+def test_inspect_as_tables(midstream: Midstream, faces: Path) -> None:
+    shown = midstream("inspect", faces)
+    assert shown.code == 0
+    assert "cuts (0 candidates rejected)" in shown.out
+    assert "DEPTHWISE_CONV_2D" in shown.out
+
+
+def test_what_is_no_bundle_is_one_error(midstream: Midstream, tmp_path: Path, faces_model: Path) -> None:
+    assert "is missing" in midstream("inspect", tmp_path).error
+    assert "is missing" in midstream("inspect", tmp_path / "nowhere").error
+    assert "is a file" in midstream("inspect", faces_model).error

@@ -1,0 +1,55 @@
+"""``midstream plan``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from midstream.bundle import Bundle
+
+from .conftest import Midstream
+
+LINK = ["--uplink-kbps", "50000", "--rtt-ms", "2"]
+
+
+def test_plan_as_json(midstream: Midstream, faces: Path) -> None:
+    link = ["--uplink-kbps", "200000", "--rtt-ms", "2"]
+    told = midstream("plan", faces, "--device", "pi-zero-2w", "--gateway", "x86-mini", *link, "--json").json
+    assert set(told) == {"stages", "cut", "codec", "predicted_ms", "energy_mj", "payload_bytes", "why"}
+    assert told["stages"][-1]["machine"] == "gateway"
+    layers = len(Bundle.open(faces).graph.layers)
+    assert sorted(node for stage in told["stages"] for node in stage["nodes"]) == list(range(layers))
+
+
+def test_without_a_link_the_device_does_it_all(midstream: Midstream, faces: Path) -> None:
+    arguments = ["--device", "pi4", "--gateway", "x86-mini", "--uplink-kbps", "0", "--rtt-ms", "1", "--json"]
+    told = midstream("plan", faces, *arguments).json
+    assert (told["cut"], told["codec"], told["payload_bytes"]) == (None, "none", 0)
+    assert [stage["machine"] for stage in told["stages"]] == ["device"]
+
+
+def test_plan_as_a_table(midstream: Midstream, faces: Path) -> None:
+    shown = midstream("plan", faces, "--device", "pi4", "--gateway", "x86-mini", *LINK, "--keep-input-local")
+    assert shown.code == 0
+    assert "plan for face_detection_short_range" in " ".join(shown.out.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--device", "pi9", "--gateway", "x86-mini", *LINK],
+        ["--device", "pi4", "--gateway", "x86-mini", "--uplink-kbps", "nan", "--rtt-ms", "2"],
+        ["--device", "pi4", "--gateway", "x86-mini", "--uplink-kbps", "-1", "--rtt-ms", "2"],
+        ["--device", "pi4", "--gateway", "x86-mini", "--uplink-kbps", "1", "--rtt-ms", "inf"],
+        ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--load", "nan"],
+        ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--deadline-ms", "nan"],
+        ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--deadline-ms", "-5"],
+        ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--complexity", "nan"],
+        ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--objective", "speed"],
+    ],
+)
+def test_a_wrong_figure_is_one_error(midstream: Midstream, faces: Path, arguments: list[str]) -> None:
+    ended = midstream("plan", faces, *arguments, "--json")
+    assert ended.code == 2
+    assert ended.error

@@ -1,0 +1,201 @@
+"""Chunks. ``python tests/communication/test_chunks.py`` rewrites the golden chunk from the golden request."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from midstream.communication.chunks import CHUNK_BYTES, MIN_CHUNK_BYTES, OVERHEAD_BYTES, Reassembler, split
+from midstream.errors import WireError
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+ID = bytes(range(16))
+
+
+def message_of(size: int, salt: int = 0) -> bytes:
+    body = bytes((n * 31 + salt) % 251 for n in range(min(size, 5000)))
+    return (body * (size // max(len(body), 1) + 1))[: size - 4] + zlib.crc32(body, salt).to_bytes(4, "little")
+
+
+def chunk(index: int, count: int, total: int, part: bytes, tag: bytes = b"tagg", request_id: bytes = ID) -> bytes:
+    body = struct.pack("<2sBB16sHHI4s", b"MC", 0, 0, request_id, index, count, total, tag) + part
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
+@pytest.mark.parametrize("size", [4, 1000, CHUNK_BYTES - 36, CHUNK_BYTES - 35, CHUNK_BYTES, 3_000_001])
+def test_a_message_survives(size: int) -> None:
+    message = message_of(size)
+    chunks = split(message, ID)
+    assert len(chunks) == -(-size // (CHUNK_BYTES - OVERHEAD_BYTES))
+    assert max(map(len, chunks)) <= CHUNK_BYTES
+    reassembler = Reassembler()
+    assert [reassembler.add("d", part) for part in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert reassembler.add("d", chunks[-1]) == message
+    assert (reassembler.pending_messages, reassembler.pending_bytes) == (0, 0)
+
+
+@settings(deadline=None)
+@given(st.integers(4, 20_000), st.integers(MIN_CHUNK_BYTES, 5000), st.randoms(use_true_random=False))
+def test_order_and_duplicates_do_not_matter(size: int, chunk_bytes: int, random) -> None:  # type: ignore[no-untyped-def]
+    message = message_of(size)
+    chunks = split(message, ID, chunk_bytes)
+    assert all(len(part) <= chunk_bytes for part in chunks)
+    random.shuffle(chunks)
+    reassembler = Reassembler()
+    found = []
+    for part in chunks[:-1]:
+        found += [reassembler.add("d", part), reassembler.add("d", part)]
+    last = reassembler.add("d", chunks[-1])
+    assert set(found) <= {None} or len(chunks) == 1
+    assert last == message
+
+
+def test_golden_chunk() -> None:
+    message = (GOLDEN / "request-v0.bin").read_bytes()
+    data = (GOLDEN / "chunk-v0.bin").read_bytes()
+    assert split(message, ID) == [data]
+    assert Reassembler().add("d", data) == message
+    assert data == chunk(0, 1, len(message), message, message[-4:])
+
+
+def test_senders_are_kept_apart() -> None:
+    one, other = split(message_of(6000), ID, MIN_CHUNK_BYTES), split(message_of(6000, 9), ID, MIN_CHUNK_BYTES)
+    reassembler = Reassembler()
+    for a, b in zip(one[:-1], other[:-1], strict=True):
+        assert reassembler.add("one", a) is None
+        assert reassembler.add("other", b) is None
+    assert reassembler.add("one", one[-1]) == message_of(6000)
+    assert reassembler.add("other", other[-1]) == message_of(6000, 9)
+
+
+def test_a_second_attempt_is_not_mixed_with_the_first() -> None:
+    first, second = split(message_of(6000), ID, MIN_CHUNK_BYTES), split(message_of(6000, 9), ID, MIN_CHUNK_BYTES)
+    reassembler = Reassembler()
+    reassembler.add("d", first[0])
+    reassembler.add("d", first[1])
+    assert [reassembler.add("d", part) for part in second] == [None, None, message_of(6000, 9)]
+    assert reassembler.pending_bytes == 0
+
+
+def test_chunks_that_contradict_each_other_are_refused_and_dropped() -> None:
+    reassembler = Reassembler()
+    assert reassembler.add("d", chunk(0, 2, 3000, bytes(1500))) is None
+    with pytest.raises(WireError, match="announces 3 chunks of 4500 bytes in all, those before it 2 of 3000"):
+        reassembler.add("d", chunk(1, 3, 4500, bytes(1500)))
+    assert reassembler.pending_messages == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "chunk has 0 bytes"),
+        (bytes(OVERHEAD_BYTES), "chunk has 36 bytes"),
+        (bytes(CHUNK_BYTES + 1), "chunk has 262145 bytes"),
+        (bytes(100), "begins with"),
+        (b"MC\x05" + bytes(100), "wire version 5; spoken here: 0"),
+        (b"MC\x00\x01" + bytes(100), "flags 0x01"),
+        (chunk(0, 1, 8, bytes(8))[:-1] + b"!", "CRC-32"),
+        (chunk(0, 1, 8, bytes(7)), "do not belong together"),
+        (chunk(1, 1, 8, bytes(8)), "do not belong together"),
+        (chunk(0, 0, 8, bytes(8)), "do not belong together"),
+        (chunk(0, 4, 8, bytes(2)), "do not belong together"),
+        (chunk(2, 3, 2048, bytes(1)), "do not belong together"),
+        (chunk(0, 2, 3000, bytes(1499)), "do not belong together"),
+        (chunk(0, 1, 3, bytes(3)), "announces a message of 3 bytes"),
+        (chunk(0, 400, 2**32 - 1, bytes(1024)), "announces a message of 4294967295 bytes"),
+    ],
+)
+def test_a_damaged_or_hostile_chunk_is_refused(data: bytes, reason: str) -> None:
+    reassembler = Reassembler()
+    with pytest.raises(WireError, match=reason):
+        reassembler.add("d", data)
+    assert reassembler.pending_messages == 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=80), st.integers(0, 70_000), st.integers(0, 70_000), st.integers(0, 2**32 - 1))
+def test_random_chunks_raise_wire_errors_only(data: bytes, index: int, count: int, total: int) -> None:
+    reassembler = Reassembler(max_message_bytes=10_000, max_messages=2)
+    for hostile in (data, b"MC\0\0" + data, chunk(index & 0xFFFF, count & 0xFFFF, total, data)):
+        try:
+            found = reassembler.add("d", hostile)
+        except WireError:
+            continue
+        assert found is None or found == data
+    assert reassembler.pending_bytes <= 40_000
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**9), st.integers(1, 255))
+def test_a_flipped_bit_is_refused(place: int, bits: int) -> None:
+    damaged = bytearray(split(message_of(6000), ID, MIN_CHUNK_BYTES)[1])
+    damaged[place % len(damaged)] ^= bits
+    with pytest.raises(WireError):
+        Reassembler().add("d", bytes(damaged))
+
+
+def test_the_oldest_of_too_many_is_dropped() -> None:
+    reassembler = Reassembler(max_message_bytes=10_000, max_messages=2)
+    ids = [bytes([n]) * 16 for n in range(3)]
+    sent = [split(message_of(4000, n), request_id, MIN_CHUNK_BYTES) for n, request_id in enumerate(ids)]
+    for first, _ in sent:
+        reassembler.add("d", first)
+    assert reassembler.pending_messages == 2
+    assert reassembler.add("d", sent[2][1]) == message_of(4000, 2)
+    assert reassembler.add("d", sent[1][1]) == message_of(4000, 1)
+    assert reassembler.add("d", sent[0][1]) is None
+
+
+def test_declared_bytes_are_bounded_and_not_taken() -> None:
+    reassembler = Reassembler(max_message_bytes=64 << 20, max_messages=100, max_pending_bytes=100 << 20)
+    size = -(-(64 << 20) // 300)
+    tracemalloc.start()
+    for n in range(10):
+        reassembler.add("d", chunk(0, 300, 64 << 20, bytes(size), request_id=bytes([n]) * 16))
+        assert reassembler.pending_bytes <= 100 << 20
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert reassembler.pending_messages == 1
+    assert taken < 2 * size
+
+
+def test_a_message_of_one_chunk_costs_one_copy() -> None:
+    message = message_of(200_000)
+    (data,) = split(message, ID)
+    reassembler = Reassembler()
+    tracemalloc.start()
+    found = reassembler.add("d", data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == message
+    assert peak < 1.1 * len(message)
+
+
+def test_forget_gives_the_reserve_back() -> None:
+    chunks = split(message_of(4000), ID, MIN_CHUNK_BYTES)
+    reassembler = Reassembler()
+    reassembler.add("d", chunks[0])
+    reassembler.forget("someone else", ID)
+    assert reassembler.pending_bytes == 4000
+    reassembler.forget("d", ID)
+    assert (reassembler.pending_messages, reassembler.pending_bytes) == (0, 0)
+    assert reassembler.add("d", chunks[1]) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "request_id", "chunk_bytes"),
+    [(3, ID, CHUNK_BYTES), (100, b"short", CHUNK_BYTES), (100, ID, MIN_CHUNK_BYTES - 1), (100, ID, CHUNK_BYTES + 1)],
+)
+def test_what_cannot_be_sent_is_not_split(size: int, request_id: bytes, chunk_bytes: int) -> None:
+    with pytest.raises(WireError):
+        split(bytes(size), request_id, chunk_bytes)
+
+
+if __name__ == "__main__":
+    (GOLDEN / "chunk-v0.bin").write_bytes(split((GOLDEN / "request-v0.bin").read_bytes(), ID)[0])

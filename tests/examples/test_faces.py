@@ -1,0 +1,117 @@
+"""The Raspberry Pi program, as a process of its own, on a folder, beside a gateway's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from midstream.broker import Broker
+from midstream.bundle import Bundle
+
+from .conftest import EXAMPLES, WAIT_S, listening
+
+PROGRAM = EXAMPLES / "raspberry_pi" / "faces.py"
+
+
+def faces_of(message: dict[str, Any]) -> int:
+    return len(message["faces"])
+
+
+@pytest.fixture(scope="module")
+def bundle(bundle_of: Callable[[Any], Bundle]) -> Bundle:
+    from models import FACES
+
+    return bundle_of(FACES)
+
+
+@pytest.fixture(scope="module")
+def gateway(broker: Broker, bundle: Bundle) -> Iterator[int]:
+    from peers import gateway_process
+
+    with gateway_process(bundle.path, broker.url, {bundle.digest}) as pid:
+        yield pid
+
+
+@pytest.fixture
+def folder(assets: Path, tmp_path: Path) -> Path:
+    for name in ("astronaut.png", "flower.jpg"):
+        shutil.copy(assets / "pictures" / name, tmp_path)
+    (tmp_path / "cut-short.png").write_bytes((assets / "pictures" / "coins.png").read_bytes()[:5000])
+    return tmp_path
+
+
+def command(bundle: Bundle, broker: Broker, *options: str) -> list[str]:
+    return [sys.executable, str(PROGRAM), str(bundle.path), "--broker", broker.url, *options]
+
+
+def test_a_folder_goes_to_the_topic_once(bundle: Bundle, broker: Broker, gateway: int, folder: Path) -> None:
+    assert gateway
+    with listening(broker, "test/once") as inbox:
+        options = ["--folder", str(folder), "--topic", "test/once", "--once"]
+        done = subprocess.run(
+            command(bundle, broker, *options), capture_output=True, text=True, timeout=WAIT_S, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        messages = [json.loads(payload) for payload in inbox.wait_for(2)]
+    assert "cut-short.png" in done.stderr
+    assert [message["file"] for message in messages] == ["astronaut.png", "flower.jpg"]
+    assert [faces_of(message) for message in messages] == [1, 0]
+    (face,) = messages[0]["faces"]
+    left, top, right, bottom = face["box"]
+    assert left < 225 < right
+    assert top < 130 < bottom
+    assert face["score"] > 0.9
+    for message in messages:
+        assert set(message) == {"file", "faces", "ran_on", "total_ms", "score"}
+        assert message["ran_on"] in (["device"], ["gateway"], ["device", "gateway"])
+        assert message["total_ms"] > 0
+        assert 0 <= message["score"] <= 100
+
+
+def test_pictures_that_come_later_are_taken_until_it_is_told_to_stop(
+    bundle: Bundle, broker: Broker, folder: Path, assets: Path
+) -> None:
+    with listening(broker, "test/later") as inbox:
+        options = ["--folder", str(folder), "--topic", "test/later"]
+        program = subprocess.Popen(command(bundle, broker, *options), stderr=subprocess.DEVNULL)
+        try:
+            inbox.wait_for(2)
+            shutil.copy(assets / "pictures" / "camera.png", folder / "part")
+            (folder / "part").rename(folder / "zoom.png")
+            last = json.loads(inbox.wait_for(3)[-1])
+            program.send_signal(signal.SIGTERM)
+            assert program.wait(WAIT_S) == 0
+        finally:
+            program.kill()
+            program.wait()
+    assert last["file"] == "zoom.png"
+    assert faces_of(last) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--folder", "nowhere"], "nowhere is not a folder"),
+        (["--camera", "63"], "v4l2-ctl --list-devices"),
+        (["--picamera"], "apt install python3-picamera2"),
+    ],
+)
+def test_a_source_that_is_not_there_is_one_line(
+    bundle: Bundle, broker: Broker, gateway: int, options: list[str], said: str
+) -> None:
+    assert gateway
+    done = subprocess.run(
+        command(bundle, broker, *options), capture_output=True, text=True, timeout=WAIT_S, check=False
+    )
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("faces: ")]
+    assert said in line
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,88 @@
+"""A real gateway process, and a bundle of a real model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from midstream.broker import Broker
+from midstream.bundle import Bundle
+from midstream.device import Device
+from midstream.inputs import parse_semantics
+from midstream.tensors import Tensors
+from midstream_converters.convert import convert
+from midstream_converters.opening import Options
+
+WAIT_S = 20.0
+
+
+def until(condition: Callable[[], bool], what: str, wait_s: float = WAIT_S) -> None:
+    """Poll for a condition of another process."""
+    end = time.monotonic() + wait_s
+    while not condition():
+        assert time.monotonic() < end, f"waited {wait_s} s for {what}"
+        time.sleep(0.002)
+
+
+class GatewayProcess:
+    """``midstream gateway`` as a process of its own."""
+
+    def __init__(self, broker_url: str, bundle: Path, name: str) -> None:
+        self.name = name
+        command = [sys.executable, "-m", "midstream.cli.main", "gateway", "--bundles", str(bundle)]
+        command += ["--broker", broker_url, "--id", name, "--workers", "2"]
+        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.wait(WAIT_S)
+
+
+@pytest.fixture(scope="session")
+def faces_path(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BlazeFace, converted with the default cuts."""
+    target = tmp_path_factory.mktemp("bundles") / "faces"
+    semantics = dict([parse_semantics("input=image:NHWC:RGB:1/127.5:127.5")])
+    convert(assets / "models" / "face_detection_short_range.tflite", target, Options(semantics=semantics))
+    return target
+
+
+@pytest.fixture(scope="session")
+def faces(faces_path: Path) -> Bundle:
+    return Bundle.open(faces_path)
+
+
+@pytest.fixture
+def inputs() -> Tensors:
+    return {"input": np.random.default_rng(5).uniform(-1, 1, (1, 128, 128, 3)).astype(np.float32)}
+
+
+@pytest.fixture
+def start_gateway(faces_path: Path) -> Iterator[Callable[..., GatewayProcess]]:
+    """Starts gateways; all of them end with the test."""
+    started: list[GatewayProcess] = []
+
+    def start(broker: Broker, name: str = "gw-test", bundle: Path = faces_path) -> GatewayProcess:
+        started.append(GatewayProcess(broker.url, bundle, name))
+        return started[-1]
+
+    yield start
+    for gateway in started:
+        gateway.process.kill()
+        gateway.process.wait()
+
+
+@contextmanager
+def device_with_gateway(bundle: Bundle, url: str, **options: object) -> Iterator[Device]:
+    """A device that already sees a gateway."""
+    with Device(bundle, url, **options) as device:  # type: ignore[arg-type]
+        until(lambda: device.gateways > 0, "a gateway's presence")
+        yield device

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from midstream.inputs import AudioInput
+from midstream.manifest import Costs, Graph, Manifest
+from midstream.partitioning import (
+    Candidate,
+    MachineTimes,
+    Rung,
+    candidates,
+    times_from_costs,
+    times_from_profile,
+)
+from midstream.profiles import load_profile
+from midstream.tensors import TensorSpec
+
+RUNGS = (
+    Rung("raw", True, 1.0, 0.0, 0.0),
+    Rung("lossless", True, 0.75, 100.0, 10.0),
+    Rung("jpeg", False, 0.1, 20.0, 5.0, agreement=0.98, pictures_only=True),
+)
+
+
+def found(manifest: Manifest, graph: Graph, costs: Costs) -> dict[tuple[str | None, str], Candidate]:
+    times = times_from_costs(costs)
+    options = candidates(manifest, graph, times, times_from_costs(costs, 0.5), RUNGS)
+    return {(option.cut, option.codec): option for option in options}
+
+
+def test_measured_times_scale(costs: Costs) -> None:
+    assert times_from_costs(costs, 2.0) == MachineTimes(
+        20.0, {"c0": 12.0, "c2": 14.0, "skip": 19.0}, {"c0": 8.0, "c2": 6.0, "skip": 1.0}
+    )
+
+
+def test_predicted_times_add_up_and_static_layers_are_free(manifest: Manifest, graph: Graph) -> None:
+    profile = load_profile("pi4")
+    times = times_from_profile(manifest, graph, profile)
+    assert times.whole_ms == pytest.approx(profile.predict_ms(6400, 4, output_bytes=1600))
+    assert times.head_ms["c2"] == pytest.approx(profile.predict_ms(4000, 2, output_bytes=1500))
+    # The head of "skip" also holds the static layer.
+    assert times.head_ms["skip"] == pytest.approx(profile.predict_ms(6400, 3, output_bytes=1560))
+    for cut in manifest.cuts:
+        assert times.head_ms[cut.id] + times.tail_ms[cut.id] == pytest.approx(times.whole_ms)
+    assert times_from_profile(manifest, graph, profile, threads=1).whole_ms > times.whole_ms
+
+
+def test_quantised_models_are_predicted_with_int8_rates(manifest: Manifest, graph: Graph) -> None:
+    profile = load_profile("coral-dev")
+    picture = TensorSpec("picture", np.dtype(np.uint8), (1, 3, 20, 20), scale=0.1, zero_point=3)
+    quantised = replace(manifest, inputs=(picture, *manifest.inputs[1:]))
+    assert times_from_profile(quantised, graph, profile).whole_ms == pytest.approx(
+        profile.predict_ms(6400, 4, output_bytes=1600, int8=True)
+    )
+
+
+def test_the_state_of_a_model_stays_on_the_device(manifest: Manifest, graph: Graph, costs: Costs) -> None:
+    options = found(replace(manifest, stateful=True), graph, costs)
+    assert {cut for cut, _ in options} == {None, "c0", "c2", "skip"}
+    assert [codec for cut, codec in options if cut is None] == ["none"]
+    assert all(option.head for option in options.values())
+
+
+def test_without_a_gateway_only_the_device_is_left(manifest: Manifest, graph: Graph, costs: Costs) -> None:
+    (local,) = candidates(manifest, graph, times_from_costs(costs), None, RUNGS)
+    assert local == Candidate(None, (0, 1, 2, 3, 4), (), 10.0)
+    assert (local.codec, local.lossless, local.offloads) == ("none", True, False)
+
+
+def test_every_option_is_there_and_local_comes_first(manifest: Manifest, graph: Graph, costs: Costs) -> None:
+    assert list(found(manifest, graph, costs)) == [
+        (None, "none"),
+        (None, "raw"),
+        (None, "lossless"),
+        (None, "jpeg"),
+        ("c0", "raw"),
+        ("c0", "lossless"),
+        ("c2", "raw"),
+        ("c2", "lossless"),
+        ("skip", "raw"),
+        ("skip", "lossless"),
+    ]
+
+
+def test_the_whole_input_by_hand(manifest: Manifest, graph: Graph, costs: Costs) -> None:
+    options = found(manifest, graph, costs)
+    lossless = options[None, "lossless"]
+    # 3 · 20 · 20 float32 of the picture; the fixed threshold stays here. The reply is 10 float32.
+    assert (lossless.encode_ms, lossless.decode_ms) == pytest.approx((0.48, 0.048))
+    assert replace(lossless, encode_ms=0.0, decode_ms=0.0) == Candidate(
+        cut=None,
+        head=(),
+        tail=(0, 1, 2, 3, 4),
+        device_ms=0.0,
+        gateway_ms=5.0,
+        payload_bytes=3600,
+        reply_bytes=40,
+        codec="lossless",
+        lossless=True,
+        agreement=1.0,
+        sends_input=True,
+    )
+    jpeg = options[None, "jpeg"]
+    # 1200 pixels of 8 bits.
+    assert (jpeg.payload_bytes, jpeg.lossless, jpeg.agreement) == (120, False, 0.98)
+    assert (jpeg.encode_ms, jpeg.decode_ms) == pytest.approx((0.024, 0.006))
+
+
+def test_a_cut_by_hand(manifest: Manifest, graph: Graph, costs: Costs) -> None:
+    split = found(manifest, graph, costs)["c2", "lossless"]
+    assert (split.encode_ms, split.decode_ms) == pytest.approx((0.05, 0.005))
+    assert replace(split, encode_ms=0.0, decode_ms=0.0) == Candidate(
+        cut="c2",
+        head=(0, 2),
+        tail=(1, 3, 4),
+        device_ms=7.0,
+        gateway_ms=1.5,
+        payload_bytes=375,
+        reply_bytes=40,
+        codec="lossless",
+    )
+
+
+def test_a_cut_that_sends_an_input_says_so(manifest: Manifest, graph: Graph, costs: Costs) -> None:
+    options = found(manifest, graph, costs)
+    assert options["skip", "raw"].sends_input
+    assert not options["c2", "raw"].sends_input
+
+
+def test_outputs_that_the_head_has_do_not_come_back(manifest: Manifest, graph: Graph, costs: Costs) -> None:
+    *others, last = manifest.cuts
+    changed = replace(manifest, cuts=(*others, replace(last, head_outputs=("scores",))))
+    assert found(changed, graph, costs)["skip", "raw"].reply_bytes == 0
+
+
+def test_dynamic_outputs_are_as_large_as_the_last_layer(manifest: Manifest, graph: Graph, costs: Costs) -> None:
+    scores = TensorSpec("scores", np.dtype(np.float32), (None, 10))
+    assert found(replace(manifest, outputs=(scores,)), graph, costs)["c2", "raw"].reply_bytes == 40
+
+
+def test_pictures_are_the_only_inputs_sent_as_pictures(manifest: Manifest, graph: Graph, costs: Costs) -> None:
+    sound = replace(manifest, semantics={"picture": AudioInput(16_000)})
+    two = replace(manifest, fixed={})
+    for changed in (sound, two):
+        assert (None, "jpeg") not in found(changed, graph, costs)
+    assert found(two, graph, costs)[None, "raw"].payload_bytes == 4804
+
+
+def test_only_float32_is_expected_to_shrink(manifest: Manifest, graph: Graph, costs: Costs) -> None:
+    first, *others = manifest.cuts
+    int8 = replace(first, tensors=(TensorSpec("conv", np.dtype(np.int8), (1, 1000)),))
+    options = found(replace(manifest, cuts=(int8, *others)), graph, costs)
+    assert options["c0", "lossless"].payload_bytes == 1000
+
+
+def test_cuts_that_were_never_timed_are_left_out(manifest: Manifest, graph: Graph, costs: Costs) -> None:
+    partly = replace(costs, cuts={"c2": costs.cuts["c2"]})
+    cuts = {option.cut for option in found(manifest, graph, partly).values()}
+    assert cuts == {None, "c2"}

@@ -1,0 +1,363 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from midstream.errors import PlanError
+from midstream.partitioning import (
+    Candidate,
+    LinkState,
+    Objective,
+    Power,
+    Stage,
+    SystemState,
+    decide,
+    plan_for,
+    predict,
+)
+
+POWER = Power(idle_w=2.0, busy_w=6.0, radio_uj_per_byte=0.5)
+LINK = LinkState(uplink_kbps=8000, downlink_kbps=16_000, rtt_ms=10)
+STATE = SystemState(LINK)
+
+LOCAL = Candidate(None, (0, 1, 2), (), device_ms=100.0)
+INPUT = Candidate(
+    None,
+    (),
+    (0, 1, 2),
+    device_ms=0.0,
+    gateway_ms=20.0,
+    payload_bytes=60_000,
+    reply_bytes=2000,
+    codec="raw",
+    sends_input=True,
+)
+JPEG = replace(INPUT, payload_bytes=6000, codec="jpeg75", lossless=False, agreement=None, encode_ms=2.0)
+SPLIT = Candidate(
+    "c0",
+    (0,),
+    (1, 2),
+    device_ms=30.0,
+    gateway_ms=14.0,
+    payload_bytes=20_000,
+    reply_bytes=2000,
+    encode_ms=1.0,
+    decode_ms=0.5,
+    codec="lossless",
+)
+ALL = (LOCAL, INPUT, JPEG, SPLIT)
+
+
+def test_prediction_by_hand() -> None:
+    state = SystemState(LINK, device_load=0.5, gateway_load=0.3, gateway_wait_ms=7.0)
+    found = predict(SPLIT, state, POWER)
+    # device 60, encode 1, round trip 10, upload 20, queue 7, gateway 20, decode 0.5, download 1
+    assert found.latency_ms == pytest.approx(119.5)
+    # 31 ms of own work at 6 W, 58.5 ms of waiting at 2 W, 22 kB at 0.5 µJ
+    assert found.energy_mj == pytest.approx(186 + 117 + 11)
+    assert found.period_ms == pytest.approx(61)
+
+
+def test_local_prediction_needs_no_link() -> None:
+    found = predict(LOCAL, SystemState(None, device_load=0.5), POWER)
+    assert (found.latency_ms, found.energy_mj, found.period_ms) == (200.0, 600.0, 200.0)
+
+
+def test_a_full_machine_counts_as_99_percent() -> None:
+    for load in (0.99, 1.0, 5.0):
+        assert predict(LOCAL, SystemState(None, device_load=load), POWER).latency_ms == pytest.approx(10_000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cut", "codec", "head"),
+    [
+        ("latency", "c0", "lossless", (0,)),
+        ("energy", None, "raw", ()),
+        ("throughput", "c0", "lossless", (0,)),
+    ],
+)
+def test_each_objective_chooses_by_its_own_measure(
+    kind: Any, cut: str | None, codec: str, head: tuple[int, ...]
+) -> None:
+    # Latency 100, 91, 76.5; energy 600, 213, 288; slowest stage 100, 60, 31.
+    plan = decide((LOCAL, INPUT, SPLIT), STATE, Objective(kind), POWER)
+    assert (plan.cut, plan.codec) == (cut, codec)
+    assert plan.stages[0].nodes == (head or (0, 1, 2))
+
+
+def test_a_split_plan_carries_the_candidate() -> None:
+    plan = decide(ALL, STATE, Objective(), POWER)
+    assert plan.stages == (Stage("device", (0,)), Stage("gateway", (1, 2)))
+    assert (plan.payload_bytes, plan.keeps_input, plan.offloads) == (20_000, True, True)
+    assert plan.predicted_ms == predict(SPLIT, STATE, POWER).latency_ms
+    assert plan.energy_mj == predict(SPLIT, STATE, POWER).energy_mj
+    assert plan.why == "cut c0 as lossless (76.5 ms) beats local (100.0 ms) and sending the input as raw (91.0 ms)"
+
+
+@pytest.mark.parametrize("link", [None, replace(LINK, uplink_kbps=0.0), replace(LINK, downlink_kbps=0.0)])
+def test_without_a_link_everything_stays_here(link: LinkState | None) -> None:
+    plan = decide(ALL, SystemState(link), Objective(), POWER)
+    assert plan.stages == (Stage("device", (0, 1, 2)),)
+    assert (plan.cut, plan.codec, plan.payload_bytes, plan.keeps_input) == (None, "none", 0, True)
+    assert plan.why == "local (100.0 ms): no link to a gateway is up"
+
+
+def test_keep_input_local() -> None:
+    tempting = replace(SPLIT, cut="c1", device_ms=1.0, sends_input=True)
+    plan = decide((*ALL, tempting), STATE, Objective(keep_input_local=True), POWER)
+    assert plan.cut == "c0"
+    plan = decide((LOCAL, INPUT, tempting), STATE, Objective(keep_input_local=True), POWER)
+    assert not plan.offloads
+    assert "the input may not leave the device" in plan.why
+
+
+@pytest.mark.parametrize(
+    ("agreement", "min_agreement", "allowed"),
+    [
+        (None, 1.0, False),
+        (None, 0.01, False),
+        (None, 0.0, True),
+        (0.97, 0.98, False),
+        (0.98, 0.98, True),
+        (0.2, 0.0, True),
+    ],
+)
+def test_lossy_codecs_need_measured_agreement(agreement: float | None, min_agreement: float, allowed: bool) -> None:
+    options = (LOCAL, INPUT, replace(JPEG, agreement=agreement))
+    plan = decide(options, STATE, Objective(min_agreement=min_agreement), POWER)
+    assert plan.codec == ("jpeg75" if allowed else "raw")
+
+
+def test_the_deadline_comes_before_the_objective() -> None:
+    # Sending the input costs least energy, 91 ms; splitting more, 76.5 ms.
+    plan = decide((LOCAL, INPUT, SPLIT), STATE, Objective("energy", deadline_ms=80), POWER)
+    assert plan.cut == "c0"
+    assert "meets the deadline of 80 ms, unlike local (100.0 ms) and sending the input as raw (91.0 ms)" in plan.why
+
+
+def test_among_timely_plans_the_objective_decides() -> None:
+    plan = decide((LOCAL, INPUT, SPLIT), STATE, Objective("energy", deadline_ms=95), POWER)
+    assert plan.stages[0].machine == "gateway"
+
+
+def test_where_no_plan_meets_the_deadline_the_fastest_is_taken() -> None:
+    plan = decide((LOCAL, INPUT, SPLIT), STATE, Objective("energy", deadline_ms=5), POWER)
+    assert plan.cut == "c0"
+    assert plan.why.startswith("nothing meets the deadline of 5 ms: cut c0 as lossless (76.5 ms) is the fastest")
+
+
+def test_a_complex_input_tips_a_close_choice_and_says_so() -> None:
+    close = replace(LOCAL, device_ms=75.0)
+    easy = decide((close, SPLIT), replace(STATE, complexity=0), Objective(), POWER)
+    hard = decide((close, SPLIT), replace(STATE, complexity=100), Objective(), POWER)
+    assert (easy.cut, hard.cut) == (None, "c0")
+    assert hard.predicted_ms == pytest.approx(76.5)
+    assert "is preferred to local (75.0 ms), as a complex input weighs the device's time up" in hard.why
+
+
+@pytest.mark.parametrize(
+    ("kind", "local_ms", "other"),
+    [("latency", 75.0, SPLIT), ("energy", 47.5, SPLIT), ("throughput", 59.0, INPUT)],
+)
+def test_complexity_tips_close_choices_away_from_the_device(kind: Any, local_ms: float, other: Candidate) -> None:
+    # Local leads by 1.5 ms, 3 mJ and 1 ms, and is charged up to 3.75 ms, 14.25 mJ (the split 9) and 2.95 ms.
+    close = (replace(LOCAL, device_ms=local_ms), other)
+    offloads = [
+        decide(close, replace(STATE, complexity=score), Objective(kind), POWER).offloads for score in (None, 0, 10, 100)
+    ]
+    assert offloads == [False, False, False, True]
+
+
+def test_a_forced_plan_is_priced_like_any_other() -> None:
+    plan = plan_for(INPUT, STATE, POWER, "forced")
+    assert plan.stages == (Stage("gateway", (0, 1, 2)),)
+    assert plan.predicted_ms == pytest.approx(91.0)
+    assert (plan.keeps_input, plan.why) == (False, "forced")
+    with pytest.raises(PlanError, match="no link is up"):
+        plan_for(INPUT, SystemState(None), POWER, "forced")
+
+
+def test_nothing_to_choose_from_is_an_error() -> None:
+    with pytest.raises(PlanError, match="none was given"):
+        decide((), STATE, Objective(), POWER)
+    with pytest.raises(PlanError, match="no link to a gateway is up"):
+        decide((INPUT, SPLIT), SystemState(None), Objective(), POWER)
+
+
+@pytest.mark.parametrize(
+    ("state", "name"),
+    [
+        (replace(STATE, device_load=-0.1), "device_load"),
+        (replace(STATE, gateway_load=math.nan), "gateway_load"),
+        (replace(STATE, gateway_wait_ms=math.inf), "gateway_wait_ms"),
+        (replace(STATE, complexity=-1.0), "complexity"),
+        (replace(STATE, complexity=101.0), "complexity"),
+        (SystemState(replace(LINK, uplink_kbps=math.nan)), "uplink_kbps"),
+        (SystemState(replace(LINK, downlink_kbps=-1.0)), "downlink_kbps"),
+        (SystemState(replace(LINK, rtt_ms=-1.0)), "rtt_ms"),
+    ],
+)
+def test_invalid_states_are_refused(state: SystemState, name: str) -> None:
+    with pytest.raises(PlanError, match=name):
+        decide(ALL, state, Objective(), POWER)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kind": "speed"}, {"min_agreement": 1.5}, {"min_agreement": math.nan}, {"deadline_ms": 0.0}],
+)
+def test_invalid_objectives_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(PlanError, match=next(iter(change)).replace("kind", "objective")):
+        decide(ALL, STATE, replace(Objective(), **change), POWER)
+
+
+# Whole numbers keep sums exact enough that a difference in device time is never lost to rounding.
+@st.composite
+def options(draw: st.DrawFn) -> tuple[Candidate, ...]:
+    local = Candidate(None, (0, 1), (), float(draw(st.integers(1, 500))))
+    offloaded = draw(
+        st.lists(
+            st.builds(
+                lambda device, gateway, payload, reply, encode, lossless, sends: Candidate(
+                    cut="c" if device else None,
+                    head=(0,) if device else (),
+                    tail=(1,) if device else (0, 1),
+                    device_ms=float(device),
+                    gateway_ms=float(gateway),
+                    payload_bytes=payload,
+                    reply_bytes=reply,
+                    encode_ms=float(encode),
+                    codec="raw" if lossless else "lossy",
+                    lossless=lossless,
+                    agreement=1.0 if lossless else 0.9,
+                    sends_input=sends or not device,
+                ),
+                st.integers(0, 500),
+                st.integers(0, 100),
+                st.integers(0, 10**6),
+                st.integers(0, 10**5),
+                st.integers(0, 50),
+                st.booleans(),
+                st.booleans(),
+            ),
+            max_size=8,
+        )
+    )
+    return (local, *offloaded)
+
+
+STATES = st.builds(
+    SystemState,
+    st.none() | st.builds(LinkState, st.integers(100, 10**6), st.integers(100, 10**6), st.integers(0, 300)),
+    st.sampled_from([0.0, 0.25, 0.5, 0.75]),
+    st.sampled_from([0.0, 0.25, 0.5, 0.75]),
+    st.integers(0, 200),
+)
+OBJECTIVES = st.builds(
+    Objective,
+    st.sampled_from(["latency", "energy", "throughput"]),
+    st.none() | st.integers(1, 500),
+    st.sampled_from([0.0, 0.5, 0.95, 1.0]),
+    st.booleans(),
+)
+
+
+def by_hand(candidate: Candidate, state: SystemState, kind: str) -> tuple[float, float]:
+    """Latency and the objective's value, written down a second time."""
+    device = candidate.device_ms / (1 - state.device_load)
+    own = candidate.device_ms + candidate.encode_ms
+    if not candidate.tail:
+        return device, {"latency": device, "energy": 6 * own, "throughput": device}[kind]
+    assert state.link is not None
+    up = candidate.payload_bytes * 8 / state.link.uplink_kbps
+    down = candidate.reply_bytes * 8 / state.link.downlink_kbps
+    gateway = candidate.gateway_ms / (1 - state.gateway_load)
+    waiting = state.link.rtt_ms + up + state.gateway_wait_ms + gateway + candidate.decode_ms + down
+    latency = device + candidate.encode_ms + waiting
+    energy = 6 * own + 2 * waiting + 0.5 * (candidate.payload_bytes + candidate.reply_bytes) / 1000
+    slowest = max(device + candidate.encode_ms, up, gateway + candidate.decode_ms, down)
+    return latency, {"latency": latency, "energy": energy, "throughput": slowest}[kind]
+
+
+@given(options(), STATES, OBJECTIVES)
+def test_decide_agrees_with_trying_everything(
+    candidates: tuple[Candidate, ...], state: SystemState, objective: Objective
+) -> None:
+    possible = [
+        candidate
+        for candidate in candidates
+        if not candidate.tail
+        or (
+            state.link is not None
+            and not (objective.keep_input_local and candidate.sends_input)
+            and (candidate.lossless or objective.min_agreement <= 0.9)
+        )
+    ]
+    costs = [by_hand(candidate, state, objective.kind) for candidate in possible]
+    deadline = objective.deadline_ms or math.inf
+    timely = [value for latency, value in costs if latency <= deadline]
+    plan = decide(candidates, state, objective, POWER)
+    chosen = [
+        (latency, value)
+        for candidate, (latency, value) in zip(possible, costs, strict=True)
+        if (candidate.cut, candidate.codec, candidate.payload_bytes) == (plan.cut, plan.codec, plan.payload_bytes)
+        and latency == pytest.approx(plan.predicted_ms)
+    ]
+    if timely:
+        assert min(value for _, value in chosen) == pytest.approx(min(timely))
+        assert plan.predicted_ms <= deadline
+    else:
+        assert plan.predicted_ms == pytest.approx(min(latency for latency, _ in costs))
+        assert plan.why.startswith("nothing meets the deadline")
+
+
+@given(options(), STATES, OBJECTIVES, st.integers(0, 100), st.integers(0, 100))
+def test_a_higher_complexity_never_moves_work_to_the_device(
+    candidates: tuple[Candidate, ...], state: SystemState, objective: Objective, one: int, other: int
+) -> None:
+    def device_ms(complexity: int) -> float:
+        # Payloads numbered by position tell which candidate was taken.
+        plan = decide(numbered, replace(state, complexity=complexity), objective, POWER)
+        return next(c.device_ms for c in numbered if c.payload_bytes == plan.payload_bytes)
+
+    numbered = tuple(
+        replace(candidate, payload_bytes=candidate.payload_bytes * 16 + index)
+        for index, candidate in enumerate(candidates)
+    )
+    assert device_ms(max(one, other)) <= device_ms(min(one, other))
+
+
+@given(
+    options(),
+    STATES,
+    st.none() | st.integers(1, 500),
+    st.integers(1, 50),
+    st.integers(1, 50),
+    st.integers(0, 300),
+)
+def test_a_faster_link_never_slows_the_chosen_plan(
+    candidates: tuple[Candidate, ...],
+    state: SystemState,
+    deadline_ms: float | None,
+    up: int,
+    down: int,
+    less_rtt: int,
+) -> None:
+    objective = Objective(deadline_ms=deadline_ms)
+    before = decide(candidates, state, objective, POWER)
+    faster = state
+    if state.link is not None:
+        faster = replace(
+            state,
+            link=LinkState(
+                state.link.uplink_kbps * up,
+                state.link.downlink_kbps * down,
+                max(state.link.rtt_ms - less_rtt, 0),
+            ),
+        )
+    assert decide(candidates, faster, objective, POWER).predicted_ms <= before.predicted_ms
