@@ -56,7 +56,7 @@ def staging(target: Path) -> Iterator[Path]:
     try:
         # Beside the target, or where its missing folders will begin: they are made only once there is a bundle.
         anchor = next(parent for parent in place.parents if parent.exists())
-        stage = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=anchor))
+        stage = Path(tempfile.mkdtemp(prefix=f".{place.name[:100]}.", dir=anchor))
         try:
             folder = stage / "new"
             folder.mkdir()
@@ -97,8 +97,8 @@ def _replace(folder: Path, target: Path, old: Path) -> None:
 
 
 def _record(path: Path) -> FileRecord:
-    data = path.read_bytes()
-    return FileRecord(len(data), hashlib.sha256(data).hexdigest())
+    with path.open("rb") as file:
+        return FileRecord(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _tar(members: Mapping[str, bytes]) -> bytes:

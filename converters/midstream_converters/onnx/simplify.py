@@ -8,6 +8,7 @@ Nothing that is computed changes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,29 @@ from midstream_converters.onnx.probe import probe_values
 from midstream_converters.onnx.proto import Graph, Node, onnx, reads, rename
 
 
-def simplify(model: onnx.ModelProto, fixed: Mapping[str, Tensor]) -> None:
-    """Rewrite the model's main graph in place. ``fixed`` binds inputs to values."""
+def simplify(model: onnx.ModelProto, fixed: Mapping[str, Tensor], folder: Path) -> None:
+    """Rewrite the model's main graph in place. ``fixed`` binds inputs to values; external data lies in ``folder``."""
     graph = model.graph
+    _fill_sparse(graph)
     _drop_default_inputs(graph)
     _bind_inputs(graph, fixed)
     _lift_constants(graph)
-    while _inline_one_if(model):
+    while _inline_one_if(model, folder):
         _lift_constants(graph)
     _drop_dead(graph)
+
+
+def _fill_sparse(graph: Graph) -> None:
+    """Sparse initializers become dense ones of the same values."""
+    for sparse in graph.sparse_initializer:
+        values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+        dense = np.zeros(tuple(sparse.dims), values.dtype)
+        if indices.ndim == 1:
+            dense.reshape(-1)[indices] = values
+        else:
+            dense[tuple(indices.T)] = values
+        graph.initializer.append(numpy_helper.from_array(dense, sparse.values.name))
+    del graph.sparse_initializer[:]
 
 
 def _drop_default_inputs(graph: Graph) -> None:
@@ -71,11 +86,11 @@ def _constant_tensor(node: Node) -> onnx.TensorProto | None:
     return numpy_helper.from_array(value, node.output[0])
 
 
-def _inline_one_if(model: onnx.ModelProto) -> bool:
+def _inline_one_if(model: onnx.ModelProto, folder: Path) -> bool:
     graph = model.graph
     for position, node in enumerate(graph.node):
         if node.op_type == "If" and not node.domain:
-            condition = _constant_value(model, node.input[0])
+            condition = _constant_value(model, node.input[0], folder)
             if condition is not None:
                 branch = "then_branch" if bool(np.asarray(condition).reshape(-1)[0]) else "else_branch"
                 body = next(a.g for a in node.attribute if a.name == branch)
@@ -84,13 +99,13 @@ def _inline_one_if(model: onnx.ModelProto) -> bool:
     return False
 
 
-def _constant_value(model: onnx.ModelProto, name: str) -> Any | None:
+def _constant_value(model: onnx.ModelProto, name: str, folder: Path) -> Any | None:
     """What a value is, where it follows from constants alone."""
     graph = model.graph
     producers = {output: index for index, node in enumerate(graph.node) for output in node.output}
     constants = {tensor.name: tensor for tensor in graph.initializer}
     if name in constants:
-        return numpy_helper.to_array(constants[name])
+        return numpy_helper.to_array(constants[name], base_dir=str(folder))
     needed: set[int] = set()
     used: set[str] = set()
     pending = [name]
@@ -108,7 +123,7 @@ def _constant_value(model: onnx.ModelProto, name: str) -> Any | None:
     small = onnx.helper.make_model(
         part, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions
     )
-    return probe_values(small, {}, [name])[name]
+    return probe_values(small, {}, [name], folder)[name]
 
 
 def _inline(graph: Graph, position: int, node: Node, body: Graph) -> None:

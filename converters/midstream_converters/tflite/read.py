@@ -1,7 +1,7 @@
 """Read a TFLite file into the neutral graph.
 
-Requires: bytes that LiteRT itself loads. Ensures: one subgraph of built-in operators, in running order, every tensor
-with a key of its own.
+Requires: bytes that LiteRT itself loads. Ensures: the layers of the main subgraph in running order, every tensor with a
+key of its own. What IF, WHILE and others call is part of the layer that calls it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import numpy as np
 from midstream.errors import ModelError
 from midstream.tensors import TensorSpec, nbytes
 from midstream_converters.graph import ModelGraph, Node, Value
-from midstream_converters.tflite.check import check_model, numpy_dtype, operator_name, tensor_numbers
+from midstream_converters.tflite.check import check_model
+from midstream_converters.tflite.names import numpy_dtype, operator_name, tensor_numbers
 from midstream_converters.tflite.schema import schema
+from midstream_converters.tflite.subgraphs import calls, keeps_state, reached
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def _to_graph(model: Any, path: str) -> TfliteModel:
     for index, operator in enumerate(subgraph.operators):
         reads = [i for i in tensor_numbers(operator.inputs) if i >= 0]
         makes = [i for i in tensor_numbers(operator.outputs) if i >= 0]
-        stateful = any(subgraph.tensors[i].isVariable for i in reads)
+        stateful = keeps_state(model, subgraph, operator)
         static = not stateful and dynamic.isdisjoint(reads)
         if not static:
             dynamic.update(makes)
@@ -92,7 +94,7 @@ def _to_graph(model: Any, path: str) -> TfliteModel:
                 tuple(keys[i] for i in reads if i not in constant and not subgraph.tensors[i].isVariable),
                 tuple(keys[i] for i in makes),
                 _macs(op, [_shape(subgraph.tensors[i]) for i in reads], [_shape(subgraph.tensors[i]) for i in makes]),
-                sum(len(model.buffers[subgraph.tensors[i].buffer].data) for i in reads if i in constant),
+                _weight_bytes(model, subgraph, operator),
                 static,
                 stateful,
             )
@@ -109,6 +111,18 @@ def _to_graph(model: Any, path: str) -> TfliteModel:
         _specs(values, graph.inputs, path),
         _specs(values, graph.outputs, path),
     )
+
+
+def _weight_bytes(model: Any, subgraph: Any, operator: Any) -> int:
+    """Bytes of the constants that an operator reads, and of those that what it calls reads."""
+    size = sum(
+        len(model.buffers[subgraph.tensors[i].buffer].data)
+        for i in tensor_numbers(operator.inputs)
+        if i >= 0 and _has_data(model, subgraph.tensors[i])
+    )
+    called = {index for call in calls(operator) for index in reached(model, call.subgraph)}
+    inner = (tensor for index in called for tensor in model.subgraphs[index].tensors)
+    return size + sum(len(model.buffers[tensor.buffer].data) for tensor in inner if _has_data(model, tensor))
 
 
 def _specs(values: dict[str, Value], keys: Sequence[str], path: str) -> tuple[TensorSpec, ...]:

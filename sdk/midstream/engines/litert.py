@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from midstream.tensors import Tensor, Tensors
 
 # tflite-runtime is what an older board has; ai-edge-litert is its maintained successor.
 _PACKAGE = "ai_edge_litert" if find_spec("ai_edge_litert") else "tflite_runtime"
+_PIECE_BYTES = 1 << 20
 _interpreter: Any = import_module(f"{_PACKAGE}.interpreter")
 
 
@@ -86,20 +88,24 @@ class LiteRtEngine:
 
 
 def _with_weights(program: Program) -> bytes:
+    """The program and its weights as one piece of memory, filled without a second copy on the way."""
     if not program.record.weights:
         return program.content
-    parts = [program.content]
+    content = BytesIO()
+    content.write(program.content)
     try:
         with program.weights_path.open("rb") as weights:
             for offset, length in program.record.weights:
                 weights.seek(offset)
-                part = weights.read(length)
-                if len(part) != length:
-                    raise BundleError(f"{program.weights_path} ends early: the bundle is damaged")
-                parts.append(part + bytes(-length % WEIGHT_ALIGNMENT))
+                for start in range(0, length, _PIECE_BYTES):
+                    content.write(weights.read(min(_PIECE_BYTES, length - start)))
+                content.write(bytes(-length % WEIGHT_ALIGNMENT))
     except OSError as error:
         raise BundleError(f"cannot read {program.weights_path}: {error.strerror}") from None
-    return b"".join(parts)
+    padded = sum(length + -length % WEIGHT_ALIGNMENT for _, length in program.record.weights)
+    if content.tell() != len(program.content) + padded:
+        raise BundleError(f"{program.weights_path} ends early: the bundle is damaged")
+    return content.getvalue()
 
 
 def _first_line(error: Exception) -> str:
