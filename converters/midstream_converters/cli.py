@@ -70,6 +70,10 @@ def convert(
     if as_json:
         print_json(_summary(output, manifest, bundle_bytes))
         return
+    for spec in manifest.free_inputs():
+        if None in spec.shape and spec.name not in options.shapes:
+            sizes = ",".join(map(str, manifest.sample_shapes[spec.name]))
+            notes.print(f"sizes of {spec.name} are free; it was tried with --shape {spec.name}={sizes}", markup=False)
     notes.print(
         f"{output}: {len(manifest.cuts)} cuts proven, {len(manifest.rejected)} rejected; {bundle_bytes:,} bytes for a "
         f"model of {manifest.model_bytes:,}",

@@ -38,7 +38,10 @@ def check_target(target: Path) -> None:
         )
     if not place.exists():
         return
-    foreign = [place.name] if not place.is_dir() else sorted({file.name for file in place.iterdir()} - BUNDLE_FILES)
+    names = sorted(file.name for file in place.iterdir()) if place.is_dir() else [place.name]
+    foreign = [name for name in names if name not in BUNDLE_FILES]
+    if not foreign and names and not _is_ours(place / MANIFEST_FILE):
+        foreign = names
     if foreign:
         raise BundleError(
             f"{target} exists and is not a bundle alone, it has {foreign[0]!r}; choose another -o, nothing was written"
@@ -82,6 +85,16 @@ def write_bundle(
     (folder / MANIFEST_FILE).write_bytes(manifest_to_bytes(complete))
     (folder / COSTS_FILE).write_bytes(costs_to_bytes(costs))
     return complete
+
+
+def _is_ours(manifest: Path) -> bool:
+    """Whether a manifest begins like one, damaged further on or not."""
+    start = b'{"body":{"created_by":'
+    try:
+        with manifest.open("rb") as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
 
 
 def _replace(folder: Path, target: Path, old: Path) -> None:

@@ -481,13 +481,25 @@ def large_weights() -> onnx.ModelProto:
     )
 
 
+def loop_with_weights_of_its_own() -> onnx.ModelProto:
+    made = loop()
+    body = next(node for node in made.graph.node if node.op_type == "Loop").attribute[0].g
+    weight = np.random.default_rng(5).normal(0, 0.1, (8, 64)).astype(np.float32)
+    body.initializer.append(numpy_helper.from_array(weight, "inner"))
+    body.initializer.append(numpy_helper.from_array(weight[:4].T.reshape(64, 4)[:, :].repeat(2, axis=1), "w"))
+    body.node.insert(1, onnx.helper.make_node("MatMul", ["state", "inner"], ["wide"]))
+    body.node[2].input[:] = ["wide", "w"]
+    return made
+
+
 MAKERS: dict[str, Maker] = {
     maker.__name__: maker
     for maker in (
         chain, two_layers, three_layers, one_layer, residual, late_input, outputs_on_the_way, identity_output,
         input_as_output, constant_output, static_output, unused_input, dynamic_batch, dynamic_size,
         initializers_as_inputs, constant_nodes, half_weights, half_throughout, quantised, integer_operators,
-        sizes_from_values, branch_at_run_time, branch_known_before, loop, recurrent, no_declared_output_shape,
+        sizes_from_values, branch_at_run_time, branch_known_before, loop, loop_with_weights_of_its_own, recurrent,
+        no_declared_output_shape,
         split_and_join, local_function, token_ids, sequences, odd_names, large_weights,
     )
 }  # fmt: skip

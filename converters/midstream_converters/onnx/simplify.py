@@ -1,8 +1,8 @@
 """Bring an ONNX graph into the form that slicing wants.
 
-Requires: a topologically sorted main graph. Ensures: constants are initializers, an input of a fixed value is a
-constant, an If whose condition follows from constants is replaced by its branch, and every node ends in an output.
-Nothing that is computed changes.
+Requires: a topologically sorted main graph. Ensures: constants are initializers, large ones of inner graphs too; an
+input of a fixed value is a constant, an If whose condition follows from constants is replaced by its branch, and every
+node ends in an output. Nothing that is computed changes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from onnx import numpy_helper
 
 from midstream.tensors import Tensor
 from midstream_converters.onnx.probe import probe_values
-from midstream_converters.onnx.proto import Graph, Node, onnx, reads, rename
+from midstream_converters.onnx.proto import Graph, Node, inner_graphs, onnx, reads, rename
+from midstream_converters.onnx.store import INLINE_BYTES, constant_size
 
 
 def simplify(model: onnx.ModelProto, fixed: Mapping[str, Tensor], folder: Path) -> None:
@@ -28,6 +29,7 @@ def simplify(model: onnx.ModelProto, fixed: Mapping[str, Tensor], folder: Path) 
     _lift_constants(graph)
     while _inline_one_if(model, folder):
         _lift_constants(graph)
+    _lift_inner(graph)
     _drop_dead(graph)
 
 
@@ -128,18 +130,11 @@ def _constant_value(model: onnx.ModelProto, name: str, folder: Path) -> Any | No
 
 def _inline(graph: Graph, position: int, node: Node, body: Graph) -> None:
     """Put a branch's nodes where its If stood; inner names get a prefix of their own, outputs the If's names."""
-    taken = {name for other in graph.node for name in other.output}
-    taken |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    taken = _all_names(graph)
     prefix = node.name or node.output[0]
     own = [name for inner in body.node for name in inner.output if name]
     own += [tensor.name for tensor in body.initializer]
-    names = {}
-    for name in own:
-        fresh = f"{prefix}/{name}"
-        while fresh in taken:
-            fresh += "'"
-        taken.add(fresh)
-        names[name] = fresh
+    names = {name: _fresh(f"{prefix}/{name}", taken) for name in own}
     copies = []
     results = [value.name for value in body.output]
     for result, output in zip(results, node.output, strict=True):
@@ -161,6 +156,41 @@ def _inline(graph: Graph, position: int, node: Node, body: Graph) -> None:
     after = [_copy(other) for other in graph.node[position + 1 :]]
     del graph.node[:]
     graph.node.extend([*before, *inlined, *copies, *after])
+
+
+def _lift_inner(graph: Graph) -> None:
+    """Large initializers of inner graphs become the main graph's, under names of their own."""
+    taken = _all_names(graph)
+    for node in graph.node:
+        for inner in inner_graphs(node):
+            for tensor in [tensor for tensor in inner.initializer if constant_size(tensor) >= INLINE_BYTES]:
+                if any(value.name == tensor.name for value in (*inner.input, *inner.output)):
+                    continue
+                lifted = _copy_tensor(tensor)
+                lifted.name = _fresh(f"{node.name or node.output[0]}/{tensor.name}", taken)
+                graph.initializer.append(lifted)
+                for reader in inner.node:
+                    rename(reader, {tensor.name: lifted.name})
+                inner.initializer.remove(tensor)
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    """The name, or the next one that nothing has; it is taken from then on."""
+    while name in taken:
+        name += "'"
+    taken.add(name)
+    return name
+
+
+def _all_names(graph: Graph) -> set[str]:
+    """Every name in the graph and its inner graphs."""
+    names = {tensor.name for tensor in graph.initializer}
+    names |= {value.name for value in (*graph.input, *graph.output)}
+    for node in graph.node:
+        names |= {*node.input, *node.output}
+        for inner in inner_graphs(node):
+            names |= _all_names(inner)
+    return names
 
 
 def _drop_dead(graph: Graph) -> None:

@@ -73,8 +73,8 @@ def _join_buffers(model: Any, data: bytes) -> None:
 
 def _to_graph(model: Any, path: str) -> TfliteModel:
     subgraph = model.subgraphs[0]
-    keys = _unique_keys(subgraph.tensors)
-    constant = {i for i, tensor in enumerate(subgraph.tensors) if _has_data(model, tensor)}
+    keys = _unique_keys(subgraph.tensors or [])
+    constant = {i for i, tensor in enumerate(subgraph.tensors or []) if _has_data(model, tensor)}
     inputs, outputs = tensor_numbers(subgraph.inputs), tensor_numbers(subgraph.outputs)
     dynamic: set[int] = set(inputs)
     nodes = []
@@ -100,7 +100,7 @@ def _to_graph(model: Any, path: str) -> TfliteModel:
             )
         )
     values = {}
-    for i, tensor in enumerate(subgraph.tensors):
+    for i, tensor in enumerate(subgraph.tensors or []):
         spec = _spec(tensor, keys[i])
         values[keys[i]] = Value(spec, 0 if spec is None else nbytes(spec.dtype, _shape(tensor)))
     graph = ModelGraph(tuple(nodes), tuple(keys[i] for i in inputs), tuple(keys[i] for i in outputs), values)
@@ -121,7 +121,7 @@ def _weight_bytes(model: Any, subgraph: Any, operator: Any) -> int:
         if i >= 0 and _has_data(model, subgraph.tensors[i])
     )
     called = {index for call in calls(operator) for index in reached(model, call.subgraph)}
-    inner = (tensor for index in called for tensor in model.subgraphs[index].tensors)
+    inner = (tensor for index in called for tensor in model.subgraphs[index].tensors or [])
     return size + sum(len(model.buffers[tensor.buffer].data) for tensor in inner if _has_data(model, tensor))
 
 
@@ -164,14 +164,15 @@ def _spec(tensor: Any, key: str) -> TensorSpec | None:
     dtype = numpy_dtype(tensor.type)
     if dtype is None:
         return None
-    signature = tensor.shapeSignature
-    declared = _shape(tensor) if signature is None or len(signature) == 0 else tuple(int(size) for size in signature)
+    declared = tensor_numbers(tensor.shapeSignature)
+    if len(declared) != len(_shape(tensor)):
+        declared = list(_shape(tensor))
     shape = tuple(None if size < 0 else size for size in declared)
     scale, zero_point = None, None
     quantization = tensor.quantization
     if quantization is not None and quantization.scale is not None and len(quantization.scale) == 1:
         scale = float(quantization.scale[0])
-        zero_point = int(quantization.zeroPoint[0]) if quantization.zeroPoint is not None else 0
+        zero_point = next(iter(tensor_numbers(quantization.zeroPoint)), 0)
     return TensorSpec(key, dtype, shape, scale, zero_point)
 
 
