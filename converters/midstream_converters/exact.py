@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from midstream_converters.graph import PLAIN, Variant
-
 # The optimisations of onnxruntime that make an operator; by the names under which they can be switched off.
 _MADE_BY = {
     "Attention": ("AttentionFusion",),
@@ -55,18 +53,15 @@ class Trace:
         return sorted((self.head + self.tail - self.whole).keys())
 
 
-def switched_off(trace: Trace, wide: bool) -> Iterator[tuple[Variant, Variant]]:
-    """Pairs of variants for head and tail worth a try: without what makes more of an operator than the whole has."""
+def switched_off(trace: Trace) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """What is worth switching off, in head and tail: whatever makes more of an operator than the whole model has."""
     for operator in trace.left_over:
-        off = Variant(wide, _MADE_BY.get(operator, ()))
-        if not off.without:
-            continue
-        plain = Variant(wide) if wide else PLAIN
-        if trace.tail[operator]:
-            yield plain, off
-        if trace.head[operator]:
-            yield off, plain
-        if trace.head[operator] and trace.tail[operator]:
+        off = _MADE_BY.get(operator, ())
+        if off and trace.tail[operator]:
+            yield (), off
+        if off and trace.head[operator]:
+            yield off, ()
+        if off and trace.head[operator] and trace.tail[operator]:
             yield off, off
 
 
@@ -74,4 +69,4 @@ def cause(trace: Trace, engine: str) -> str:
     """Why a cut cannot be kept, in words."""
     if trace.parted or trace.left_over:
         return f"{engine} computes layers on both sides of it as one ({', '.join(trace.parted or trace.left_over)})"
-    return f"{engine} computes the two sides in other steps than the whole model"
+    return f"{engine} computes the two sides in other steps or layouts than the whole model"

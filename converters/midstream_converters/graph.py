@@ -91,12 +91,14 @@ class ModelGraph:
 class Variant:
     """What a slice may need, beside its layers, to give the whole model's bits.
 
-    ``wide``: a half-precision value crosses a cut in single precision, as a runtime that computes in single precision
-    holds it between two layers; rounding it would be a step that the whole model does not make. ``without`` are the
-    runtime's own names of optimisations that this part of the whole model does not get, though alone it would.
+    ``takes_wide`` and ``gives_wide``: a half-precision value crosses into or out of it in single precision, as a
+    runtime that computes in single precision holds it between two layers; rounding it would be a step that the whole
+    model does not make. ``without`` are the runtime's own names of optimisations that this part of the whole model does
+    not get, though alone it would.
     """
 
-    wide: bool = False
+    takes_wide: bool = False
+    gives_wide: bool = False
     without: tuple[str, ...] = ()
 
 
@@ -111,12 +113,12 @@ class Slice:
     content: bytes
 
 
-def carried(graph: ModelGraph, value: str, variant: Variant) -> TensorSpec:
+def carried(graph: ModelGraph, value: str, wide: bool) -> TensorSpec:
     """The name, dtype and shape under which a value crosses. Inputs and outputs of the model stay what they are."""
     spec = graph.values[value].spec
     if spec is None:
         raise ValueError(f"value {value!r} cannot cross a cut")
-    if not variant.wide or spec.dtype != np.float16 or value in graph.inputs or value in graph.outputs:
+    if not wide or spec.dtype != np.float16 or value in graph.inputs or value in graph.outputs:
         return spec
     return TensorSpec(f"{value}.float32", np.dtype(np.float32), spec.shape)
 

@@ -93,9 +93,9 @@ class Prover:
 
     def prove_middle(self, first: Proven, second: Proven) -> Slice | None:
         """What runs between two proven cuts, where it hands on the bits that the second cut's own head does."""
-        wide = first.halves.variant.wide or second.halves.variant.wide
-        off = dict.fromkeys(first.halves.tail.record.without + second.halves.head.record.without)
-        for variant in dict.fromkeys((Variant(wide), Variant(wide, tuple(off)))):
+        plain = Variant(first.halves.wide, second.halves.wide)
+        off = tuple(dict.fromkeys(first.halves.tail.record.without + second.halves.head.record.without))
+        for variant in dict.fromkeys((plain, replace(plain, without=off))):
             made = slicing.middle(self._source, first.candidate, second.candidate, variant)
             if made is None:
                 return None
@@ -109,9 +109,9 @@ class Prover:
     def _alternatives(self, candidate: Candidate, plain: Halves) -> Iterator[tuple[Candidate, Halves]]:
         wide = slicing.has_half(self._source, candidate)
         if wide:
-            yield candidate, slicing.halves(self._source, candidate, Variant(wide=True), Variant(wide=True))
-        for head, tail in exact.switched_off(self._trace(plain), wide):
-            yield candidate, slicing.halves(self._source, candidate, head, tail)
+            yield candidate, slicing.halves(self._source, candidate, wide=True)
+        for head, tail in exact.switched_off(self._trace(plain)):
+            yield candidate, slicing.halves(self._source, candidate, wide=wide, head_without=head, tail_without=tail)
         for moved, _ in zip(self._cutter.moved_before(candidate), range(_MOVES), strict=False):
             if moved.head not in self._heads:
                 yield moved, slicing.halves(self._source, moved)

@@ -12,12 +12,12 @@ from midstream_converters.graph import PLAIN, Slice, Source, Variant, carried
 
 @dataclass(frozen=True, slots=True)
 class Halves:
-    """A cut with its two programs."""
+    """A cut with its two programs. ``wide``: half-precision values cross in single precision."""
 
     cut: Cut
     head: Slice
     tail: Slice
-    variant: Variant
+    wide: bool
 
 
 def whole(source: Source) -> Slice:
@@ -26,8 +26,15 @@ def whole(source: Source) -> Slice:
     return source.slice(_member(WHOLE, source), everything, source.graph.inputs, source.graph.outputs, PLAIN)
 
 
-def halves(source: Source, candidate: Candidate, head: Variant = PLAIN, tail: Variant = PLAIN) -> Halves:
-    """Head and tail of a candidate. Both variants are wide, or neither is."""
+def halves(
+    source: Source,
+    candidate: Candidate,
+    *,
+    wide: bool = False,
+    head_without: tuple[str, ...] = (),
+    tail_without: tuple[str, ...] = (),
+) -> Halves:
+    """Head and tail of a candidate, each without some of the runtime's optimisations."""
     graph = source.graph
     in_head, in_tail = set(candidate.head), set(candidate.tail)
     made = [value for value in candidate.crossing if value in graph.producer]
@@ -38,16 +45,18 @@ def halves(source: Source, candidate: Candidate, head: Variant = PLAIN, tail: Va
     head_inputs = _read_by(source, candidate.head, graph.inputs)
     cut = Cut(
         candidate.id,
-        tuple(carried(graph, value, head) for value in candidate.crossing),
+        tuple(carried(graph, value, wide) for value in candidate.crossing),
         candidate.payload_bytes,
         candidate.head,
         outputs_here,
     )
+    first = Variant(gives_wide=wide, without=head_without)
+    second = Variant(takes_wide=wide, without=tail_without)
     return Halves(
         cut,
-        source.slice(_member(head_name(cut.id), source), candidate.head, head_inputs, tuple(head_outputs), head),
-        source.slice(_member(tail_name(cut.id), source), candidate.tail, candidate.crossing, outputs_there, tail),
-        Variant(head.wide, tuple(dict.fromkeys(head.without + tail.without))),
+        source.slice(_member(head_name(cut.id), source), candidate.head, head_inputs, tuple(head_outputs), first),
+        source.slice(_member(tail_name(cut.id), source), candidate.tail, candidate.crossing, outputs_there, second),
+        wide,
     )
 
 
@@ -72,7 +81,7 @@ def middle(source: Source, first: Candidate, second: Candidate, variant: Variant
 
 def has_half(source: Source, candidate: Candidate) -> bool:
     """Whether a value crosses that a wide variant would carry in another way."""
-    return any(carried(source.graph, value, Variant(wide=True)).name != value for value in candidate.crossing)
+    return any(carried(source.graph, value, wide=True).name != value for value in candidate.crossing)
 
 
 def _read_by(source: Source, nodes: Iterable[int], values: Iterable[str]) -> tuple[str, ...]:

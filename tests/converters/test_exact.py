@@ -13,19 +13,17 @@ from onnx import numpy_helper
 from midstream.bundle import Bundle
 from midstream_converters.convert import convert
 from midstream_converters.exact import Trace, cause, switched_off
-from midstream_converters.graph import Variant
 from midstream_converters.opening import Options
 
 
 def test_what_a_side_makes_more_of_is_switched_off_there() -> None:
     trace = Trace(Counter(FusedMatMul=1), Counter(FusedMatMul=1), Counter(FusedMatMul=1))
-    off = Variant(without=("MatMulScaleFusion", "MatmulTransposeFusion"))
-    assert list(switched_off(trace, wide=False)) == [(Variant(), off), (off, Variant()), (off, off)]
-    assert all(head.wide and tail.wide for head, tail in switched_off(trace, wide=True))
+    off = ("MatMulScaleFusion", "MatmulTransposeFusion")
+    assert list(switched_off(trace)) == [((), off), (off, ()), (off, off)]
 
 
 def test_what_nothing_is_known_to_make_is_left_alone() -> None:
-    assert list(switched_off(Trace(Counter(), Counter(Relu=1), Counter()), wide=False)) == []
+    assert list(switched_off(Trace(Counter(), Counter(Relu=1), Counter()))) == []
 
 
 def test_the_cause_names_what_was_parted() -> None:

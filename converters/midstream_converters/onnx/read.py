@@ -160,6 +160,8 @@ def _values(
     for name, array in seen.items():
         if not isinstance(array, np.ndarray) or array.dtype.hasobject:
             continue
+        if name in inferred and inferred[name].type.WhichOneof("value") != "tensor_type":
+            continue
         dims = _dims(inferred[name]) if name in inferred else None
         if dims is None or len(dims) != array.ndim:
             dims = (None,) * array.ndim

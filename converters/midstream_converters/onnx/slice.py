@@ -46,8 +46,8 @@ class OnnxSource:
         unknown = [name for name in needed if name not in self._model.constants]
         if unknown:
             raise ValueError(f"these layers neither make nor are given {unknown}")
-        takes, narrowing = self._carried(inputs, variant, narrow=True)
-        gives, widening = self._carried(outputs, variant, narrow=False)
+        takes, narrowing = self._carried(inputs, variant.takes_wide, _FLOAT16)
+        gives, widening = self._carried(outputs, variant.gives_wide, _FLOAT)
         graph = onnx.helper.make_graph(
             [*narrowing, *kept, *widening],
             member,
@@ -82,16 +82,14 @@ class OnnxSource:
             graph = onnx.load(target, load_external_data=False).graph
             return Counter(node.op_type for node in graph.node)
 
-    def _carried(
-        self, names: Sequence[str], variant: Variant, *, narrow: bool
-    ) -> tuple[list[TensorSpec], list[onnx.NodeProto]]:
+    def _carried(self, names: Sequence[str], wide: bool, cast_to: int) -> tuple[list[TensorSpec], list[onnx.NodeProto]]:
         """The specifications under which values are carried, and the casts between those and the layers' own."""
         specs, casts = [], []
         for name in names:
-            spec = carried(self.graph, name, variant)
+            spec = carried(self.graph, name, wide)
             if spec.name != name:
-                ends = ([spec.name], [name]) if narrow else ([name], [spec.name])
-                casts.append(onnx.helper.make_node("Cast", *ends, to=_FLOAT16 if narrow else _FLOAT))
+                ends = ([spec.name], [name]) if cast_to == _FLOAT16 else ([name], [spec.name])
+                casts.append(onnx.helper.make_node("Cast", *ends, to=cast_to))
             specs.append(spec)
         return specs, casts
 

@@ -74,8 +74,10 @@ def _join_buffers(model: Any, data: bytes) -> None:
 def _to_graph(model: Any, path: str) -> TfliteModel:
     subgraph = model.subgraphs[0]
     keys = _unique_keys(subgraph.tensors or [])
-    constant = {i for i, tensor in enumerate(subgraph.tensors or []) if _has_data(model, tensor)}
     inputs, outputs = tensor_numbers(subgraph.inputs), tensor_numbers(subgraph.outputs)
+    made = {i for operator in subgraph.operators for i in tensor_numbers(operator.outputs)}
+    # A constant may be empty, and then has no data to know it by.
+    constant = set(range(len(keys))) - made - set(inputs)
     dynamic: set[int] = set(inputs)
     nodes = []
     for index, operator in enumerate(subgraph.operators):
