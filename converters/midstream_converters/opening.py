@@ -15,6 +15,7 @@ from midstream.manifest import EngineName, SliceRecord
 from midstream.tensors import Tensors, TensorSpec
 from midstream_converters.graph import MAX_MODEL_BYTES, Source
 from midstream_converters.samples import InputTypes, archived_shapes, find_shapes
+from midstream_converters.trial import Limits, Trial
 
 DEFAULT_MAX_CUTS = 10
 _TFLITE_IDENTIFIER = b"TFL3"
@@ -66,9 +67,11 @@ def _open_tflite(data: bytes, path: Path, options: Options) -> Opened:
         name = next(iter(options.values))
         raise InputError(f"--value {name}: values can be bound in ONNX models only, and {path} is TFLite; leave it out")
     model = read_tflite(data, str(path))
-    original = _load("litert", data, path, [spec.name for spec in model.inputs], [spec.name for spec in model.outputs])
+    program = _program(data, path, [spec.name for spec in model.inputs], [spec.name for spec in model.outputs])
     types = _types(model.inputs, options, path)
-    shapes = _shapes(types, options, path, lambda sample: _refusal(original, sample))
+    with Trial("litert", program, path, Limits.for_model(len(data))) as trial:
+        shapes = _shapes(types, options, path, trial.refusal)
+    original = _load("litert", program, path)
     return Opened(TfliteSource(model), "tflite", len(data), _sha256(data), model.inputs, types, shapes, original, {})
 
 
@@ -78,10 +81,12 @@ def _open_onnx(data: bytes, path: Path, options: Options) -> Opened:
 
     proto = parse_onnx(data, path)
     size = len(data) + load_external(proto, path)
-    original = _load("onnx", data, path, *declared_names(proto))
-    model = read_onnx(proto, options.values, path)
-    types = _types(model.inputs, options, path)
-    shapes = _shapes(types, options, path, lambda sample: _refusal(original, sample | model.fixed))
+    program = _program(data, path, *declared_names(proto))
+    with Trial("onnx", program, path, Limits.for_model(size)) as trial:
+        model = read_onnx(proto, options.values, path)
+        types = _types(model.inputs, options, path)
+        shapes = _shapes(types, options, path, lambda sample: trial.refusal(sample | model.fixed))
+    original = _load("onnx", program, path)
     source = OnnxSource(model, build_graph(model, types.generate(shapes, seed=0), path))
     return Opened(source, "onnx", size, _sha256(data), model.all_inputs, types, shapes, original, model.fixed)
 
@@ -115,10 +120,13 @@ def _shapes(
     return find_shapes(types, given | dict(options.shapes), refusal, str(path))
 
 
-def _load(engine: EngineName, data: bytes, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> Session:
-    record = SliceRecord(path.name, len(data), tuple(inputs), tuple(outputs))
+def _program(data: bytes, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> Program:
+    return Program(SliceRecord(path.name, len(data), tuple(inputs), tuple(outputs)), data, path.resolve())
+
+
+def _load(engine: EngineName, program: Program, path: Path) -> Session:
     try:
-        return engine_for(engine).load(Program(record, data, path.resolve()))
+        return engine_for(engine).load(program)
     except (BundleError, ValueError) as error:
         raise ModelError(f"{path} cannot be run here: {error}") from None
 

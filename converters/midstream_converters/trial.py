@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from midstream.tensors import Tensor
 
 _RUNTIMES = {"litert": "LiteRT", "onnx": "onnxruntime"}
+_FORMATS = {"litert": "TFLite", "onnx": "ONNX"}
 _MODULE = "midstream_converters.trial"
 _MAX_REPLY_BYTES = 16 << 20
 _MAX_LOG_BYTES = 64 << 10
@@ -139,7 +140,8 @@ class Trial:
             }
             reply = self._ask(header, [self._program.content])
             if "refused" in reply:
-                raise ModelError(f"{self._path} cannot be run here: {reply['refused']}")
+                what = f"{self._path} is a {_FORMATS[self._engine]} file that {_RUNTIMES[self._engine]} refuses"
+                raise ModelError(f"{what}: {reply['refused']}")
         except BaseException:
             self._stop()
             raise

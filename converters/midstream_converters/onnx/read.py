@@ -20,10 +20,12 @@ from onnx import numpy_helper
 from midstream.errors import InputError, ModelError
 from midstream.tensors import CARRIED_DTYPES, Tensor, Tensors, TensorSpec
 from midstream_converters.graph import MAX_MODEL_BYTES, ModelGraph, Node, Value
+from midstream_converters.onnx.bounds import check_bounds
 from midstream_converters.onnx.probe import probe_values
 from midstream_converters.onnx.proto import onnx, reads
 from midstream_converters.onnx.simplify import simplify
 from midstream_converters.onnx.sizes import sized_by_content
+from midstream_converters.onnx.wire import check_wire
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class OnnxModel:
 
 def parse_onnx(data: bytes, path: Path) -> onnx.ModelProto:
     """The model, without its external data. Raises ModelError where these bytes are no model of standard operators."""
+    check_wire(data, path)
     try:
         model = onnx.ModelProto()
         model.ParseFromString(data)
@@ -59,6 +62,7 @@ def parse_onnx(data: bytes, path: Path) -> onnx.ModelProto:
             f"{path} uses the custom operators {', '.join(foreign)}, which onnxruntime cannot run by itself; "
             "export the model again with standard ONNX operators only"
         )
+    check_bounds(model, path)
     return model
 
 

@@ -34,9 +34,7 @@ def check_wire(data: bytes, path: Path) -> None:
     except IndexError:
         problem = "it ends early"
     if problem:
-        raise ModelError(
-            f"{path} is not an ONNX model that can be read: {problem}; it is truncated, damaged or of another kind"
-        )
+        raise ModelError(f"{path} is not a whole ONNX model: {problem}; it is truncated, damaged or of another kind")
 
 
 def _problem(data: bytes) -> str | None:

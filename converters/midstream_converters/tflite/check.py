@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from midstream.engines import Program, engine_for
-from midstream.errors import BundleError, InputError, ModelError
-from midstream.manifest import SliceRecord
+from midstream.errors import ModelError
 from midstream.tensors import CARRIED_DTYPES
 from midstream_converters.tflite.schema import schema
 
-_NO_WEIGHTS = Path("weights.bin")
 
-
-def check_model(model: Any, data: bytes, path: str) -> None:
+def check_model(model: Any, path: str) -> None:
     """Raise ModelError naming what is wrong with a model, and the remedy."""
     _check_operators(model, path)
     if problem := _broken_part(model):
         raise ModelError(f"{path} is a damaged TFLite model: {problem}")
-    _check_loads(model, data, path)
 
 
 def numpy_dtype(tensor_type: int) -> np.dtype[np.generic] | None:
@@ -97,17 +91,3 @@ def _check_operators(model: Any, path: str) -> None:
             f"{path} has {len(model.subgraphs)} subgraphs ({', '.join(control) or 'several entry points'}); "
             "only models of one subgraph can be sliced yet. Export the main signature without control flow"
         )
-
-
-def _check_loads(model: Any, data: bytes, path: str) -> None:
-    graph = model.subgraphs[0]
-    record = SliceRecord(
-        Path(path).name,
-        len(data),
-        tuple(f"input {i}" for i in tensor_numbers(graph.inputs)),
-        tuple(f"output {i}" for i in tensor_numbers(graph.outputs)),
-    )
-    try:
-        engine_for("litert").load(Program(record, data, _NO_WEIGHTS)).close()
-    except (BundleError, InputError) as error:
-        raise ModelError(f"{path} is a TFLite file that LiteRT refuses: {error}") from None
