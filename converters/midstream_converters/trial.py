@@ -34,7 +34,7 @@ _FORMATS = {"litert": "TFLite", "onnx": "ONNX"}
 _MODULE = "midstream_converters.trial"
 _MAX_REPLY_BYTES = 16 << 20
 _MAX_LOG_BYTES = 64 << 10
-_MAX_REASON = 200
+_MAX_REASON = 500
 _SECONDS = 10.0
 _MEMORY_BYTES = 768 << 20
 _MEMORY_VARIABLE = "MIDSTREAM_TRIAL_MEMORY_MB"
@@ -194,7 +194,7 @@ class Trial:
         self._log.seek(0)
         lines = self._log.read(_MAX_LOG_BYTES).decode(errors="replace").split("\n")
         reason = next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("INFO")), "")
-        return child.returncode or 0, reason[:_MAX_REASON]
+        return child.returncode or 0, _plain(reason)
 
     def _stop(self) -> None:
         """End the process, whatever it does."""
@@ -207,6 +207,11 @@ class Trial:
             with suppress(OSError):
                 if file is not None:
                     file.close()
+
+
+def _plain(text: str) -> str:
+    """A runtime's message without what could make a terminal do things: it may repeat any name of the model."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_MAX_REASON])
 
 
 def _ending(status: int) -> str:
@@ -235,11 +240,11 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
         try:
             reply = action()
         except MidstreamError as error:
-            reply = {"refused": str(error)}
+            reply = {"refused": _plain(str(error))}
         except MemoryError:
             reply = {"refused": f"it needs more than {memory_bytes >> 20} MiB of memory"}
         except Exception as error:  # noqa: BLE001  whatever a runtime's binding raises is an answer here
-            reply = {"refused": f"{type(error).__name__}: {error}"}
+            reply = {"refused": _plain(f"{type(error).__name__}: {error}")}
         replies.write(_line(reply))
         replies.flush()
 

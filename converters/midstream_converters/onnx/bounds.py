@@ -97,9 +97,9 @@ def _callees(nodes: Sequence[Node]) -> Iterator[tuple[str, str, str]]:
 
 
 def _order_problem(model: onnx.ModelProto) -> str | None:
-    problem = _late_value(model.graph.node, _given(model.graph), [])
+    problem = _late_value(model.graph.node, _given(model.graph), (), [])
     for function in model.functions:
-        problem = problem or _late_value(function.node, function.input, [])
+        problem = problem or _late_value(function.node, function.input, (), [])
     return problem and f"a node reads {problem!r} before another makes it, or makes it from itself"
 
 
@@ -109,7 +109,9 @@ def _given(graph: Graph) -> Iterator[str]:
     yield from (tensor.values.name for tensor in graph.sparse_initializer)
 
 
-def _late_value(nodes: Sequence[Node], given: Iterable[str], outside: list[tuple[set[str], set[str]]]) -> str | None:
+def _late_value(
+    nodes: Sequence[Node], given: Iterable[str], results: Iterable[str], outside: list[tuple[set[str], set[str]]]
+) -> str | None:
     """The first value that is read before it is made; ``outside`` has what each enclosing graph knows and makes."""
     known, made = set(given), {name for node in nodes for name in node.output}
     scopes = [*outside, (known, made)]
@@ -127,12 +129,11 @@ def _late_value(nodes: Sequence[Node], given: Iterable[str], outside: list[tuple
             if name and late(name):
                 return str(name)
         for graph in _inner(node):
-            problem = _late_value(graph.node, _given(graph), scopes)
-            problem = problem or next((value.name for value in graph.output if value.name and late(value.name)), None)
+            problem = _late_value(graph.node, _given(graph), (value.name for value in graph.output), scopes)
             if problem:
                 return problem
         known.update(node.output)
-    return None
+    return next((name for name in results if name and late(name)), None)
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

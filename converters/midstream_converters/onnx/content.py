@@ -8,8 +8,9 @@ from midstream_converters.onnx.proto import onnx
 
 MAX_RANK = 32
 
-# numpy has no such types; a byte holds several of them.
-_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+# numpy has no such types; a byte of raw data holds parts of several of them, and so does a number of the first ones.
+_PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+_BITS = _PACKED_BITS | {"FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 _FIELDS = {
     "FLOAT": "float_data",
     "COMPLEX64": "float_data",
@@ -49,7 +50,7 @@ def content_problem(tensor: onnx.TensorProto) -> str | None:
         wanted, there = content_bytes(tensor), len(tensor.raw_data)
         return None if there == wanted else f"is {shape}, {wanted} bytes, and has {there} bytes of data"
     wanted = math.prod(dims) * (2 if kind.startswith("COMPLEX") else 1)
-    if kind in _BITS:
+    if kind in _PACKED_BITS:
         wanted = content_bytes(tensor)
     there = len(getattr(tensor, _FIELDS.get(kind, "int32_data")))
     return None if there == wanted else f"is {shape}, {wanted} numbers or strings, and has {there} of them"

@@ -100,6 +100,8 @@ def read_onnx(model: onnx.ModelProto, values: Mapping[str, Any], path: Path) -> 
     listed = model.graph.input if model.ir_version >= 4 else ()
     replaceable = {value.name: _copied(value) for value in listed if value.name in defaults}
     simplify(model, fixed)
+    if not model.graph.node:
+        raise ModelError(f"{path} has no layers that lead to an output; there is nothing to slice")
     return OnnxModel(
         model,
         {tensor.name: tensor for tensor in model.graph.initializer},

@@ -75,7 +75,9 @@ class _Walk:
         for where, field, partner in shape.fields:
             where += at
             if isinstance(field, Numbers):
-                self._vector(where, field.item_bytes)
+                _, count = self._vector(where, field.item_bytes)
+                if field.at_most is not None and count > field.at_most:
+                    raise _DamagedError(f"the {name} at byte {at} has a shape of {count} axes")
             elif isinstance(field, Tables) and field.many:
                 start, count = self._vector(where, 4)
                 offsets = struct.unpack_from(f"<{count}I", data, start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from midstream_converters.tflite.schema import schema
 
 def check_model(model: Any, path: str) -> None:
     """Raise ModelError naming what is wrong with a model, and the remedy."""
-    _check_operators(model, path)
+    if not model.subgraphs or not model.subgraphs[0].operators:
+        raise ModelError(f"{path} holds no layers; there is nothing to slice")
     if problem := _broken_part(model):
         raise ModelError(f"{path} is a damaged TFLite model: {problem}")
+    _check_operators(model, path)
 
 
 def numpy_dtype(tensor_type: int) -> np.dtype[np.generic] | None:
@@ -47,13 +50,22 @@ def _broken_part(model: Any) -> str | None:
     graph = model.subgraphs[0]
     tensors, buffers = graph.tensors or [], model.buffers or []
     uses = [*tensor_numbers(graph.inputs), *tensor_numbers(graph.outputs)]
-    for operator in graph.operators:
+    for operator in [operator for any_graph in model.subgraphs for operator in any_graph.operators or []]:
         if not 0 <= operator.opcodeIndex < len(model.operatorCodes or []):
             return f"an operator has the code {operator.opcodeIndex} of {len(model.operatorCodes or [])}"
+    for operator in graph.operators:
         uses += tensor_numbers(operator.inputs) + tensor_numbers(operator.outputs)
         uses += tensor_numbers(operator.intermediates)
     if outside := [number for number in uses if not -1 <= number < len(tensors)]:
         return f"tensor {outside[0]} of {len(tensors)} is used"
+    made = Counter(number for operator in graph.operators for number in tensor_numbers(operator.outputs))
+    if twice := [number for number, times in made.items() if times > 1 and number >= 0]:
+        return f"tensor {twice[0]} is made by several operators"
+    made_later = set(made)
+    for operator in graph.operators:
+        if early := made_later.intersection(tensor_numbers(operator.inputs)) - {-1}:
+            return f"tensor {min(early)} is read before it is made"
+        made_later.difference_update(tensor_numbers(operator.outputs))
     for number, tensor in enumerate(tensors):
         shape = tensor_numbers(tensor.shape)
         if not 0 <= tensor.buffer < len(buffers):
@@ -70,8 +82,6 @@ def _broken_part(model: Any) -> str | None:
 
 
 def _check_operators(model: Any, path: str) -> None:
-    if not model.subgraphs or not model.subgraphs[0].operators:
-        raise ModelError(f"{path} holds no layers; there is nothing to slice")
     custom = sorted(
         {
             (code.customCode or b"?").decode(errors="replace")

@@ -17,6 +17,7 @@ class Numbers:
     """A vector of numbers, each of so many bytes."""
 
     item_bytes: int
+    at_most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ def _union(enumeration: Any) -> Union:
     return Union({number: name for name, number in vars(enumeration).items() if isinstance(number, int) and number})
 
 
+# numpy has no arrays of more axes.
+_AXES = Numbers(4, at_most=32)
 _BYTE, _INT, _LONG, _TEXT = Numbers(1), Numbers(4), Numbers(8), Text()
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -69,14 +72,14 @@ LAYOUTS: Mapping[str, Layout] = {
     "OperatorCode": {1: _TEXT},
     "SubGraph": {0: Tables("Tensor", many=True), 1: _INT, 2: _INT, 3: Tables("Operator", many=True), 4: _TEXT},
     "Tensor": {
-        0: _INT,
+        0: _AXES,
         3: _TEXT,
         4: Tables("QuantizationParameters"),
         6: Tables("SparsityParameters"),
-        7: _INT,
+        7: _AXES,
         9: Tables("VariantSubType", many=True),
     },
-    "VariantSubType": {0: _INT},
+    "VariantSubType": {0: _AXES},
     "QuantizationParameters": {0: _INT, 1: _INT, 2: _INT, 3: _LONG, 5: _union(schema.QuantizationDetails)},
     "CustomQuantization": {0: _BYTE},
     "BlockwiseQuantization": {3: _INT},
