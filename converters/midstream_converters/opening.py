@@ -16,6 +16,7 @@ from midstream.manifest import EngineName, SliceRecord
 from midstream.tensors import Tensors, TensorSpec
 from midstream_converters.graph import Source
 from midstream_converters.samples import InputTypes, archived_shapes, find_shapes
+from midstream_converters.trial import Limits, Trial
 from midstream_converters.weights import WeightStore
 
 DEFAULT_MAX_CUTS = 10
@@ -89,6 +90,7 @@ def open_model(model: ModelFile, options: Options, weights: WeightStore) -> Open
 
 
 def _open_tflite(file: ModelFile, options: Options, weights: WeightStore) -> Opened:
+    from midstream_converters.tflite.check import advice
     from midstream_converters.tflite.read import read_tflite
     from midstream_converters.tflite.slice import TfliteSource
 
@@ -97,9 +99,18 @@ def _open_tflite(file: ModelFile, options: Options, weights: WeightStore) -> Ope
         name = next(iter(options.values))
         raise InputError(f"--value {name}: values can be bound in ONNX models only, and {path} is TFLite; leave it out")
     model = read_tflite(file.data, str(path))
-    original = _load("litert", file, [spec.name for spec in model.inputs], [spec.name for spec in model.outputs])
     types = _types(model.inputs, options, path)
-    shapes = _shapes(types, options, path, lambda sample: _refusal(original, sample))
+    program = _program(file, [spec.name for spec in model.inputs], [spec.name for spec in model.outputs])
+    with Trial("litert", program, path, Limits.for_model(file.bytes)) as trial:
+
+        def refusal(sample: Tensors) -> str | None:
+            problem = trial.refusal(sample)
+            if problem and any(words in problem for words in ("custom op", "TensorFlow op")):
+                raise ModelError(f"{path} {advice(model.model) or problem}")
+            return problem
+
+        shapes = _shapes(types, options, path, refusal)
+    original = _load("litert", program, path)
     return Opened(file, TfliteSource(model, weights), "tflite", model.inputs, types, shapes, original, {})
 
 
@@ -109,27 +120,30 @@ def _open_onnx(file: ModelFile, options: Options, weights: WeightStore) -> Opene
 
     path = file.path
     proto = parse_onnx(file.data, path)
-    original = _load("onnx", file, *declared_names(proto))
-    model = read_onnx(proto, options.values, path, weights)
-    types = _types(model.inputs, options, path)
-    shapes = _shapes(types, options, path, lambda sample: _refusal(original, sample | model.fixed))
+    program = _program(file, *declared_names(proto))
+    with Trial("onnx", program, path, Limits.for_model(file.bytes)) as trial:
+        model = read_onnx(proto, options.values, path, weights)
+        types = _types(model.inputs, options, path)
+        shapes = _shapes(types, options, path, lambda sample: trial.refusal(sample | model.fixed))
+    original = _load("onnx", program, path)
     source = OnnxSource(model, build_graph(model, types.generate(shapes, seed=0), path))
     return Opened(file, source, "onnx", model.all_inputs, types, shapes, original, model.fixed)
 
 
 def _read_file(path: Path) -> bytes:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
             raise ModelError(f"{path} is a directory, pipe or device; give a .tflite or .onnx file")
+        if about.st_size > MAX_MODEL_BYTES:
+            raise ModelError(
+                f"{path} has {about.st_size} bytes; files of up to {MAX_MODEL_BYTES} are read: "
+                "store the weights of a larger ONNX model as external data"
+            )
         with path.open("rb") as file:
-            data = file.read(MAX_MODEL_BYTES + 1)
+            data = file.read(about.st_size)
     except OSError as error:
         raise ModelError(f"cannot read model {path}: {error.strerror}") from None
-    if len(data) > MAX_MODEL_BYTES:
-        raise ModelError(
-            f"{path} has more than {MAX_MODEL_BYTES} bytes, which neither format allows; "
-            "store the weights of an ONNX model as external data"
-        )
     if not data:
         raise ModelError(f"{path} is empty; it is not a model")
     return data
@@ -151,12 +165,16 @@ def _shapes(
     return find_shapes(types, given | dict(options.shapes), refusal, str(path))
 
 
-def _load(engine: EngineName, file: ModelFile, inputs: Sequence[str], outputs: Sequence[str]) -> Session:
+def _program(file: ModelFile, inputs: Sequence[str], outputs: Sequence[str]) -> Program:
     record = SliceRecord(file.path.name, len(file.data), tuple(inputs), tuple(outputs))
+    return Program(record, file.data, file.path.resolve())
+
+
+def _load(engine: EngineName, program: Program, path: Path) -> Session:
     try:
-        return engine_for(engine).load(Program(record, file.data, file.path.resolve()))
+        return engine_for(engine).load(program)
     except (BundleError, ValueError) as error:
-        raise ModelError(f"{file.path} cannot be run here: {error}") from None
+        raise ModelError(f"{path} cannot be run here: {error}") from None
 
 
 def _refusal(session: Session, sample: Tensors) -> str | None:

@@ -25,7 +25,7 @@ _PICTURE_SIZES = ((224, 224), (320, 320), (48, 320), (192, 192), (64, 64), (640,
 _GROWTH = 32
 _LENGTHS = (64, 512, 576, 128, 16, 1024, 1, 8, 16000)
 MAX_CALIBRATION_BYTES = 1 << 30
-MAX_SAMPLE_BYTES = 1 << 30
+MAX_SAMPLE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,20 @@ def find_shapes(
             raise InputError(f"{text} is larger than {MAX_SAMPLE_BYTES >> 20} MiB; give a smaller shape")
     problem = None
     for shapes in _proposals(types, given):
-        problem = refusal(types.generate(shapes, seed=0))
+        problem = too_large(types.specs, shapes) or refusal(types.generate(shapes, seed=0))
         if problem is None:
             return shapes
     free = [str(spec) for spec in types.specs if spec.name not in given and None in spec.shape]
     if not free:
         raise ModelError(f"{path} does not run on a made input of its own shapes: {problem}")
     raise ModelError(f"no size was found on which {path} runs; give one with --shape NAME=1,… for {'; '.join(free)}")
+
+
+def too_large(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Why no input of these shapes is made, None where one can be."""
+    size = sum(nbytes(spec.dtype, shapes[spec.name]) for spec in specs)
+    limit = f"inputs of more than {MAX_SAMPLE_BYTES >> 20} MiB are not made"
+    return f"it would take {size} bytes, and {limit}" if size > MAX_SAMPLE_BYTES else None
 
 
 def varied_samples(
@@ -86,7 +93,7 @@ def varied_samples(
     samples: list[Tensors] = []
     for axes in (frozenset({True, False}), frozenset({True}), frozenset({False})):
         varied = grown(axes)
-        if varied != dict(shapes):
+        if varied != dict(shapes) and not too_large(types.specs, varied):
             sample = types.generate(varied, GENERATED_SAMPLES + len(samples))
             if refusal(sample) is None:
                 samples.append(sample)

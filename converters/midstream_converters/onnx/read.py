@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from midstream.errors import InputError, ModelError
+from midstream.errors import InputError, ModelError, printable
 from midstream.tensors import CARRIED_DTYPES, Tensor, Tensors, TensorSpec
 from midstream_converters.graph import ModelGraph, Node, Value
+from midstream_converters.onnx.bounds import check_bounds
+from midstream_converters.onnx.content import content_bytes
 from midstream_converters.onnx.probe import probe_values
 from midstream_converters.onnx.proto import all_nodes, onnx, reads
 from midstream_converters.onnx.simplify import simplify
 from midstream_converters.onnx.sizes import sized_by_content
-from midstream_converters.onnx.store import constant_size, store_constants
+from midstream_converters.onnx.store import store_constants
+from midstream_converters.onnx.wire import check_wire
 from midstream_converters.weights import WeightStore
 
 # Those whose operators every build of onnxruntime has.
@@ -52,6 +55,7 @@ class OnnxModel:
 
 def parse_onnx(data: bytes, path: Path) -> onnx.ModelProto:
     """The model, without its external data. Raises ModelError where these bytes are no model of standard operators."""
+    check_wire(data, path)
     try:
         model = onnx.ModelProto()
         model.ParseFromString(data)
@@ -66,6 +70,7 @@ def parse_onnx(data: bytes, path: Path) -> onnx.ModelProto:
             f"{path} uses the custom operators {', '.join(foreign)}, which onnxruntime cannot run by itself; "
             "export the model again with standard ONNX operators only"
         )
+    check_bounds(model, path)
     return model
 
 
@@ -92,6 +97,8 @@ def read_onnx(model: onnx.ModelProto, values: Mapping[str, Any], path: Path, wei
     listed = model.graph.input if model.ir_version >= 4 else ()
     replaceable = {value.name: _copied(value) for value in listed if value.name in defaults}
     simplify(model, fixed, path.parent)
+    if not model.graph.node:
+        raise ModelError(f"{path} has no layers that lead to an output; there is nothing to slice")
     store_constants(model, path.parent, weights)
     return OnnxModel(
         model,
@@ -128,7 +135,7 @@ def build_graph(source: OnnxModel, sample: Tensors, path: Path) -> ModelGraph:
             tuple(name for name in reads(node) if name not in source.constants),
             tuple(name for name in node.output if name),
             _macs(node, source.constants, shapes),
-            sum(constant_size(source.constants[name]) for name in node.input if name in source.constants),
+            sum(content_bytes(source.constants[name]) for name in node.input if name in source.constants),
             static[index],
         )
         for index, node in enumerate(graph.node)
@@ -238,7 +245,7 @@ def _copied(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
 
 
 def _qualified(node: onnx.NodeProto) -> str:
-    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+    return printable(f"{node.domain}::{node.op_type}" if node.domain else node.op_type, 100)
 
 
 def _is_custom(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:

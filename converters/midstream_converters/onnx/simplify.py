@@ -15,9 +15,10 @@ import numpy as np
 from onnx import numpy_helper
 
 from midstream.tensors import Tensor
+from midstream_converters.onnx.content import content_bytes
 from midstream_converters.onnx.probe import probe_values
 from midstream_converters.onnx.proto import Graph, Node, inner_graphs, onnx, reads, rename
-from midstream_converters.onnx.store import INLINE_BYTES, constant_size
+from midstream_converters.onnx.store import INLINE_BYTES
 
 
 def simplify(model: onnx.ModelProto, fixed: Mapping[str, Tensor], folder: Path) -> None:
@@ -163,7 +164,7 @@ def _lift_inner(graph: Graph) -> None:
     taken = _all_names(graph)
     for node in graph.node:
         for inner in inner_graphs(node):
-            for tensor in [tensor for tensor in inner.initializer if constant_size(tensor) >= INLINE_BYTES]:
+            for tensor in [tensor for tensor in inner.initializer if content_bytes(tensor) >= INLINE_BYTES]:
                 if any(value.name == tensor.name for value in (*inner.input, *inner.output)):
                     continue
                 lifted = _copy_tensor(tensor)

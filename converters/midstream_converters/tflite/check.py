@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections import Counter
 from typing import Any
 
-import numpy as np
-
-from midstream.engines import Program, engine_for
-from midstream.errors import BundleError, InputError, ModelError
-from midstream.manifest import SliceRecord
+from midstream.errors import ModelError
 from midstream_converters.tflite.names import custom_names, numpy_dtype, tensor_numbers
 from midstream_converters.tflite.subgraphs import calls, reached
 
-_NO_WEIGHTS = Path("weights.bin")
 
-
-def check_model(model: Any, data: bytes, path: str) -> None:
+def check_model(model: Any, path: str) -> None:
     """Raise ModelError naming what is wrong with a model, and the remedy."""
     if not model.subgraphs or not model.subgraphs[0].operators:
         raise ModelError(f"{path} holds no layers; there is nothing to slice")
     if problem := _broken_part(model):
         raise ModelError(f"{path} is a damaged TFLite model: {problem}")
-    _check_runs(model, data, path)
 
 
 def _broken_part(model: Any) -> str | None:
@@ -47,6 +40,14 @@ def _broken_tensor(model: Any, graph: Any) -> str | None:
         uses += tensor_numbers(operator.intermediates)
     if outside := [number for number in uses if not -1 <= number < len(tensors)]:
         return f"tensor {outside[0]} of {len(tensors)} is used"
+    made = Counter(number for operator in graph.operators or [] for number in tensor_numbers(operator.outputs))
+    if twice := [number for number, times in made.items() if times > 1 and number >= 0]:
+        return f"tensor {twice[0]} is made by several operators"
+    made_later = set(made)
+    for operator in graph.operators or []:
+        if early := made_later.intersection(tensor_numbers(operator.inputs)) - {-1}:
+            return f"tensor {min(early)} is read before it is made"
+        made_later.difference_update(tensor_numbers(operator.outputs))
     for number, tensor in enumerate(tensors):
         shape = tensor_numbers(tensor.shape)
         if not 0 <= tensor.buffer < len(buffers):
@@ -62,34 +63,11 @@ def _broken_tensor(model: Any, graph: Any) -> str | None:
     return None
 
 
-def _check_runs(model: Any, data: bytes, path: str) -> None:
-    """Whether LiteRT loads it and, where it names custom operators, has kernels for them."""
-    graph = model.subgraphs[0]
-    inputs, outputs = tensor_numbers(graph.inputs), tensor_numbers(graph.outputs)
-    record = SliceRecord(
-        Path(path).name, len(data), tuple(f"input {i}" for i in inputs), tuple(f"output {i}" for i in outputs)
-    )
-    try:
-        session = engine_for("litert").load(Program(record, data, _NO_WEIGHTS))
-    except (BundleError, InputError) as error:
-        raise ModelError(f"{path} is a TFLite file that LiteRT refuses: {error}") from None
-    try:
-        if custom := custom_names(model):
-            tensors = [graph.tensors[number] for number in inputs]
-            session.run({
-                name: np.zeros(tensor_numbers(tensor.shape), numpy_dtype(tensor.type))
-                for name, tensor in zip(record.inputs, tensors, strict=True)
-            })  # fmt: skip
-    except InputError as error:
-        # Anything else may be due to sizes; whoever looks for those will see it.
-        if any(words in str(error) for words in ("custom op", "TensorFlow op")):
-            raise ModelError(f"{path} {_advice(custom)}") from None
-    finally:
-        session.close()
-
-
-def _advice(custom: list[str]) -> str:
-    """What is the matter with operators that LiteRT has no kernels for, and what to do."""
+def advice(model: Any) -> str | None:
+    """What is the matter with operators that LiteRT has no kernels for, and what to do; None where all are built in."""
+    custom = custom_names(model)
+    if not custom:
+        return None
     names = ", ".join(custom)
     if "edgetpu-custom-op" in custom:
         return f"is compiled for the Edge TPU ({names}); give the TFLite file that it was compiled from"

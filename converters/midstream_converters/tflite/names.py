@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from midstream.errors import printable
 from midstream.tensors import CARRIED_DTYPES
 from midstream_converters.tflite.schema import schema
 
@@ -33,7 +34,7 @@ def custom_names(model: Any) -> list[str]:
 
 def _code_name(code: Any) -> str:
     if _builtin(code) == _CUSTOM:
-        return (code.customCode or b"?").decode(errors="replace")
+        return printable((code.customCode or b"?").decode(errors="replace"), 100)
     return _OPERATORS.get(_builtin(code), f"operator {_builtin(code)}")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from midstream.errors import ModelError
 from midstream.tensors import TensorSpec, nbytes
 from midstream_converters.graph import ModelGraph, Node, Value
+from midstream_converters.tflite.bounds import check_bounds
 from midstream_converters.tflite.check import check_model
 from midstream_converters.tflite.names import numpy_dtype, operator_name, tensor_numbers
 from midstream_converters.tflite.schema import schema
@@ -43,11 +44,12 @@ def read_tflite(data: bytes, path: str) -> TfliteModel:
     """Read and check a model. Raises ModelError naming what is wrong with it, and the remedy."""
     model = _parse(data, path)
     _join_buffers(model, data)
-    check_model(model, data, path)
+    check_model(model, path)
     return _to_graph(model, path)
 
 
 def _parse(data: bytes, path: str) -> Any:
+    check_bounds(data, path)
     try:
         return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
     except (
