@@ -92,8 +92,20 @@ def test_only_files_are_members(tmp_path: Path, kind: bytes) -> None:
         entry = tarfile.TarInfo("a")
         entry.type, entry.linkname = kind, str(tmp_path / "secret")
         archive.addfile(entry)
-    with pytest.raises(BundleError, match="lacks the slice 'a'"):
+    with pytest.raises(BundleError, match="'a' is not a plain file"):
         packed(tmp_path, buffer.getvalue()).read("a", 1000)
+
+
+@pytest.mark.parametrize("size", [-512, -1, -(1 << 20)])
+def test_a_size_that_leads_back_is_refused(tmp_path: Path, size: int) -> None:
+    entry = tarfile.TarInfo("a")
+    entry.size = 512
+    header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(BundleError, match="cannot be unpacked"):
+        packed(tmp_path, bytes(header) + bytes(2048)).read("a", 1000)
 
 
 def test_a_bomb_is_stopped_at_what_was_announced(tmp_path: Path) -> None:

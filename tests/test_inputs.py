@@ -108,9 +108,9 @@ def test_what_can_be_said(text: str, name: str, semantics: Semantics) -> None:
         ("x=image:NHWC:RGB:1,,1", "'' is not a finite number"),
         ("x=image:NHWC:RGB:1,2", "scale and mean take 1 or 3 numbers"),
         ("x=image:NHWC:RGB:1:1,2,3,4", "scale and mean take 1 or 3 numbers"),
-        ("x=image:NHWC:GREY:1,1,1", "scale and mean take 1 or 1 numbers"),
-        ("x=image:NHWC:RGB:0", "a scale of 0 would erase the picture"),
-        ("x=image:NHWC:RGB:1,0/5,1", "a scale of 0 would erase"),
+        ("x=image:NHWC:GREY:1,1,1", "scale and mean take 1 number"),
+        ("x=image:NHWC:RGB:0", "a scale must not be 0"),
+        ("x=image:NHWC:RGB:1,0/5,1", "a scale must not be 0"),
     ],
 )
 def test_what_is_not_understood_is_one_error(text: str, reason: str) -> None:

@@ -22,7 +22,7 @@ from midstream_converters.opening import Options
 
 OPTIONAL = (
     "tensorflow", "onnx", "onnxruntime", "ai_edge_litert", "tflite_runtime", "flatbuffers", "librosa", "soundfile",
-    "soxr", "numba", "scipy", "iotcore", "torch",
+    "soxr", "numba", "scipy", "iotcore", "torch", "platformdirs",
 )  # fmt: skip
 ENGINES = ("midstream.engines.litert", "midstream.engines.onnx")
 # Stands in for an environment in which these packages are not installed.
@@ -212,8 +212,9 @@ def test_a_board_runs_a_bundle_with_its_one_engine(models: dict[str, Path], bund
     ("model", "hidden", "extra", "package"),
     [
         ("tflite", ("ai_edge_litert", "tflite_runtime"), "convert", "ai-edge-litert"),
-        ("tflite", ("flatbuffers",), "convert", ""),
+        ("tflite", ("flatbuffers",), "convert", "flatbuffers"),
         ("onnx", ("onnx",), "convert", "onnx"),
+        ("onnx", ("onnxruntime",), "onnx", "onnxruntime"),
     ],
 )
 def test_without_what_converts_it_a_model_is_one_error(

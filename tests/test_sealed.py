@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,53 +60,67 @@ SEMANTICS = st.builds(AudioInput, st.integers(1000, 384_000)) | st.builds(
 
 
 @st.composite
-def specs(draw: st.DrawFn) -> TensorSpec:
+def specs(draw: st.DrawFn, name: str) -> TensorSpec:
     quantised = draw(st.booleans())
     return TensorSpec(
-        draw(NAMES),
+        name,
         np.dtype(draw(st.sampled_from(sorted(CARRIED_DTYPES)))),
-        tuple(draw(st.lists(st.none() | st.integers(0, 2**31), max_size=5))),
-        draw(FINITE) if quantised else None,
+        tuple(draw(st.lists(st.none() | st.integers(1, 2**31), max_size=5))),
+        draw(st.floats(0, 1e30)) if quantised else None,
         draw(st.integers(-(2**31), 2**31)) if quantised else None,
     )
 
 
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
+    """Manifests whose parts fit each other: slices take and give what they are said to."""
     weights = draw(st.integers(0, 10_000))
+    names = iter(draw(st.lists(NAMES, min_size=12, max_size=12, unique=True)))
 
-    def record() -> SliceRecord:
+    def few(of: Sequence[str]) -> tuple[str, ...]:
+        return tuple(name for name in of if draw(st.booleans()))
+
+    def some(count: int) -> tuple[TensorSpec, ...]:
+        return tuple(draw(specs(next(names))) for _ in range(draw(st.integers(0, count))))
+
+    def record(takes: Sequence[str], gives: Sequence[str]) -> SliceRecord:
         starts = draw(st.lists(st.integers(0, weights), max_size=3))
         ranges = tuple((start, draw(st.integers(0, weights - start))) for start in starts)
-        names = st.lists(NAMES, max_size=3).map(tuple)
-        return SliceRecord(draw(NAMES), draw(COUNTS), draw(names), draw(names), ranges)
+        return SliceRecord(draw(NAMES), draw(COUNTS), few(takes), tuple(gives), ranges, tuple(draw(st.lists(NAMES))))
 
-    spec_lists = st.lists(specs(), max_size=3).map(tuple)
-    cuts = tuple(
-        Cut(name, draw(spec_lists), draw(COUNTS), draw(LAYERS), tuple(draw(st.lists(NAMES, max_size=2))))
-        for name in draw(st.lists(NAMES, max_size=3, unique=True))
-    )
-    slices = {WHOLE: record()} | {name(cut.id): record() for cut in cuts for name in (head_name, tail_name)}
-    rejected = st.builds(RejectedCut, NAMES, NAMES, st.none() | FINITE)
+    inputs, outputs = some(3), some(3)
+    given, wanted = [spec.name for spec in inputs], [spec.name for spec in outputs]
+    fixed = draw(st.sets(st.sampled_from(given))) if given else set()
+    slices = {WHOLE: record(given, wanted)}
+    cuts = []
+    for cut_id in draw(st.lists(NAMES, max_size=3, unique=True)):
+        crossing, here = some(2), few(wanted)
+        made = [*(spec.name for spec in crossing), *here]
+        slices[head_name(cut_id)] = record(given, made)
+        slices[tail_name(cut_id)] = record(made[: len(crossing)], [name for name in wanted if name not in here])
+        cuts.append(Cut(cut_id, crossing, draw(COUNTS), draw(LAYERS), here))
+    rejected = st.builds(RejectedCut, NAMES, NAMES, st.none() | TIMES)
+    values = st.integers() | FINITE | st.lists(st.booleans(), max_size=3)
     return Manifest(
         name=draw(NAMES),
         model_format=draw(st.sampled_from(["tflite", "onnx"])),
         model_bytes=draw(COUNTS),
         model_sha256=draw(NAMES),
         engine=draw(st.sampled_from(["litert", "onnx"])),
-        inputs=draw(spec_lists),
-        outputs=draw(spec_lists),
-        sample_shapes=draw(st.dictionaries(NAMES, st.lists(COUNTS, max_size=4).map(tuple), max_size=3)),
-        cuts=cuts,
+        inputs=inputs,
+        outputs=outputs,
+        sample_shapes={spec.name: tuple(size or 1 for size in spec.shape) for spec in inputs},
+        cuts=tuple(cuts),
         slices=slices,
         files={WEIGHTS_FILE: FileRecord(weights, draw(NAMES)), SLICES_FILE: FileRecord(draw(COUNTS), draw(NAMES))},
-        semantics=draw(st.dictionaries(NAMES, SEMANTICS, max_size=2)),
-        fixed=draw(st.dictionaries(NAMES, st.integers() | FINITE | st.lists(st.booleans(), max_size=3), max_size=2)),
+        semantics={name: draw(SEMANTICS) for name in few(given)},
+        fixed={name: draw(values) for name in fixed},
         rejected=tuple(draw(st.lists(rejected, max_size=2))),
         tolerance=draw(TIMES),
         unpacked_bytes=draw(COUNTS),
         stateful=draw(st.booleans()),
         created_by=draw(NAMES),
+        recipe=draw(NAMES),
     )
 
 
@@ -142,7 +156,10 @@ def small() -> Manifest:
         outputs=(y,),
         sample_shapes={"x": (1, 4)},
         cuts=(Cut("c1", (y,), 2, (0, 1, 2, 5)),),
-        slices={name: SliceRecord(f"{name}.onnx", 5, ("x",), ("y",), ((0, 16),)) for name in names},
+        slices={
+            name: SliceRecord(f"{name}.onnx", 5, ("y" if name == tail_name("c1") else "x",), ("y",), ((0, 16),))
+            for name in names
+        },
         files={WEIGHTS_FILE: FileRecord(16, "aa"), SLICES_FILE: FileRecord(5, "bb")},
         semantics={"x": AudioInput(16_000)},
     )
@@ -418,3 +435,37 @@ def test_a_damaged_graph_is_refused(data: bytes) -> None:
 def test_anything_else_is_refused(read: Callable[[bytes, str], object], data: bytes) -> None:
     with pytest.raises(BundleError, match=r"^some/file "):
         read(data, "some/file")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("outputs", 0, "name"), "z"),
+        (("sample_shapes",), {}),
+        (("sample_shapes", "x"), [2, 4]),
+        (("slices", WHOLE, "inputs"), [["x"]]),
+        (("slices", WHOLE, "inputs"), "x"),
+        (("slices", WHOLE, "outputs"), []),
+        (("slices", head_name("c1"), "outputs"), []),
+        (("slices", tail_name("c1"), "inputs"), ["x"]),
+        (("slices", tail_name("c1"), "weights"), [[-8, 8]]),
+        (("cuts", 0, "payload_bytes"), -1),
+        (("cuts", 0, "head_outputs"), ["x"]),
+        (("cuts", 0, "nodes"), [[0, 9_999_999]]),
+        (("cuts", 0, "tensors", 0, "shape"), [-2]),
+        (("cuts", 0, "tensors", 0, "scale"), "nan"),
+        (("fixed",), {"nobody": 1}),
+        (("tolerance",), "inf"),
+        (("unpacked_bytes",), True),
+        (("files", WEIGHTS_FILE, "bytes"), 1.0),
+    ],
+)
+def test_a_manifest_whose_parts_do_not_fit_is_refused(path: tuple[str | int, ...], value: Any) -> None:
+    with pytest.raises(BundleError, match="does not read as this part of a bundle"):
+        manifest_from_bytes(changed(manifest_to_bytes(small()), value, *path), "manifest.json")
+
+
+def test_cuts_of_one_id_are_refused() -> None:
+    twice = replace(small(), cuts=small().cuts * 2)
+    with pytest.raises(BundleError, match="two cuts have one id"):
+        manifest_from_bytes(manifest_to_bytes(twice), "manifest.json")
