@@ -34,7 +34,13 @@ class TensorSpec:
     zero_point: int | None = None
 
     def accepts(self, shape: Sequence[int]) -> bool:
-        """Whether an array of this shape fits."""
+        """Whether an array of this shape may be given: a dynamic size is 1 or more, as runtimes crash on none."""
+        return self.describes(shape) and all(
+            size > 0 for want, size in zip(self.shape, shape, strict=True) if want is None
+        )
+
+    def describes(self, shape: Sequence[int]) -> bool:
+        """Whether an array of this shape may come out: a dynamic size is anything, such as no boxes found."""
         return len(shape) == len(self.shape) and all(
             want is None or want == have for want, have in zip(self.shape, shape, strict=True)
         )
@@ -75,9 +81,10 @@ def check_tensors(specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor], of
                 f"convert it with .astype({spec.dtype.name!r})"
             )
         if not spec.accepts(value.shape):
-            wanted = [("?" if size is None else size) for size in spec.shape]
+            wanted = ", ".join("?" if size is None else str(size) for size in spec.shape)
             raise InputError(
-                f"input {spec.name!r} of {of} has shape {list(value.shape)}, needed {wanted}".replace("'", "")
+                f"input {spec.name!r} of {of} has shape {list(value.shape)}, needed [{wanted}]"
+                + ("; ? is 1 or more" if spec.describes(value.shape) else "")
             )
         checked[spec.name] = np.ascontiguousarray(value).reshape(value.shape)
     return checked

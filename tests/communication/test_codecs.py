@@ -291,6 +291,14 @@ def test_damaged_lossless_data_is_refused(data: bytes) -> None:
         decode("lossless", [EncodedTensor((2, 3), FLOAT32, data)], [spec], {}, PLENTY)
 
 
+def test_a_tensor_of_dynamic_size_may_come_empty() -> None:
+    none_found = np.empty((0, 4), np.float32)
+    spec = TensorSpec("boxes", none_found.dtype, (None, 4))
+    assert not spec.accepts(none_found.shape)
+    for codec in ("raw", "lossless"):
+        assert_bits(decode(codec, encode(codec, {"boxes": none_found}, {}), [spec], {}, PLENTY)["boxes"], none_found)
+
+
 def test_an_empty_tensor_may_come_deflated() -> None:
     spec = TensorSpec("x", FLOAT32, (0, 3))
     encoded = [EncodedTensor((0, 3), FLOAT32, b"\1" + zlib.compress(b""))]

@@ -204,7 +204,7 @@ def _bound(name: str, value: Any, inputs: Mapping[str, TensorSpec], path: Path) 
         exact = spec.dtype.kind == "f" or bool(np.all(array == given))
     except (ValueError, TypeError, OverflowError):
         exact = False
-    if not exact or not spec.accepts(array.shape):
+    if not exact or not spec.describes(array.shape):
         raise InputError(f"--value {name}={json.dumps(value)} is not a value of input {spec} of {path}")
     return array
 

@@ -89,7 +89,7 @@ def decode(
         names = ", ".join(spec.name for spec in specs) or "none"
         raise CodecError(f"{len(encoded)} tensors came, needed {len(specs)}: {names}")
     for tensor, spec in zip(encoded, specs, strict=True):
-        if tensor.dtype != spec.dtype or not spec.accepts(tensor.shape):
+        if tensor.dtype != spec.dtype or not spec.describes(tensor.shape):
             raise CodecError(f"tensor {spec.name!r} came as {tensor.dtype}{list(tensor.shape)}, needed {spec}")
     total = sum(decoded_bytes(tensor.shape, tensor.dtype) for tensor in encoded)
     if total > max_bytes:

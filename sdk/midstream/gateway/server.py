@@ -20,8 +20,9 @@ from midstream.communication.codecs import decode, encode
 from midstream.communication.presence import Presence, encode_presence
 from midstream.communication.transport import Message, MqttTransport
 from midstream.communication.wire import Limits, Reply, Request, Status, decode_request, encode_reply
-from midstream.errors import BundleError, CodecError, MidstreamError, PeerError, WireError
+from midstream.errors import BundleError, CodecError, InputError, MidstreamError, PeerError, WireError
 from midstream.gateway.served import ServedBundle
+from midstream.tensors import check_tensors
 
 _log = logging.getLogger("midstream.gateway")
 
@@ -228,20 +229,16 @@ class Gateway:
         bundle = job.served.bundles[worker]
         cut = request.cut or None
         try:
-            tensors = decode(
-                request.codec,
-                request.tensors,
-                bundle.crossing_specs(cut),
-                bundle.image_inputs,
-                job.served.max_request_bytes,
-            )
+            specs = bundle.crossing_specs(cut)
+            came = decode(request.codec, request.tensors, specs, bundle.image_inputs, job.served.max_request_bytes)
+            tensors = check_tensors(specs, came, "this request")
             began = time.perf_counter()
             outputs = bundle.run_tail(cut, tensors)
             job.served.ran(request.cut, (time.perf_counter() - began) * 1e3)
             # What came lossy may go back lossless: outputs are small, and they are the answer.
             codec = "raw" if request.codec == "raw" else "lossless"
             encoded = encode(codec, outputs, {})
-        except CodecError as error:
+        except (CodecError, InputError) as error:
             return failed(Status.BAD_REQUEST, str(error))
         except MidstreamError as error:
             return failed(Status.FAILED, str(error))
