@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from midstream.communication.codecs import decode, encode, find_codec
 from midstream.engines import Program, Session, engine_for
 from midstream.engines.paced import paced
 from midstream.errors import BundleError, InputError
+from midstream.files import FileIdentity, regular_file
 from midstream.inputs import ImageInput
 from midstream.manifest import (
     COSTS_FILE,
@@ -55,12 +55,20 @@ class Bundle:
     """
 
     def __init__(
-        self, path: Path, manifest: Manifest, digest: bytes, costs: Costs, threads: int = 1, slowdown: float = 1.0
+        self,
+        path: Path,
+        manifest: Manifest,
+        digest: bytes,
+        costs: Costs,
+        checked: Mapping[str, FileIdentity],
+        threads: int = 1,
+        slowdown: float = 1.0,
     ) -> None:
         self.path = path
         self.manifest = manifest
         self.digest = digest
         self.costs = costs
+        self._checked = checked
         self._threads = threads
         self._slowdown = slowdown
         self._lock = threading.Lock()
@@ -73,12 +81,13 @@ class Bundle:
         folder = Path(path)
         content = _read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
         manifest = manifest_from_bytes(content, str(folder / MANIFEST_FILE))
-        for name, record in manifest.files.items():
-            _check_file(folder / name, record.bytes, record.sha256)
+        checked = {
+            name: _check_file(folder / name, record.bytes, record.sha256) for name, record in manifest.files.items()
+        }
         costs = costs_from_bytes(_read(folder / COSTS_FILE, MAX_MANIFEST_BYTES), str(folder / COSTS_FILE))
         if set(costs.cuts) != {cut.id for cut in manifest.cuts}:
             raise BundleError(f"{folder / COSTS_FILE} belongs to another bundle; convert the model again")
-        return cls(folder, manifest, manifest_digest(content), costs, threads, slowdown)
+        return cls(folder, manifest, manifest_digest(content), costs, checked, threads, slowdown)
 
     @property
     def name(self) -> str:
@@ -104,7 +113,9 @@ class Bundle:
     def graph(self) -> Graph:
         """Layers and edges."""
         where = f"{self.path / SLICES_FILE}:{GRAPH_MEMBER}"
-        return graph_from_bytes(self._archive.read(GRAPH_MEMBER, MAX_MANIFEST_BYTES), where)
+        with self._as_checked():
+            content = self._archive.read(GRAPH_MEMBER, MAX_MANIFEST_BYTES)
+        return graph_from_bytes(content, where)
 
     @property
     def resource_map(self) -> nx.DiGraph:
@@ -217,11 +228,32 @@ class Bundle:
             entry = self._sessions.get(name)
             if entry is None:
                 record = self.manifest.slices[name]
-                program = Program(record, self._archive.read(record.member, record.bytes), self.path / WEIGHTS_FILE)
-                session = engine_for(self.manifest.engine).load(program, self._threads)
+                with self._as_checked():
+                    content = self._archive.read(record.member, record.bytes)
+                    program = Program(record, content, self.path / WEIGHTS_FILE)
+                    session = engine_for(self.manifest.engine).load(program, self._threads)
                 entry = (paced(session, self._slowdown), threading.Lock())
                 self._sessions[name] = entry
             return entry
+
+    @contextmanager
+    def _as_checked(self) -> Iterator[None]:
+        """What is read from the files within is what `open` checked; raises BundleError where it is not."""
+        self._check_identities()
+        try:
+            yield
+        finally:
+            self._check_identities()
+
+    def _check_identities(self) -> None:
+        for name, identity in self._checked.items():
+            path = self.path / name
+            try:
+                found = FileIdentity.of(path.lstat())
+            except OSError as error:
+                raise BundleError(f"cannot read {path}: {error.strerror}; open the bundle again") from None
+            if found != identity:
+                raise BundleError(f"{path} was replaced or changed since the bundle was opened; open it again")
 
 
 def _read(path: Path, limit: int) -> bytes:
@@ -233,26 +265,26 @@ def _read(path: Path, limit: int) -> bytes:
     return content
 
 
-def _check_file(path: Path, size: int, sha256: str) -> None:
+def _check_file(path: Path, size: int, sha256: str) -> FileIdentity:
     with _opened(path) as file:
-        actual = os.fstat(file.fileno()).st_size
-        if actual != size:
-            raise BundleError(f"{path} has {actual} bytes where its manifest says {size}; convert the model again")
+        identity = FileIdentity.of(os.fstat(file.fileno()))
+        if identity.bytes != size:
+            raise BundleError(
+                f"{path} has {identity.bytes} bytes where its manifest says {size}; convert the model again"
+            )
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != sha256:
         raise BundleError(
             f"{path} does not match its SHA-256 in the manifest: it was damaged or changed; convert the model again"
         )
+    return identity
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
     """A regular file, no link, pipe or device; errors while it is read are the bundle's."""
     try:
-        # Without O_NONBLOCK a pipe in a file's place would wait for a writer for ever.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise BundleError(f"{path} is not a regular file; a bundle holds nothing else: convert the model again")
+        with regular_file(path, follow_links=False) as file:
             yield file
     except NotADirectoryError:
         raise BundleError(f"{path.parent} is a file; a bundle is a folder that `midstream convert` wrote") from None
