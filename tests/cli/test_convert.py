@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,17 @@ def test_a_wrong_option_is_one_error(
     assert ended.code == 2
     assert what in ended.error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_calibration_data_that_is_no_archive_is_one_error(
+    midstream: Midstream, faces_model: Path, tmp_path: Path
+) -> None:
+    header = b"{'descr': '<f4', (".ljust(117) + b"\n"
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("input.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    ended = midstream("convert", faces_model, "-o", tmp_path / "b", "--calibration", tmp_path / "x.npz")
+    assert ended.code == 2
+    assert "x.npz is not an .npz archive of plain arrays" in ended.error
 
 
 @pytest.mark.parametrize(
