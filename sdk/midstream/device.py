@@ -19,7 +19,7 @@ from midstream.analysis import Analysis, analyze
 from midstream.bundle import Bundle
 from midstream.communication.codecs import decode, encode, find_codec
 from midstream.communication.presence import Presence
-from midstream.communication.wire import MAX_FEATURES, Limits, Reply, Request, Status
+from midstream.communication.wire import MAX_DEADLINE_MS, MAX_FEATURES, Limits, Reply, Request, Status
 from midstream.errors import CodecError, InputError, PlanError
 from midstream.exchange import Exchange
 from midstream.inputs import AudioInput, ImageInput, prepare_image, to_pixels
@@ -325,7 +325,9 @@ class Device:
             request = self._request(plan, crossing, analysis, give_up_ms - _since(started))
             timings["encode"] = _since(mark)
             mark = time.perf_counter()
-            reply, sent, received, problem = self._ask(request, gateway_id, give_up_ms - _since(started))
+            pending = self._exchange.ask(request, gateway_id, (give_up_ms - _since(started)) / 1e3)
+            reply, sent, received = pending.reply, pending.sent_bytes, pending.received_bytes
+            problem = pending.problem or ""
             waited_ms = _since(mark)
         if reply is not None:
             mark = time.perf_counter()
@@ -342,11 +344,6 @@ class Device:
             self._ordered(outputs | rest), plan, timings, analysis, ("device",), sent, received, fallback=problem
         )
 
-    def _ask(self, request: Request, gateway_id: str, timeout_ms: float) -> tuple[Reply | None, int, int, str]:
-        pending, sent = self._exchange.send(request, gateway_id)
-        reply = self._exchange.finish(pending, timeout_ms / 1e3)
-        return reply, sent, pending.received_bytes, pending.problem or ""
-
     def _request(self, plan: Plan, crossing: Tensors, analysis: Analysis | None, remaining_ms: float) -> Request:
         features = () if analysis is None else tuple(list(analysis.features.items())[:MAX_FEATURES])
         return Request(
@@ -354,7 +351,7 @@ class Device:
             bundle_digest=self.bundle.digest,
             cut=plan.cut or "",
             codec=plan.codec,
-            deadline_ms=max(1, int(remaining_ms)),
+            deadline_ms=min(max(1, int(remaining_ms)), MAX_DEADLINE_MS),
             score=0.0 if analysis is None else analysis.score,
             features=features,
             tensors=encode(plan.codec, crossing, self.bundle.image_inputs),
