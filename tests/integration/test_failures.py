@@ -24,6 +24,7 @@ from midstream.communication.wire import Reply, Request, Status, decode_request,
 from midstream.device import Device, Result
 from midstream.errors import InputError
 from midstream.gateway import Gateway
+from midstream.link import LinkEmulator
 from midstream.tensors import Tensors
 
 from .conftest import asking, device_with_gateway, until
@@ -252,7 +253,7 @@ def test_refusals_say_what_is_wrong(broker: Broker, faces_path: Path, faces: Bun
         (request(bytes(32), "", 1000, inputs), Status.UNKNOWN_BUNDLE),
         (request(faces.digest, "c9999", 1000, inputs), Status.UNKNOWN_CUT),
         (request(faces.digest, "", 1000, small), Status.BAD_REQUEST),
-        (request(faces.digest, "", 0, inputs), Status.BUSY),
+        (request(faces.digest, "", 0, inputs), Status.EXPIRED),
         (request(faces.digest, "", 5000, inputs), Status.OK),
     ]
     with Gateway([faces_path], broker.url, gateway_id="gw-direct", workers=1) as gateway:
@@ -299,3 +300,30 @@ def test_the_device_announces_its_score_and_features(broker: Broker, faces: Bund
     assert request.score == pytest.approx(result.analysis.score)
     assert dict(request.features).keys() == result.analysis.features.keys()
     assert 0 < request.deadline_ms <= 500
+
+
+def test_a_request_that_was_given_up_does_not_hold_up_the_next(
+    broker: Broker, start_gateway, faces: Bundle, inputs: Tensors
+) -> None:
+    """The first would take 3 s on this link, of which the second has less than one."""
+    start_gateway(broker)
+    large, small = faces.cuts[0].id, faces.cuts[-1].id
+    with (
+        LinkEmulator(("127.0.0.1", broker.port), uplink_kbps=1000, rtt_ms=10) as link,
+        device_with_gateway(faces, link.url) as device,
+    ):
+        for _ in range(3):
+            answered_by_itself(device.infer(inputs, cut=large, deadline_ms=100), faces.run(inputs), "no answer in time")
+            assert device.pending == 0
+        result = device.infer(inputs, cut=small, codec="lossless", deadline_ms=2000)
+        assert result.ran_on == ("device", "gateway"), result.fallback
+
+
+@pytest.mark.parametrize("deadline_ms", [1e10, 1e15, 1e300])
+def test_a_deadline_that_is_never_is_one(
+    broker: Broker, start_gateway, faces: Bundle, inputs: Tensors, deadline_ms: float
+) -> None:
+    start_gateway(broker)
+    with device_with_gateway(faces, broker.url) as device:
+        result = device.infer(inputs, cut=faces.cuts[-1].id, deadline_ms=deadline_ms)
+        assert result.ran_on == ("device", "gateway"), result.fallback
