@@ -40,7 +40,7 @@ from midstream.manifest import (
 )
 from midstream.partitioning.resource_map import resource_map
 from midstream.sealed import costs_from_bytes, graph_from_bytes, manifest_digest, manifest_from_bytes
-from midstream.tensors import Tensors, TensorSpec, check_tensors, nbytes
+from midstream.tensors import Tensors, TensorSpec, check_tensors, named_tensors, nbytes
 
 # A busy core of a small board; a profile's own figure replaces it in plans.
 _NOMINAL_BUSY_W = 1.0
@@ -153,7 +153,7 @@ class Bundle:
     def check_inputs(self, inputs: Mapping[str, np.ndarray]) -> Tensors:
         """The inputs a slice takes, checked; those bound to a value at conversion may be left out."""
         owner = f"bundle {self.name!r}"
-        free = dict(inputs)
+        free = dict(named_tensors(inputs, owner))
         for name, value in self.manifest.fixed.items():
             given = free.pop(name, None)
             if given is not None and not np.array_equal(np.asarray(given), np.asarray(value)):

@@ -127,6 +127,16 @@ class Exchange:
         with self._lock:
             return self._serving() if self._transport.connected else None
 
+    def absence(self) -> str:
+        """Why there is no gateway to plan with, for a person."""
+        with self._lock:
+            rests = [
+                self._rests[gateway.gateway_id].until for gateway in self._able() if gateway.gateway_id in self._rests
+            ]
+        if self._transport.connected and rests:
+            return f"the gateway rests for {max(0.0, min(rests) - time.monotonic()):.1f} s after a failure"
+        return f"no gateway is there{f': {self.last_error}' if self.last_error else ''}"
+
     def link(self) -> LinkState:
         """The link as transfers and probes have shown it."""
         with self._lock:

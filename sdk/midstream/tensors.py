@@ -55,6 +55,13 @@ def nbytes(dtype: np.dtype[np.generic], shape: Sequence[int]) -> int:
     return math.prod(shape) * dtype.itemsize
 
 
+def named_tensors(tensors: object, of: str) -> Mapping[str, Tensor]:
+    """The same, where it is a mapping; raises InputError where it is anything else."""
+    if not isinstance(tensors, Mapping):
+        raise InputError(f"{of} takes a dict of arrays by their names, not a {type(tensors).__name__}")
+    return tensors
+
+
 def check_tensors(specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor], of: str) -> Tensors:
     """The tensors in the order of ``specs``, C-contiguous, after checking names, dtypes and shapes.
 

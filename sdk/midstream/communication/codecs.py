@@ -55,9 +55,9 @@ CODECS: dict[str, Codec] = {
 
 def find_codec(name: str) -> Codec:
     """The codec of this name; raises CodecError naming those there are."""
-    codec = CODECS.get(name)
+    codec = CODECS.get(name) if isinstance(name, str) else None
     if codec is None:
-        raise CodecError(f"codec {name[:64]!r} is unknown; these are known: {', '.join(CODECS)}")
+        raise CodecError(f"codec {str(name)[:64]!r} is unknown; these are known: {', '.join(CODECS)}")
     return codec
 
 

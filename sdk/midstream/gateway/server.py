@@ -95,19 +95,29 @@ class Gateway:
         )
 
     def __enter__(self) -> Gateway:
-        for bundle in self._served.values():
-            bundle.measure()
-        for worker in range(self._workers):
-            thread = threading.Thread(target=self._work, args=(worker,), name=f"midstream-worker-{worker}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
-        self._transport.subscribe(topics.request_filter(self.gateway_id))
-        self._transport.start()
+        if self._stopped.is_set():
+            raise MidstreamError(f"gateway {self.gateway_id} was stopped; make another one")
+        try:
+            for bundle in self._served.values():
+                bundle.measure()
+            for worker in range(self._workers):
+                name = f"midstream-worker-{worker}"
+                thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+            self._transport.subscribe(topics.request_filter(self.gateway_id))
+            self._transport.start()
+        except BaseException:
+            self._close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self.stop()
         with self._changed:
             self._stopping = True
