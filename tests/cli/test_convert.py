@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from midstream.bundle import Bundle
+from midstream_converters.opening import DEFAULT_MAX_CUTS
 from midstream_converters.verify import CutProof
 
 from .conftest import Midstream
@@ -34,6 +35,10 @@ def test_convert_without_json_says_so_on_stderr(midstream: Midstream, faces_mode
     ended = midstream("convert", faces_model, "-o", tmp_path / "b", "--max-cuts", "1")
     assert (ended.code, ended.out) == (0, "")
     assert "1 cuts proven, 0 rejected" in ended.err.replace("\n", " ")
+
+
+def test_the_default_number_of_cuts_is_the_one_that_help_tells(midstream: Midstream) -> None:
+    assert f"default {DEFAULT_MAX_CUTS}." in " ".join(midstream("convert", "--help").out.replace("│", " ").split())
 
 
 def test_convert_as_a_module(faces_model: Path, tmp_path: Path) -> None:
@@ -151,7 +156,7 @@ def test_verify_holds_every_cut_against_the_whole(midstream: Midstream, faces: P
 
 def test_verify_fails_with_its_own_code(midstream: Midstream, faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proofs = [CutProof("c1", 0.0), CutProof("c2", 0.25)]
-    monkeypatch.setattr("midstream_converters.cli.verify_bundle", lambda *_: proofs)
+    monkeypatch.setattr("midstream_converters.verify.verify_bundle", lambda *_: proofs)
     ended = midstream("verify", faces, "--json")
     assert ended.code == 3
     assert [cut["verified"] for cut in json.loads(ended.out)["cuts"]] == [True, False]

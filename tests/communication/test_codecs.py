@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 import zlib
 
 import cv2
@@ -297,6 +298,19 @@ def test_a_tensor_of_dynamic_size_may_come_empty() -> None:
     assert not spec.accepts(none_found.shape)
     for codec in ("raw", "lossless"):
         assert_bits(decode(codec, encode(codec, {"boxes": none_found}, {}), [spec], {}, PLENTY)["boxes"], none_found)
+
+
+def test_a_picture_with_what_is_no_number_is_encoded_without_a_warning() -> None:
+    semantics = ImageInput("NHWC", "RGB", (1e-30,), (0.0,))
+    tensor = np.full((1, 16, 16, 3), np.nan, np.float32)
+    tensor[0, :8] = np.inf
+    tensor[0, 8:12] = 3e38
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels = to_pixels(tensor, semantics)
+        encode("jpeg90", {"x": tensor}, {"x": semantics})
+    assert pixels[:12].min() == 255
+    assert pixels[12:].max() == 0
 
 
 def test_an_empty_tensor_may_come_deflated() -> None:

@@ -389,6 +389,7 @@ class MqttTransport:
         self._call(self._on_state, True)
 
     def _went_down(self, refusal: Refusal, may_give_up: bool) -> None:
+        """Whoever waits for the first connection asks for `last_error`; nobody asks why a later one is lost."""
         with self._changed:
             was_online, self._online = self._online, False
             self._outbox.clear()
@@ -397,7 +398,8 @@ class MqttTransport:
             self._given_up |= may_give_up and refusal.permanent
             self._changed.notify_all()
         if self._close_by_s is None:
-            logger.log(logging.WARNING if news else logging.DEBUG, "%s", refusal.message)
+            level = logging.DEBUG if not news else logging.INFO if may_give_up else logging.WARNING
+            logger.log(level, "%s", refusal.message)
         if was_online:
             self._call(self._on_state, False)
 

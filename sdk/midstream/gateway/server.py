@@ -131,10 +131,11 @@ class Gateway:
 
         Raises PeerError where the broker refuses for good: credentials, or an MQTT version, or messages large enough.
         """
-        while not self._stopped.wait(PRESENCE_EVERY_S):
-            if self._transport.given_up:
+        while not self._stopped.is_set():
+            if self.given_up:
                 raise PeerError(self.last_error or "the broker refuses this gateway")
             self._publish_presence()
+            self._stopped.wait(PRESENCE_EVERY_S)
 
     def stop(self) -> None:
         """Make `serve` return. What is running is finished when the ``with`` block ends."""
@@ -154,6 +155,11 @@ class Gateway:
     def last_error(self) -> str | None:
         """Why the broker cannot be reached, if that is known."""
         return self._transport.last_error
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the broker refused for good, so that `serve` raises."""
+        return self._transport.given_up
 
     def _on_state(self, connected: bool) -> None:
         _log.info("broker %s", "connected" if connected else "lost")
