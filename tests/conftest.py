@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,32 @@ def broker() -> Iterator[Broker]:
     """A broker on a free loopback port: mosquitto where it is installed, else iotcore."""
     with Broker() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def mosquitto() -> Callable[[Path, list[str]], AbstractContextManager[int]]:
+    """Starts mosquitto with a listener that these lines configure, in this folder; gives its port."""
+    program = shutil.which("mosquitto", path=os.environ["PATH"] + ":/usr/sbin")
+    if program is None:
+        pytest.skip("iotcore cannot be set up so")
+
+    @contextmanager
+    def start(folder: Path, lines: list[str]) -> Iterator[int]:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = int(server.getsockname()[1])
+        config = folder / "mosquitto.conf"
+        # Root may read its own folder; whom mosquitto would change to may not.
+        config.write_text("\n".join(["user root", f"listener {port} 127.0.0.1", *lines, ""]))
+        with subprocess.Popen([str(program), "-c", str(config)], stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            try:
+                while b"running" not in (line := process.stderr.readline()):
+                    assert line, f"mosquitto ended with {process.wait()}"
+                yield port
+            finally:
+                process.terminate()
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -159,7 +159,7 @@ def test_only_regular_files_are_read(copy: Path, tmp_path: Path, name: str, what
         (copy / name).mkdir()
     else:
         (copy / name).symlink_to("/dev/zero")
-    reason = {"pipe": "is not a regular file", "folder": "Is a directory"}.get(what, "it is a link")
+    reason = "it is a link" if what in ("link", "device") else "is not a regular file"
     with pytest.raises(BundleError, match=f"{name}.*{reason}"):
         Bundle.open(copy)
 
@@ -395,6 +395,7 @@ def test_what_lies_between_two_cuts_is_unloaded_with_either(copy: Path) -> None:
     wanted, _ = bundle.run_middle(first, second, crossing)
     for cut in (first, second):
         weights = (copy / WEIGHTS_FILE).read_bytes()
+        bundle = Bundle.open(copy)
         bundle.run_middle(first, second, crossing)
         (copy / WEIGHTS_FILE).unlink()
         bundle.unload(other)
@@ -463,3 +464,31 @@ def test_a_sealed_manifest_with_anything_in_it_opens_or_is_refused(
         assert str(folder) in str(error)
     else:
         assert bundle.path == folder
+
+
+def test_a_slice_may_be_unloaded_while_others_run_it(faces: Path) -> None:
+    bundle = Bundle.open(faces)
+    cut = bundle.cuts[0].id
+    want = bundle.run(frame())
+    stop = threading.Event()
+
+    def unload() -> None:
+        while not stop.is_set():
+            bundle.unload(cut)
+
+    unloading = threading.Thread(target=unload)
+    unloading.start()
+    try:
+        for _ in range(100):
+            got = bundle.run_split(frame(), cut=cut)
+            assert all(np.array_equal(want[name], got[name]) for name in want)
+    finally:
+        stop.set()
+        unloading.join()
+
+
+def test_a_cut_that_is_not_there_is_one_error_everywhere(faces: Path) -> None:
+    bundle = Bundle.open(faces)
+    for call in (bundle.prepare, bundle.unload, lambda cut: bundle.run_tail(cut, {})):
+        with pytest.raises(BundleError, match="c999"):
+            call("c999")

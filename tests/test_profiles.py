@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,13 @@ def test_wrong_profiles_are_refused(old: str, new: str, message: str) -> None:
     assert old in GOOD
     with pytest.raises(ProfileError, match=message):
         parse(GOOD.replace(old, new, 1))
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_is_not_waited_for_and_a_file_without_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "endless.toml").symlink_to("/dev/zero")
+    (tmp_path / "large.toml").write_bytes(b"#" * (2 << 20))
+    for name, reason in (("pipe", "not a regular file"), ("endless", "not a regular file"), ("large", "larger than")):
+        with pytest.raises(ProfileError, match=rf"cannot read profile .*{name}\.toml: .*{reason}"):
+            load_profile(str(tmp_path / f"{name}.toml"))

@@ -68,6 +68,7 @@ def specs(draw: st.DrawFn, name: str) -> TensorSpec:
         tuple(draw(st.lists(st.none() | st.integers(1, 2**31), max_size=5))),
         draw(st.floats(0, 1e30)) if quantised else None,
         draw(st.integers(-(2**31), 2**31)) if quantised else None,
+        draw(st.booleans()),
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_every_carried_dtype_is_one_that_numpy_has_under_this_name() -> None:
     ("wanted", "given_shape", "fits"),
     [
         ((1, None, 3), (1, 9, 3), True),
-        ((1, None, 3), (1, 0, 3), True),
+        ((1, None, 3), (1, 0, 3), False),
         ((1, None, 3), (2, 9, 3), False),
         ((1, None, 3), (1, 9), False),
         ((1, None, 3), (1, 9, 3, 1), False),
@@ -53,8 +54,12 @@ def test_which_shapes_fit(wanted: tuple[int | None, ...], given_shape: tuple[int
 @given(SHAPES, st.data())
 def test_a_shape_fits_itself_however_many_sizes_are_free(shape: tuple[int, ...], data: st.DataObject) -> None:
     free = data.draw(st.lists(st.booleans(), min_size=len(shape), max_size=len(shape)))
-    spec = TensorSpec("x", FLOAT32, tuple(None if loose else n for n, loose in zip(shape, free, strict=True)))
+    sizes = tuple(None if loose else n for n, loose in zip(shape, free, strict=True))
+    spec = TensorSpec("x", FLOAT32, sizes, may_be_empty=True)
     assert spec.accepts(shape)
+    assert replace(spec, may_be_empty=False).accepts(shape) is all(
+        n or not loose for n, loose in zip(shape, free, strict=True)
+    )
     assert not spec.accepts((*shape, 1))
     for axis, loose in enumerate(free):
         other = (*shape[:axis], shape[axis] + 1, *shape[axis + 1 :])
@@ -64,7 +69,7 @@ def test_a_shape_fits_itself_however_many_sizes_are_free(shape: tuple[int, ...],
 def test_sizes_that_were_seen_otherwise_are_free() -> None:
     spec = TensorSpec("x", FLOAT32, (1, None, 3), 0.5, 7)
     assert spec.loosened() == spec.loosened((1, 9, 3)) == spec
-    assert spec.loosened((1, 9, 3), (2, 8, 3)) == TensorSpec("x", FLOAT32, (None, None, 3), 0.5, 7)
+    assert spec.loosened((1, 9, 3), (2, 8, 3)) == TensorSpec("x", FLOAT32, (None, None, 3), 0.5, 7, may_be_empty=True)
     assert spec.loosened((1, 9)).shape == (None, None)
 
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-import typer
+from typing import TYPE_CHECKING
 
 from midstream.cli.guard import guarded
-from midstream_converters.cli import convert
 
-if __name__ == "__main__":
+if TYPE_CHECKING:
+    import typer
+
+
+def _command() -> typer.Typer:
+    import typer
+
+    from midstream_converters.cli import convert
+
     app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     app.command()(convert)
-    guarded(app)
+    return app
+
+
+if __name__ == "__main__":
+    guarded(_command)

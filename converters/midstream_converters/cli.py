@@ -8,21 +8,15 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from midstream.bundle import Bundle
 from midstream.cli.output import JsonOption, notes, print_json
 from midstream.errors import InputError, VerificationError
-from midstream.inputs import parse_semantics
-from midstream.manifest import Manifest
-from midstream_converters.convert import convert as convert_model
-from midstream_converters.opening import DEFAULT_MAX_CUTS, Options
-from midstream_converters.recipe import BundleCache
-from midstream_converters.samples import GENERATED_SAMPLES, InputTypes
-from midstream_converters.verify import verify_bundle
+
+if TYPE_CHECKING:
+    from midstream.manifest import Manifest
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +31,7 @@ def convert(
     calibration: Annotated[
         Path | None, typer.Option(help="Real inputs to prove the cuts on: an .npz file or a folder.")
     ] = None,
-    max_cuts: Annotated[int | None, typer.Option(min=1, help=f"Cuts to keep; default {DEFAULT_MAX_CUTS}.")] = None,
+    max_cuts: Annotated[int | None, typer.Option(min=1, help="Cuts to keep; default 10.")] = None,
     all_cuts: Annotated[bool, typer.Option("--all-cuts", help="Keep every cut that is exact.")] = False,
     tolerance: Annotated[float, typer.Option(help="Largest difference a cut may make; 0: the same bits.")] = 0.0,
     inputs: Annotated[
@@ -52,6 +46,12 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Convert a trained model into a bundle of proven slices."""
+    from midstream.bundle import Bundle
+    from midstream.inputs import parse_semantics
+    from midstream_converters.convert import convert as convert_model
+    from midstream_converters.opening import DEFAULT_MAX_CUTS, Options
+    from midstream_converters.recipe import BundleCache
+
     if all_cuts and max_cuts is not None:
         raise InputError("--all-cuts and --max-cuts exclude each other; give one of them")
     if not 0 <= tolerance < math.inf:
@@ -73,11 +73,10 @@ def convert(
     for spec in manifest.free_inputs():
         if None in spec.shape and spec.name not in options.shapes:
             sizes = ",".join(map(str, manifest.sample_shapes[spec.name]))
-            notes.print(f"sizes of {spec.name} are free; it was tried with --shape {spec.name}={sizes}", markup=False)
+            notes.print(f"sizes of {spec.name} are free; it was tried with --shape {spec.name}={sizes}")
     notes.print(
         f"{output}: {len(manifest.cuts)} cuts proven, {len(manifest.rejected)} rejected; {bundle_bytes:,} bytes for a "
-        f"model of {manifest.model_bytes:,}",
-        highlight=False,
+        f"model of {manifest.model_bytes:,}"
     )
 
 
@@ -86,6 +85,10 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check every byte of a bundle, and every cut against the whole model, here and now."""
+    from midstream.bundle import Bundle
+    from midstream_converters.samples import GENERATED_SAMPLES, InputTypes
+    from midstream_converters.verify import verify_bundle
+
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     types = InputTypes(manifest.free_inputs(), manifest.semantics)
@@ -109,13 +112,14 @@ def verify(
         notes.print(
             f"{bundle}: all files intact, {len(manifest.cuts)} cuts and {len(manifest.middles())} pairs of cuts give "
             "what the whole model gives",
-            highlight=False,
         )
 
 
 @contextmanager
 def _progress(hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=notes, transient=True, disable=hidden or not notes.is_terminal) as bar:
         task = bar.add_task("", total=None)
         yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import stat
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from midstream.engines import Program, Session, engine_for
 from midstream.errors import BundleError, InputError, ModelError
+from midstream.files import regular_file
 from midstream.inputs import Semantics, check_semantics
 from midstream.manifest import EngineName, SliceRecord
 from midstream.tensors import Tensors, TensorSpec
@@ -132,16 +133,14 @@ def _open_onnx(file: ModelFile, options: Options, weights: WeightStore) -> Opene
 
 def _read_file(path: Path) -> bytes:
     try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            raise ModelError(f"{path} is a directory, pipe or device; give a .tflite or .onnx file")
-        if about.st_size > MAX_MODEL_BYTES:
-            raise ModelError(
-                f"{path} has {about.st_size} bytes; files of up to {MAX_MODEL_BYTES} are read: "
-                "store the weights of a larger ONNX model as external data"
-            )
-        with path.open("rb") as file:
-            data = file.read(about.st_size)
+        with regular_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_MODEL_BYTES:
+                raise ModelError(
+                    f"{path} has {size} bytes; files of up to {MAX_MODEL_BYTES} are read: "
+                    "store the weights of a larger ONNX model as external data"
+                )
+            data = file.read(size)
     except OSError as error:
         raise ModelError(f"cannot read model {path}: {error.strerror}") from None
     if not data:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from midstream.arrays import read_arrays
 from midstream.errors import InputError, MidstreamError, ModelError
 from midstream.inputs import AudioInput, ImageInput, Semantics, from_pixels, prepare_image
 from midstream.media import media_files, media_kind, read_audio, read_image
@@ -183,16 +182,9 @@ def _made(spec: TensorSpec, shape: tuple[int, ...], semantics: Semantics | None,
 def _from_archives(paths: Sequence[Path], types: InputTypes) -> Iterator[Tensors]:
     for path in paths:
         try:
-            with zipfile.ZipFile(path) as members:
-                size = sum(member.file_size for member in members.infolist())
-            if size > MAX_CALIBRATION_BYTES:
-                raise InputError(
-                    f"calibration file {path} holds {size} bytes; at most {MAX_CALIBRATION_BYTES >> 20} MiB are read"
-                )
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError):
-            raise InputError(f"calibration file {path} is not an .npz archive of plain arrays") from None
+            arrays = read_arrays(path, MAX_CALIBRATION_BYTES)
+        except InputError as error:
+            raise InputError(f"calibration: {error}") from None
         yield from _unstack(arrays, types, path)
 
 

@@ -7,8 +7,11 @@ is an emulated link between device and broker.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 EXAMPLES = Path(__file__).resolve().parent.parent
 OUTPUT = EXAMPLES.parent / "demo-output"
@@ -16,21 +19,32 @@ FAILED = 3
 
 
 def main() -> int:
-    """Run the demo; gives the exit code."""
+    """Run the demo; gives the exit code. Its other processes end with it, whatever ends it."""
+    signal.signal(signal.SIGTERM, end)
     options = parser().parse_args()
-    # Finding faces is the Raspberry Pi example's; the path has to be there before its modules are asked for.
-    sys.path.insert(0, str(EXAMPLES / "raspberry_pi"))
-    from run import run
-
-    from midstream import MidstreamError
-
     try:
-        return FAILED if run(options) else 0
-    except MidstreamError as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return error.exit_code
+        # Finding faces is the Raspberry Pi example's; the path has to be there before its modules are asked for.
+        sys.path.insert(0, str(EXAMPLES / "raspberry_pi"))
+        from run import run
+
+        from midstream import MidstreamError
+
+        try:
+            options.output.mkdir(parents=True, exist_ok=True)
+            return FAILED if run(options) else 0
+        except MidstreamError as error:
+            print(f"demo: {error}", file=sys.stderr)
+            return error.exit_code
+        except OSError as error:
+            print(f"demo: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+            return 2
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
+
+
+def end(number: int, _frame: FrameType | None) -> NoReturn:
+    """End on a signal, through every ``with`` block."""
+    raise SystemExit(128 + number)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from midstream import PeerError, WireError
+from midstream.child import Child
 from midstream.communication import topics
 from midstream.communication.presence import decode_presence
 from midstream.communication.transport import Message, MqttTransport
@@ -24,28 +23,22 @@ STOP_S = 10.0
 def gateway_process(bundles: Path, broker: str, digests: set[bytes]) -> Iterator[int]:
     """``midstream gateway`` in a process of its own, once it has announced these bundles; gives its process id.
 
-    Raises PeerError with the process's own last words where it ends or is not ready in a minute.
+    It ends with this process, however that ends. Raises PeerError with the process's own last words where it ends or is
+    not ready in a minute.
     """
     command = [sys.executable, "-m", "midstream.cli.main", "gateway", "--bundles", str(bundles), "--broker", broker]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            _wait_until_announced(process, broker, digests)
-            yield process.pid
-        except PeerError as error:
-            log.seek(0)
-            words = " ".join(log.read().decode(errors="replace").split())[-500:]
-            raise PeerError(f"{error}; it said: {words or 'nothing'}") from None
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    child = Child(command, stop_s=STOP_S)
+    try:
+        child.start()
+        _wait_until_announced(child, broker, digests)
+        yield child.pid or 0
+    except PeerError as error:
+        raise PeerError(f"{error}; its last words: {child.last_words()}") from None
+    finally:
+        child.stop()
 
 
-def _wait_until_announced(process: subprocess.Popen[bytes], broker: str, digests: set[bytes]) -> None:
+def _wait_until_announced(child: Child, broker: str, digests: set[bytes]) -> None:
     announced = threading.Event()
 
     def on_message(message: Message) -> None:
@@ -62,8 +55,8 @@ def _wait_until_announced(process: subprocess.Popen[bytes], broker: str, digests
     try:
         deadline = time.monotonic() + READY_S
         while not announced.wait(0.1):
-            if process.poll() is not None:
-                raise PeerError(f"the gateway's process ended with code {process.returncode} before it was ready")
+            if child.pid is None:
+                raise PeerError(f"the gateway's process ended with code {child.returncode} before it was ready")
             if time.monotonic() > deadline:
                 raise PeerError(f"the gateway was not ready in {READY_S:g} s")
     finally:

@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from trials import LOSSY_CODEC, Trial
 
@@ -84,7 +85,7 @@ def print_request(console: Console, trial: Trial) -> None:
     """One line about a request of the planner's choice."""
     score = "–" if trial.score is None else f"{trial.score:.0f}"
     if trial.failure is not None:
-        console.print(f"  {trial.input}: [red]failed[/]: {trial.failure}", highlight=False)
+        console.print(f"  {trial.input}: [red]failed[/]: {escape(trial.failure)}", highlight=False)
         return
     console.print(
         f"  {trial.input}: complexity {score} → [bold]{way(trial)}[/], {_size(trial.sent_bytes)} sent, "
@@ -118,7 +119,7 @@ def print_tour(console: Console, title: str, trials: Sequence[Trial]) -> None:
     table = _table(title, ("way", "sent", "back", "device ms", "link ms", "gateway ms", "total ms", "difference"))
     for trial in trials:
         if trial.failure is not None:
-            table.add_row(way(trial), "", "", "", "", "", "", f"[red]failed: {trial.failure}[/]")
+            table.add_row(way(trial), "", "", "", "", "", "", f"[red]failed: {escape(trial.failure)}[/]")
             continue
         times = (trial.device_ms, trial.link_ms, trial.gateway_ms, trial.total_ms)
         note = "" if trial.lossless else ", same answer" if trial.same_answer else ", another answer"
@@ -151,7 +152,7 @@ def print_summary(console: Console, verdicts: Sequence[Verdict], trials: Sequenc
         f"{_size(totals['payload_bytes_total'])} sent",
         highlight=False,
     )
-    console.print(circumstances, highlight=False)
+    console.print(circumstances, highlight=False, markup=False)
 
 
 def to_json(

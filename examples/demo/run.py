@@ -68,6 +68,7 @@ def run(options: argparse.Namespace) -> bool:
             f"device: this process ({os.getpid()}), paced to {profile.title}; broker: {broker.kind} ({broker.pid}); "
             f"gateway: process {gateway}; link from the device: {link or LOOPBACK}",
             highlight=False,
+            markup=False,
         )
         setting = Setting(
             profile, url, broker.url, bundles, ASSETS, options.output, cut_codec="raw" if link is None else "lossless"

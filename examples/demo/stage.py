@@ -71,6 +71,7 @@ class Stage:
             f"paced to {profile.name}: {board_ms:.1f} ms predicted for the whole model there, {here_ms:.2f} ms "
             f"measured here, so every run takes {slowdown:.1f} × its time",
             highlight=False,
+            markup=False,
         )
         with Device(Bundle.open(path, slowdown=slowdown), setting.broker, profile=profile.name) as device:
             yield Trials(title, device, reference, same, setting.cut_codec, self._seen), reference
@@ -88,7 +89,6 @@ class Stage:
 
     def save(self, name: str, picture: Frame) -> None:
         """Write an RGB picture to the output folder."""
-        self.setting.output.mkdir(parents=True, exist_ok=True)
         path = self.setting.output / name
         if not cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
             raise MidstreamError(f"cannot write {path}; check the folder and the disk")

@@ -8,6 +8,7 @@ found is published as one JSON object a picture; README.md shows it, and how to 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import sys
@@ -35,6 +36,7 @@ Picture = tuple[dict[str, str | int], Frame]
 CAMERA_SIZE = (640, 480)
 FOLDER_EVERY_S = 0.5
 FLUSH_S = 5.0
+MAX_TOPIC_BYTES = 65_535
 
 
 def main() -> int:
@@ -70,10 +72,17 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--camera", type=int, default=0, metavar="N", help="/dev/videoN, such as a USB camera (0)")
     source.add_argument("--picamera", action="store_true", help="the camera on the board's own connector")
     source.add_argument("--folder", type=Path, metavar="DIR", help="pictures in a folder, and those that come")
-    parser.add_argument("--topic", default="home/faces", help="where results are published (home/faces)")
+    parser.add_argument("--topic", type=topic, default="home/faces", help="where results are published (home/faces)")
     parser.add_argument("--deadline-ms", type=float, default=500.0, metavar="MS", help="of each answer (500)")
     parser.add_argument("--once", action="store_true", help="one frame, or the folder's pictures once")
     return parser
+
+
+def topic(name: str) -> str:
+    """A topic that can be published to; argparse turns ValueError into its own message."""
+    if not 0 < len(name.encode()) <= MAX_TOPIC_BYTES or any(sign in name for sign in "+#\0"):
+        raise ValueError
+    return name
 
 
 def report(result: Result, frame: Frame) -> dict[str, Any]:
@@ -144,8 +153,7 @@ def folder(path: Path, once: bool, stop: threading.Event) -> Iterator[Picture]:
         raise InputError(f"{path} is not a folder; give --folder one with pictures")
     seen: dict[Path, int] = {}
     while not stop.is_set():
-        for file in sorted(file for file in path.iterdir() if media_kind(file) == "image"):
-            changed = file.stat().st_mtime_ns
+        for file, changed in files(path):
             if stop.is_set() or seen.get(file) == changed:
                 continue
             seen[file] = changed
@@ -161,6 +169,19 @@ def folder(path: Path, once: bool, stop: threading.Event) -> Iterator[Picture]:
                 raise InputError(f"folder {path} has no pictures")
             return
         stop.wait(FOLDER_EVERY_S)
+
+
+def files(path: Path) -> list[tuple[Path, int]]:
+    """The pictures that are in a folder now, by name, and when each was changed."""
+    found = []
+    try:
+        for file in sorted(file for file in path.iterdir() if media_kind(file) == "image"):
+            # One that was taken away meanwhile is simply not there.
+            with contextlib.suppress(FileNotFoundError):
+                found.append((file, file.stat().st_mtime_ns))
+    except OSError as error:
+        raise InputError(f"folder {path} can no longer be read: {error.strerror}") from None
+    return found
 
 
 def camera(number: int) -> Iterator[Frame]:

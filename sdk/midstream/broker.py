@@ -6,39 +6,31 @@ that started it, however that process ends.
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import grp
 import importlib.util
 import ipaddress
 import os
-import pwd
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from midstream.child import Child
 from midstream.errors import InputError, MidstreamError, MissingExtraError
 
 BrokerKind = Literal["mosquitto", "iotcore"]
 
 READY_S = 10.0
-STOP_S = 3.0
 MAX_PACKET_BYTES = 2 << 20
 
 _POLL_S = 0.002
 _WATCH_S = 0.1
-_LAST_WORDS_BYTES = 500
 _PORT_ATTEMPTS = 3
-_PR_SET_PDEATHSIG = 1
 
 # The smallest MQTT 5 CONNECT: clean start, 5 s keepalive, no properties, a client id; then a DISCONNECT.
 _CLIENT_ID = b"midstream-ready"
@@ -131,7 +123,7 @@ class Broker:
         self._host = host
         self._port = port
         self._kind: BrokerKind | None = None
-        self._child: _Child | None = None
+        self._child: Child | None = None
 
     @property
     def port(self) -> int:
@@ -209,78 +201,9 @@ class Broker:
             if launch.user is not None:
                 for path in (Path(name), launch.config):
                     shutil.chown(path, launch.user)
-            self._child = _Child(launch)
+            self._child = Child([*launch.program, str(launch.config)], environ=_MALLOC, user=launch.user)
             self._child.start()
             _wait_until_ready(self._child, kind, self._host, port)
-
-
-class _Child:
-    """A child process with a thread of its own that starts it, waits for it, and so leaves no zombie.
-
-    Linux sends the parent-death signal when the thread that started the child ends: that thread must outlive it.
-    """
-
-    def __init__(self, launch: _Launch) -> None:
-        self._launch = launch
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
-        self._process: subprocess.Popen[bytes] | None = None
-        self._failure: Exception | None = None
-        self._started = threading.Event()
-        self._ended = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, name="midstream-broker", daemon=True)
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process is not None and not self._ended.is_set() else None
-
-    def start(self) -> None:
-        self._keeper.start()
-        self._started.wait()
-        if self._failure is not None:
-            raise MidstreamError(f"{self._launch.program[0]} cannot be started: {self._failure}")
-
-    def wait(self, timeout_s: float) -> bool:
-        """Whether it has ended within this time."""
-        return self._ended.wait(timeout_s)
-
-    def last_words(self) -> str:
-        """The end of its own log, on one line."""
-        descriptor = self._log.fileno()
-        # The child writes where the shared position is: read without moving it.
-        start = max(0, os.fstat(descriptor).st_size - _LAST_WORDS_BYTES)
-        text = os.pread(descriptor, _LAST_WORDS_BYTES, start).decode(errors="replace")
-        return "; ".join(line.strip() for line in text.splitlines() if line.strip()) or "it said nothing"
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            if not self.wait(STOP_S):
-                self._process.kill()
-        self._keeper.join()
-        self._log.close()
-
-    def _keep(self) -> None:
-        launch = self._launch
-        try:
-            self._process = subprocess.Popen(
-                [*launch.program, str(launch.config)],
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-                env={**os.environ, **_MALLOC},
-                preexec_fn=_die_with_parent(),
-                process_group=0,  # Ctrl-C is for the program, which then stops its broker last
-                user=launch.user,
-                group=launch.user,
-                extra_groups=None if launch.user is None else [],
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            self._failure = error
-        finally:
-            self._started.set()
-        if self._process is not None:
-            self._process.wait()
-        self._ended.set()
 
 
 def _choose(asked: Literal["auto", "mosquitto", "iotcore"]) -> BrokerKind:
@@ -321,8 +244,11 @@ def _unprivileged_user() -> str | None:
 
     It would change user by itself, but the kernel forgets the parent-death signal when it does.
     """
-    if os.geteuid() != 0:
+    if os.name != "posix" or os.geteuid() != 0:
         return None
+    import grp
+    import pwd
+
     try:
         pwd.getpwnam("mosquitto")
         grp.getgrnam("mosquitto")
@@ -331,15 +257,7 @@ def _unprivileged_user() -> str | None:
     return "mosquitto"
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """What the child does before it becomes the broker: ask to be ended when its parent ends. Linux only."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _wait_until_ready(child: _Child, kind: BrokerKind, host: str, port: int) -> None:
+def _wait_until_ready(child: Child, kind: BrokerKind, host: str, port: int) -> None:
     who = f"{kind} on {host}:{port}"
     deadline = time.monotonic() + READY_S
     while not _answers(host, port):

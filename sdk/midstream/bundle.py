@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from midstream.communication.codecs import decode, encode, find_codec
 from midstream.engines import Program, Session, engine_for
 from midstream.engines.paced import paced
 from midstream.errors import BundleError, InputError
+from midstream.files import FileIdentity, regular_file
 from midstream.inputs import ImageInput
 from midstream.manifest import (
     COSTS_FILE,
@@ -36,13 +36,14 @@ from midstream.manifest import (
     Cut,
     Graph,
     Manifest,
+    SliceRecord,
     head_name,
     middle_name,
     tail_name,
 )
 from midstream.partitioning.resource_map import resource_map
 from midstream.sealed import costs_from_bytes, graph_from_bytes, manifest_digest, manifest_from_bytes
-from midstream.tensors import Tensors, TensorSpec, check_tensors, nbytes
+from midstream.tensors import Tensors, TensorSpec, check_tensors, named_tensors, nbytes
 
 # A busy core of a small board; a profile's own figure replaces it in plans.
 _NOMINAL_BUSY_W = 1.0
@@ -57,12 +58,20 @@ class Bundle:
     """
 
     def __init__(
-        self, path: Path, manifest: Manifest, digest: bytes, costs: Costs, threads: int = 1, slowdown: float = 1.0
+        self,
+        path: Path,
+        manifest: Manifest,
+        digest: bytes,
+        costs: Costs,
+        checked: Mapping[str, FileIdentity],
+        threads: int = 1,
+        slowdown: float = 1.0,
     ) -> None:
         self.path = path
         self.manifest = manifest
         self.digest = digest
         self.costs = costs
+        self._checked = checked
         self._threads = threads
         self._slowdown = slowdown
         self._lock = threading.Lock()
@@ -75,12 +84,13 @@ class Bundle:
         folder = Path(path)
         content = _read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
         manifest = manifest_from_bytes(content, str(folder / MANIFEST_FILE))
-        for name, record in manifest.files.items():
-            _check_file(folder / name, record.bytes, record.sha256)
+        checked = {
+            name: _check_file(folder / name, record.bytes, record.sha256) for name, record in manifest.files.items()
+        }
         costs = costs_from_bytes(_read(folder / COSTS_FILE, MAX_MANIFEST_BYTES), str(folder / COSTS_FILE))
         if costs.recipe != manifest.recipe or set(costs.cuts) != {cut.id for cut in manifest.cuts}:
             raise BundleError(f"{folder / COSTS_FILE} belongs to another bundle; convert the model again")
-        return cls(folder, manifest, manifest_digest(content), costs, threads, slowdown)
+        return cls(folder, manifest, manifest_digest(content), costs, checked, threads, slowdown)
 
     @property
     def name(self) -> str:
@@ -106,7 +116,9 @@ class Bundle:
     def graph(self) -> Graph:
         """Layers and edges."""
         where = f"{self.path / SLICES_FILE}:{GRAPH_MEMBER}"
-        return graph_from_bytes(self._archive.read(GRAPH_MEMBER, MAX_MANIFEST_BYTES), where)
+        with self._as_checked():
+            content = self._archive.read(GRAPH_MEMBER, MAX_MANIFEST_BYTES)
+        return graph_from_bytes(content, where)
 
     @property
     def resource_map(self) -> nx.DiGraph:
@@ -147,7 +159,7 @@ class Bundle:
     def check_inputs(self, inputs: Mapping[str, np.ndarray]) -> Tensors:
         """The inputs a slice takes, checked; those bound to a value at conversion may be left out."""
         owner = f"bundle {self.name!r}"
-        free = dict(inputs)
+        free = dict(named_tensors(inputs, owner))
         for name, value in self.manifest.fixed.items():
             given = free.pop(name, None)
             if given is not None and not np.array_equal(np.asarray(given), np.asarray(value)):
@@ -201,12 +213,13 @@ class Bundle:
         return self.manifest.free_inputs() if cut_id is None else self.manifest.cut(cut_id).tensors
 
     def prepare(self, cut_id: str | None) -> None:
-        """Load a cut's head and tail, or the whole model, so that the first run need not."""
+        """Load a cut's head and tail, or the whole model, so that the first run need not. Raises BundleError."""
         for name in [WHOLE] if cut_id is None else [head_name(cut_id), tail_name(cut_id)]:
             self._session(name)
 
     def unload(self, cut_id: str) -> None:
-        """Give back the memory of a cut's slices, and of those that begin or end at it."""
+        """Give back the memory of a cut's slices, and of those that begin or end at it. Raises BundleError."""
+        self.manifest.cut(cut_id)
         middles = (middle_name(*pair) for pair in self.manifest.middles() if cut_id in pair)
         for name in (head_name(cut_id), tail_name(cut_id), *middles):
             with self._lock:
@@ -224,22 +237,53 @@ class Bundle:
         return {spec.name: outputs[spec.name] for spec in self.outputs}
 
     def _run(self, name: str, tensors: Tensors) -> Tensors:
-        session, lock = self._session(name)
-        record = self.manifest.slices[name]
-        with lock:
-            session.reset()
-            return session.run({key: tensors[key] for key in record.inputs})
+        while True:
+            entry = self._session(name)
+            session, lock = entry
+            with lock:
+                # Another thread may have unloaded it before this one had its turn.
+                if self._sessions.get(name) is entry:
+                    session.reset()
+                    return session.run({key: tensors[key] for key in self._record(name).inputs})
 
     def _session(self, name: str) -> tuple[Session, threading.Lock]:
         with self._lock:
             entry = self._sessions.get(name)
             if entry is None:
-                record = self.manifest.slices[name]
-                program = Program(record, self._archive.read(record.member, record.bytes), self.path / WEIGHTS_FILE)
-                session = engine_for(self.manifest.engine).load(program, self._threads)
+                record = self._record(name)
+                with self._as_checked():
+                    content = self._archive.read(record.member, record.bytes)
+                    program = Program(record, content, self.path / WEIGHTS_FILE)
+                    session = engine_for(self.manifest.engine).load(program, self._threads)
                 entry = (paced(session, self._slowdown), threading.Lock())
                 self._sessions[name] = entry
             return entry
+
+    def _record(self, name: str) -> SliceRecord:
+        record = self.manifest.slices.get(name)
+        if record is None:
+            known = ", ".join(cut.id for cut in self.cuts) or "none"
+            raise BundleError(f"bundle {self.name!r} has no slice {name!r}; its cuts are {known}")
+        return record
+
+    @contextmanager
+    def _as_checked(self) -> Iterator[None]:
+        """What is read from the files within is what `open` checked; raises BundleError where it is not."""
+        self._check_identities()
+        try:
+            yield
+        finally:
+            self._check_identities()
+
+    def _check_identities(self) -> None:
+        for name, identity in self._checked.items():
+            path = self.path / name
+            try:
+                found = FileIdentity.of(path.lstat())
+            except OSError as error:
+                raise BundleError(f"cannot read {path}: {error.strerror}; open the bundle again") from None
+            if found != identity:
+                raise BundleError(f"{path} was replaced or changed since the bundle was opened; open it again")
 
 
 def _read(path: Path, limit: int) -> bytes:
@@ -251,26 +295,26 @@ def _read(path: Path, limit: int) -> bytes:
     return content
 
 
-def _check_file(path: Path, size: int, sha256: str) -> None:
+def _check_file(path: Path, size: int, sha256: str) -> FileIdentity:
     with _opened(path) as file:
-        actual = os.fstat(file.fileno()).st_size
-        if actual != size:
-            raise BundleError(f"{path} has {actual} bytes where its manifest says {size}; convert the model again")
+        identity = FileIdentity.of(os.fstat(file.fileno()))
+        if identity.bytes != size:
+            raise BundleError(
+                f"{path} has {identity.bytes} bytes where its manifest says {size}; convert the model again"
+            )
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != sha256:
         raise BundleError(
             f"{path} does not match its SHA-256 in the manifest: it was damaged or changed; convert the model again"
         )
+    return identity
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
     """A regular file, no link, pipe or device; errors while it is read are the bundle's."""
     try:
-        # Without O_NONBLOCK a pipe in a file's place would wait for a writer for ever.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise BundleError(f"{path} is not a regular file; a bundle holds nothing else: convert the model again")
+        with regular_file(path, follow_links=False) as file:
             yield file
     except NotADirectoryError:
         raise BundleError(f"{path.parent} is a file; a bundle is a folder that `midstream convert` wrote") from None

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +20,7 @@ from midstream.analysis import Analysis, analyze
 from midstream.bundle import Bundle
 from midstream.communication.codecs import decode, encode, find_codec
 from midstream.communication.presence import Presence
-from midstream.communication.wire import MAX_FEATURES, Limits, Reply, Request, Status
+from midstream.communication.wire import MAX_DEADLINE_MS, MAX_FEATURES, Limits, Reply, Request, Status
 from midstream.errors import CodecError, InputError, PlanError
 from midstream.exchange import Exchange
 from midstream.inputs import AudioInput, ImageInput, prepare_image, to_pixels
@@ -38,7 +39,7 @@ from midstream.partitioning import (
 )
 from midstream.partitioning.planner import ObjectiveKind
 from midstream.profiles import load_profile
-from midstream.tensors import Tensor, Tensors
+from midstream.tensors import Tensor, Tensors, named_tensors
 
 INPUT_CUT = "input"
 LOCAL_CUT = "local"
@@ -115,23 +116,29 @@ class Device:
         self._power = _NOMINAL_POWER if profile is None else load_profile(str(profile)).power_with(1)
         self._analyse = analyse
         self._graph = self.bundle.graph
-        self._exchange = Exchange(
-            broker, self.device_id, self.bundle.digest, Limits(_MAX_REPLY_BYTES, _MAX_REPLY_BYTES)
-        )
+        limits = Limits(_MAX_REPLY_BYTES, _MAX_REPLY_BYTES)
+        self._new_exchange = partial(Exchange, broker, self.device_id, self.bundle.digest, limits)
+        self._exchange = self._new_exchange()
         self._lock = threading.Lock()
         self._factor = 1.0
         self._sizes: dict[tuple[str | None, str], int] = {}
         self._known: _Known | None = None
 
     def __enter__(self) -> Device:
-        self._factor = self.bundle.measure_whole_ms() / self.bundle.costs.whole_ms
-        self._exchange.start(GATEWAY_WAIT_S)
+        try:
+            self._factor = self.bundle.measure_whole_ms() / self.bundle.costs.whole_ms
+            self._exchange.start(GATEWAY_WAIT_S)
+        except BaseException:
+            self._exchange.close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._exchange.close()
+        # A connection that was closed stays closed; whoever enters again gets another.
+        closed, self._exchange = self._exchange, self._new_exchange()
+        closed.close()
 
     def wait_connected(self, wait_s: float) -> bool:
         """Wait until the broker is reached, or refuses for good; returns whether it is."""
@@ -180,14 +187,13 @@ class Device:
         """
         started = time.perf_counter()
         tensors = self.bundle.check_inputs(self._tensors(inputs, source))
-        limit_ms = self._objective.deadline_ms if deadline_ms is None else deadline_ms
-        if limit_ms is not None and not (math.isfinite(limit_ms) and limit_ms > 0):
-            raise PlanError(f"deadline_ms is {limit_ms}, needed a number above 0")
+        objective = self._objective if deadline_ms is None else replace(self._objective, deadline_ms=deadline_ms)
+        limit_ms = objective.deadline_ms
         timings: dict[str, float] = {}
         analysis = self._analysis(tensors, source, sample_rate)
         timings["analysis"] = _since(started)
         mark = time.perf_counter()
-        plan, gateway_id = self._plan(analysis, limit_ms, cut, codec)
+        plan, gateway_id = self._plan(analysis, objective, cut, codec)
         timings["plan"] = _since(mark)
         if plan.offloads:
             result = self._offload(tensors, plan, gateway_id, analysis, timings, started, limit_ms)
@@ -199,12 +205,17 @@ class Device:
         timings["total"] = _since(started)
         return result
 
+    def check_plan(self, cut: str | None, codec: str | None) -> None:
+        """Raise what `infer` raises where it cannot be forced to this cut and codec, without an input."""
+        if cut is not None or codec is not None:
+            self._forced(self._options(None), cut, codec)
+
     async def infer_async(self, inputs: Mapping[str, Tensor] | None = None, **options: Any) -> Result:
         """`infer` for asyncio: the same arguments, run in a thread."""
         return await asyncio.to_thread(self.infer, inputs, **options)
 
     def _tensors(self, inputs: Mapping[str, Tensor] | None, source: np.ndarray | None) -> dict[str, Tensor]:
-        given = dict(inputs or {})
+        given = dict(named_tensors({} if inputs is None else inputs, f"bundle {self.bundle.name!r}"))
         if source is None:
             return given
         described = [spec for spec in self.bundle.inputs if spec.name in self.bundle.manifest.semantics]
@@ -219,7 +230,12 @@ class Device:
         if isinstance(semantics, ImageInput):
             size = (shape[2], shape[3]) if semantics.layout == "NCHW" else (shape[1], shape[2])
             return given | {spec.name: prepare_image(np.asarray(source), spec, semantics, size)}
-        sound = np.asarray(source, dtype=np.float32).reshape(-1)
+        try:
+            sound = np.asarray(source, dtype=np.float32).reshape(-1)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"input {spec.name!r} takes sound, an array of samples, not a {type(source).__name__}"
+            ) from None
         if sound.size != math.prod(shape):
             raise InputError(f"input {spec.name!r} takes {math.prod(shape)} samples at once, {sound.size} were given")
         return given | {spec.name: sound.reshape(shape).astype(spec.dtype)}
@@ -240,7 +256,7 @@ class Device:
         return analyze(largest, kind="tensor") if largest.size and np.all(np.isfinite(largest)) else None
 
     def _plan(
-        self, analysis: Analysis | None, limit_ms: float | None, cut: str | None, codec: str | None
+        self, analysis: Analysis | None, objective: Objective, cut: str | None, codec: str | None
     ) -> tuple[Plan, str | None]:
         forced = cut is not None or codec is not None
         presence = self._exchange.any_gateway() if forced else self._exchange.gateway()
@@ -253,7 +269,7 @@ class Device:
         gateway_id = None if presence is None else presence.gateway_id
         if forced:
             return plan_for(self._forced(options, cut, codec), state, self._power, "forced by the caller"), gateway_id
-        return decide(options, state, replace(self._objective, deadline_ms=limit_ms), self._power), gateway_id
+        return decide(options, state, objective, self._power), gateway_id
 
     def _options(self, presence: Presence | None) -> tuple[Candidate, ...]:
         """What can be done, at the costs known now; without a gateway, at those of one as fast as the converter's.
@@ -291,9 +307,9 @@ class Device:
                 self._known = None
 
     def _forced(self, options: tuple[Candidate, ...], cut: str | None, codec: str | None) -> Candidate:
+        name = find_codec("raw" if codec is None else codec).name
         if cut == LOCAL_CUT:
             return options[0]
-        name = find_codec(codec or "raw").name
         wanted = None if cut in (None, INPUT_CUT) else self.bundle.manifest.cut(str(cut)).id
         for option in options:
             if option.offloads and option.cut == wanted and option.codec == name:
@@ -320,12 +336,16 @@ class Device:
             self._learn(self.bundle.costs.cuts[plan.cut].head_ms, timings["device"])
         mark = time.perf_counter()
         give_up_ms = self._give_up_ms(plan, limit_ms)
-        reply, sent, received, problem = None, 0, 0, "no gateway is there"
-        if gateway_id is not None:
+        reply, sent, received = None, 0, 0
+        if gateway_id is None:
+            problem = self._exchange.absence()
+        else:
             request = self._request(plan, crossing, analysis, give_up_ms - _since(started))
             timings["encode"] = _since(mark)
             mark = time.perf_counter()
-            reply, sent, received, problem = self._ask(request, gateway_id, give_up_ms - _since(started))
+            pending = self._exchange.ask(request, gateway_id, (give_up_ms - _since(started)) / 1e3)
+            reply, sent, received = pending.reply, pending.sent_bytes, pending.received_bytes
+            problem = pending.problem or ""
             waited_ms = _since(mark)
         if reply is not None:
             mark = time.perf_counter()
@@ -342,11 +362,6 @@ class Device:
             self._ordered(outputs | rest), plan, timings, analysis, ("device",), sent, received, fallback=problem
         )
 
-    def _ask(self, request: Request, gateway_id: str, timeout_ms: float) -> tuple[Reply | None, int, int, str]:
-        pending, sent = self._exchange.send(request, gateway_id)
-        reply = self._exchange.finish(pending, timeout_ms / 1e3)
-        return reply, sent, pending.received_bytes, pending.problem or ""
-
     def _request(self, plan: Plan, crossing: Tensors, analysis: Analysis | None, remaining_ms: float) -> Request:
         features = () if analysis is None else tuple(list(analysis.features.items())[:MAX_FEATURES])
         return Request(
@@ -354,7 +369,7 @@ class Device:
             bundle_digest=self.bundle.digest,
             cut=plan.cut or "",
             codec=plan.codec,
-            deadline_ms=max(1, int(remaining_ms)),
+            deadline_ms=min(max(1, int(remaining_ms)), MAX_DEADLINE_MS),
             score=0.0 if analysis is None else analysis.score,
             features=features,
             tensors=encode(plan.codec, crossing, self.bundle.image_inputs),
@@ -401,7 +416,7 @@ class Device:
     def _why_local(self, cut: str | None, gateway_id: str | None) -> str | None:
         if cut == LOCAL_CUT or gateway_id is not None:
             return None
-        return f"no gateway is there{': ' + self.last_error if self.last_error else ''}"
+        return self._exchange.absence()
 
     def _ordered(self, outputs: Tensors) -> Tensors:
         return {spec.name: outputs[spec.name] for spec in self.bundle.outputs}

@@ -8,17 +8,21 @@ import time
 from dataclasses import dataclass, field, replace
 
 from midstream.communication import topics
-from midstream.communication.chunks import Reassembler, split
+from midstream.communication.chunks import CHUNK_BYTES, Reassembler, split
 from midstream.communication.presence import Presence, decode_presence
 from midstream.communication.transport import Message, MqttTransport
 from midstream.communication.wire import WIRE_VERSION, Limits, Reply, Request, decode_reply, encode_request
-from midstream.errors import WireError
+from midstream.errors import MidstreamError, WireError
 from midstream.partitioning import LinkEstimate, LinkState
 
 _log = logging.getLogger("midstream.exchange")
 
 # A probe is one small message for the round trip, and one large enough to say something about bandwidth.
 _PROBE_BYTES = (64, 32 << 10)
+# A chunk is what the link takes in this time, but not less than says something about its bandwidth; two are under way.
+_CHUNK_MS = 100.0
+_SMALLEST_CHUNK_BYTES = 8 << 10
+_CHUNKS_IN_FLIGHT = 2
 PROBE_EVERY_S = 2.0
 # After a failure a gateway is left alone for this long, doubled at each further one.
 _FIRST_REST_S, _LONGEST_REST_S = 0.5, 15.0
@@ -27,14 +31,13 @@ _MAX_GATEWAYS = 256
 
 @dataclass
 class Pending:
-    """A request under way. ``problem`` says why there will be no reply."""
+    """A request, under way or done. ``problem`` says why there is no reply."""
 
     request_id: bytes
     gateway_id: str
     started: float
-    acked: float | None = None
     reply: Reply | None = None
-    received: float | None = None
+    sent_bytes: int = 0
     received_bytes: int = 0
     problem: str | None = None
     unacked: int = 0
@@ -72,6 +75,7 @@ class Exchange:
         self._transport = MqttTransport(
             url, f"midstream-dev-{device_id}", on_message=self._on_message, on_state=self._on_state
         )
+        self._transport.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
 
     def start(self, wait_s: float) -> None:
         """Connect in the background and wait up to ``wait_s`` seconds for a gateway that has this bundle."""
@@ -123,6 +127,16 @@ class Exchange:
         with self._lock:
             return self._serving() if self._transport.connected else None
 
+    def absence(self) -> str:
+        """Why there is no gateway to plan with, for a person."""
+        with self._lock:
+            rests = [
+                self._rests[gateway.gateway_id].until for gateway in self._able() if gateway.gateway_id in self._rests
+            ]
+        if self._transport.connected and rests:
+            return f"the gateway rests for {max(0.0, min(rests) - time.monotonic()):.1f} s after a failure"
+        return f"no gateway is there{f': {self.last_error}' if self.last_error else ''}"
+
     def link(self) -> LinkState:
         """The link as transfers and probes have shown it."""
         with self._lock:
@@ -136,43 +150,64 @@ class Exchange:
                 return
             self._probed = now
         topic = topics.probe_topic(self._device_id)
-        small, large = _PROBE_BYTES
+        limit = self._transport.payload_limit(topic, expiry_s=1)
+        small, large = (max(0, min(size, limit)) for size in _PROBE_BYTES)
         self._transport.publish(topic, bytes(small), expiry_s=1, on_ack=self._after_echo)
         self._transport.publish(topic, bytes(large), expiry_s=1, on_ack=lambda ms: self._after_transfer(large, ms))
 
-    def send(self, request: Request, gateway_id: str) -> tuple[Pending, int]:
-        """Send a request; returns what to wait for and the bytes sent."""
+    def ask(self, request: Request, gateway_id: str, timeout_s: float) -> Pending:
+        """Send a request and wait for its reply; where there is none in time, ``problem`` says why.
+
+        Nothing of it is left when this returns: what was not sent yet is not sent any more.
+        """
         pending = Pending(request.request_id, gateway_id, time.monotonic())
-        chunks = split(encode_request(request), request.request_id)
-        pending.unacked = len(chunks)
-        size = sum(len(chunk) for chunk in chunks)
         with self._lock:
             self._pending[request.request_id] = pending
-        topic = topics.request_topic(gateway_id, self._device_id)
+        try:
+            self._send(request, pending)
+            left_s = pending.started + timeout_s - time.monotonic()
+            if not pending.done.wait(min(max(0.0, left_s), threading.TIMEOUT_MAX)):
+                pending.problem = "no answer in time"
+        except (ValueError, MidstreamError) as error:
+            pending.fail(f"the request cannot be sent: {error}")
+        finally:
+            self._transport.withdraw(request.request_id)
+            with self._lock:
+                del self._pending[request.request_id]
+                if pending.reply is None:
+                    self._rest(gateway_id)
+                else:
+                    self._rests.pop(gateway_id, None)
+        return pending
+
+    def _send(self, request: Request, pending: Pending) -> None:
+        """All its chunks. Raises WireError or ValueError where it, or any request, is too large to be sent."""
+        topic = topics.request_topic(pending.gateway_id, self._device_id)
+        reply_topic = topics.reply_topic(pending.gateway_id, self._device_id)
+        expiry_s = max(1, -(-request.deadline_ms // 1000))
+        limit = self._transport.payload_limit(
+            topic, correlation=request.request_id, response_topic=reply_topic, expiry_s=expiry_s
+        )
+        chunks = split(encode_request(request), request.request_id, min(limit, self._chunk_bytes()))
+        pending.unacked = len(chunks)
+        pending.sent_bytes = sum(len(chunk) for chunk in chunks)
         for chunk in chunks:
             if not self._transport.publish(
                 topic,
                 chunk,
                 correlation=request.request_id,
-                response_topic=topics.reply_topic(gateway_id, self._device_id),
-                expiry_s=max(1, -(-request.deadline_ms // 1000)),
-                on_ack=lambda _ms: self._acked(pending, size),
+                response_topic=reply_topic,
+                expiry_s=expiry_s,
+                on_ack=lambda _ms: self._acked(pending),
             ):
-                pending.fail("the broker cannot be reached")
+                up = self._transport.connected
+                pending.fail("too much waits to be sent already" if up else "the broker cannot be reached")
                 break
-        return pending, size
 
-    def finish(self, pending: Pending, timeout_s: float) -> Reply | None:
-        """Wait for a request's reply; None where there is none in time, and ``pending.problem`` then says why."""
-        if not pending.done.wait(max(0.0, timeout_s)):
-            pending.problem = "no answer in time"
-        with self._lock:
-            self._pending.pop(pending.request_id, None)
-            if pending.reply is None:
-                self._rest(pending.gateway_id)
-            else:
-                self._rests.pop(pending.gateway_id, None)
-        return pending.reply
+    def _chunk_bytes(self) -> int:
+        """As much as the link takes in a while; a link that was not measured yet counts as a slow one."""
+        wanted = self._link.uplink_kbps / 8 * _CHUNK_MS if self._link.uplink_samples else 0.0
+        return min(CHUNK_BYTES, max(_SMALLEST_CHUNK_BYTES, int(wanted)))
 
     def _serving(self, *, resting: bool = True) -> Presence | None:
         now = time.monotonic()
@@ -243,20 +278,16 @@ class Exchange:
         if reply.request_id != pending.request_id:
             pending.fail("its reply answers another request")
             return
-        pending.received = time.monotonic()
         pending.received_bytes = len(whole)
         pending.reply = reply
         pending.done.set()
 
-    def _acked(self, pending: Pending, size: int) -> None:
+    def _acked(self, pending: Pending) -> None:
         with self._lock:
             pending.unacked -= 1
-            if pending.unacked == 0:
-                pending.acked = time.monotonic()
-                elapsed_ms = (pending.acked - pending.started) * 1e3
-            else:
+            if pending.unacked:
                 return
-        self._after_transfer(size, elapsed_ms)
+        self._after_transfer(pending.sent_bytes, (time.monotonic() - pending.started) * 1e3)
 
     def _after_echo(self, ms: float) -> None:
         with self._lock:
@@ -271,6 +302,7 @@ class Exchange:
                 link = replace(link, downlink_kbps=link.uplink_kbps)
             self._link = link
             self._probed = time.monotonic()
+            self._transport.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
 
     def _fail_all(self, problem: str) -> None:
         with self._lock:

@@ -178,7 +178,9 @@ def to_pixels(tensor: Tensor, semantics: ImageInput) -> NDArray[np.uint8]:
     if np.issubdtype(tensor.dtype, np.floating):
         mean = np.asarray(semantics.mean, dtype=np.float32)
         scale = np.asarray(semantics.scale, dtype=np.float32)
-        planes = np.rint(planes.astype(np.float32) / scale + mean)
+        # What is no number becomes 0, and what is none of a picture its nearest: runtimes give both.
+        with np.errstate(over="ignore", invalid="ignore"):
+            planes = np.fmax(np.rint(planes.astype(np.float32) / scale + mean), 0)
     elif tensor.dtype == np.int8:
         planes = planes.astype(np.int16) + 128
     return np.ascontiguousarray(np.clip(planes, 0, 255).astype(np.uint8))

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from midstream.errors import InputError, MissingExtraError
+from midstream.files import regular_file
 
 MAX_IMAGE_BYTES = 64 << 20
 MAX_IMAGE_PIXELS = 100_000_000
@@ -142,7 +143,7 @@ def _opened(path: Path, what: str) -> Iterator[BinaryIO]:
     if not path.is_file():
         raise InputError(f"{what} {path} is not a file" + (" but a folder" if path.is_dir() else ""))
     try:
-        with path.open("rb") as file:
+        with regular_file(path) as file:
             if not file.read(1):
                 raise InputError(f"{what} {path} is empty")
             file.seek(0)

@@ -32,8 +32,10 @@ from pathlib import Path
 from typing import Any
 
 from midstream.errors import ProfileError
+from midstream.files import read_at_most
 
 PACKAGE = "midstream_profiles"
+MAX_PROFILE_BYTES = 1 << 20
 _RATES = ("gmacs_float32", "gmacs_int8", "gbytes_float32", "gbytes_int8")
 _POWER = ("idle_w", "busy_w", "radio_uj_per_byte")
 _ENGINES = ("litert", "onnx")
@@ -154,8 +156,8 @@ def load_profile(name_or_path: str) -> Profile:
     if name_or_path.endswith(".toml") or os.sep in name_or_path:
         path = Path(name_or_path)
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError, ValueError) as error:
+            text = str(read_at_most(path, MAX_PROFILE_BYTES), "utf-8")
+        except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise ProfileError(f"cannot read profile {name_or_path}: {why}") from None
         return profile_from_toml(text, path.stem, name_or_path)

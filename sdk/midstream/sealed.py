@@ -341,6 +341,8 @@ def _spec_to_json(spec: TensorSpec) -> dict[str, Any]:
     value: dict[str, Any] = {"name": spec.name, "dtype": spec.dtype.name, "shape": list(spec.shape)}
     if spec.scale is not None:
         value |= {"scale": spec.scale, "zero_point": spec.zero_point}
+    if spec.may_be_empty:
+        value["may_be_empty"] = True
     return value
 
 
@@ -349,11 +351,12 @@ def _spec_from_json(value: dict[str, Any]) -> TensorSpec:
         raise ValueError(f"dtype {value['dtype']!r} is not one of {', '.join(sorted(CARRIED_DTYPES))}")
     dtype = np.dtype(value["dtype"])
     shape = tuple(None if size is None else _count(size) for size in value["shape"])
+    empty = "may_be_empty" in value
     if "scale" not in value:
-        return TensorSpec(_text(value["name"]), dtype, shape)
+        return TensorSpec(_text(value["name"]), dtype, shape, may_be_empty=empty)
     if type(value["zero_point"]) is not int:
         raise TypeError(f"{value['zero_point']!r} is not a zero point")
-    return TensorSpec(_text(value["name"]), dtype, shape, _number(value["scale"]), value["zero_point"])
+    return TensorSpec(_text(value["name"]), dtype, shape, _number(value["scale"]), value["zero_point"], empty)
 
 
 def _specs_from_json(value: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:

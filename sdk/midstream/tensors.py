@@ -23,8 +23,9 @@ Tensors = dict[str, Tensor]
 class TensorSpec:
     """Name, dtype and shape of one tensor.
 
-    ``shape`` has None where a dimension is dynamic. ``scale`` and ``zero_point`` are set for per-tensor quantised
-    tensors: real = (stored - zero_point) * scale.
+    ``shape`` has None where a dimension is dynamic: then it is 1 or more, as runtimes crash on none, unless the tensor
+    ``may_be_empty`` because its sizes follow from content, such as no boxes found. ``scale`` and ``zero_point`` are set
+    for per-tensor quantised tensors: real = (stored - zero_point) * scale.
     """
 
     name: str
@@ -32,12 +33,18 @@ class TensorSpec:
     shape: tuple[int | None, ...]
     scale: float | None = None
     zero_point: int | None = None
+    may_be_empty: bool = False
 
     def accepts(self, shape: Sequence[int]) -> bool:
         """Whether an array of this shape fits."""
+        least = 0 if self.may_be_empty else 1
         return len(shape) == len(self.shape) and all(
-            want is None or want == have for want, have in zip(self.shape, shape, strict=True)
+            have >= least if want is None else want == have for want, have in zip(self.shape, shape, strict=True)
         )
+
+    def hint(self, shape: Sequence[int]) -> str:
+        """What to add to the message where this shape does not fit and one may wonder why."""
+        return "; ? is 1 or more" if 0 in shape and None in self.shape and not self.may_be_empty else ""
 
     def loosened(self, *shapes: Sequence[int]) -> TensorSpec:
         """The specification with every size dynamic that one of these shapes, seen of the tensor, contradicts."""
@@ -46,7 +53,7 @@ class TensorSpec:
             if len(shape) != len(sizes):
                 sizes = (None,) * len(shape)
             sizes = tuple(want if want == have else None for want, have in zip(sizes, shape, strict=True))
-        return replace(self, shape=sizes)
+        return replace(self, shape=sizes, may_be_empty=self.may_be_empty or sizes != self.shape)
 
     def __str__(self) -> str:
         dims = ", ".join("?" if size is None else str(size) for size in self.shape)
@@ -56,6 +63,13 @@ class TensorSpec:
 def nbytes(dtype: np.dtype[np.generic], shape: Sequence[int]) -> int:
     """Bytes of a dense array."""
     return math.prod(shape) * dtype.itemsize
+
+
+def named_tensors(tensors: object, of: str) -> Mapping[str, Tensor]:
+    """The same, where it is a mapping; raises InputError where it is anything else."""
+    if not isinstance(tensors, Mapping):
+        raise InputError(f"{of} takes a dict of arrays by their names, not a {type(tensors).__name__}")
+    return tensors
 
 
 def check_tensors(specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor], of: str) -> Tensors:
@@ -84,9 +98,9 @@ def check_tensors(specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor], of
                 f"convert it with .astype({spec.dtype.name!r})"
             )
         if not spec.accepts(value.shape):
-            wanted = [("?" if size is None else size) for size in spec.shape]
+            wanted = ", ".join("?" if size is None else str(size) for size in spec.shape)
             raise InputError(
-                f"input {spec.name!r} of {of} has shape {list(value.shape)}, needed {wanted}".replace("'", "")
+                f"input {spec.name!r} of {of} has shape {list(value.shape)}, needed [{wanted}]" + spec.hint(value.shape)
             )
         checked[spec.name] = np.ascontiguousarray(value).reshape(value.shape)
     return checked

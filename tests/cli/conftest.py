@@ -52,7 +52,10 @@ def midstream(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     # The handler would hold on to this test's stderr.
     monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
 
-    def call(*arguments: object) -> Ended:
+    def call(*arguments: object, cwd: Path | None = None) -> Ended:
+        """Run it, in this folder if one is given."""
+        if cwd is not None:
+            monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", ["midstream", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from .conftest import Midstream
@@ -27,3 +28,13 @@ def test_what_cannot_be_read_is_one_error(midstream: Midstream, tmp_path: Path) 
         ended = midstream("analyze", tmp_path / name, "--json")
         assert ended.code == 2
         assert name in ended.error
+
+
+def test_names_that_look_like_markup_are_names(midstream: Midstream, assets: Path, tmp_path: Path) -> None:
+    (tmp_path / "d[").mkdir()
+    names = ("a[final].png", "d[/b].png", ":tada:.png")
+    for name in names:
+        shutil.copy(assets / "pictures" / "coins.png", tmp_path / name)
+    shown = midstream("analyze", *(Path(name) for name in names), cwd=tmp_path)
+    assert shown.code == 0, shown.err
+    assert all(name in shown.out for name in names)

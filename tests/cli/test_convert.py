@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from midstream.bundle import Bundle
+from midstream_converters.opening import DEFAULT_MAX_CUTS
 from midstream_converters.verify import CutProof
 
 from .conftest import Midstream
@@ -33,6 +35,10 @@ def test_convert_without_json_says_so_on_stderr(midstream: Midstream, faces_mode
     ended = midstream("convert", faces_model, "-o", tmp_path / "b", "--max-cuts", "1")
     assert (ended.code, ended.out) == (0, "")
     assert "1 cuts proven, 0 rejected" in ended.err.replace("\n", " ")
+
+
+def test_the_default_number_of_cuts_is_the_one_that_help_tells(midstream: Midstream) -> None:
+    assert f"default {DEFAULT_MAX_CUTS}." in " ".join(midstream("convert", "--help").out.replace("│", " ").split())
 
 
 def test_convert_as_a_module(faces_model: Path, tmp_path: Path) -> None:
@@ -72,6 +78,17 @@ def test_a_wrong_option_is_one_error(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_calibration_data_that_is_no_archive_is_one_error(
+    midstream: Midstream, faces_model: Path, tmp_path: Path
+) -> None:
+    header = b"{'descr': '<f4', (".ljust(117) + b"\n"
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("input.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    ended = midstream("convert", faces_model, "-o", tmp_path / "b", "--calibration", tmp_path / "x.npz")
+    assert ended.code == 2
+    assert "x.npz is not an .npz archive of plain arrays" in ended.error
+
+
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
@@ -108,7 +125,7 @@ def test_a_truncated_model_is_one_error(
 
 def test_a_model_that_is_missing_or_a_folder_is_one_error(midstream: Midstream, tmp_path: Path) -> None:
     assert "No such file" in midstream("convert", tmp_path / "no.onnx", "-o", tmp_path / "b").error
-    assert "directory" in midstream("convert", tmp_path, "-o", tmp_path / "b").error
+    assert "not a regular file" in midstream("convert", tmp_path, "-o", tmp_path / "b").error
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -141,7 +158,7 @@ def test_verify_holds_every_cut_against_the_whole(midstream: Midstream, faces: P
 
 def test_verify_fails_with_its_own_code(midstream: Midstream, faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proofs = [CutProof("c1", 0.0), CutProof("c2", 0.25)]
-    monkeypatch.setattr("midstream_converters.cli.verify_bundle", lambda *_: proofs)
+    monkeypatch.setattr("midstream_converters.verify.verify_bundle", lambda *_: proofs)
     ended = midstream("verify", faces, "--json")
     assert ended.code == 3
     assert [cut["verified"] for cut in json.loads(ended.out)["cuts"]] == [True, False]

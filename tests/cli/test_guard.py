@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -40,7 +45,7 @@ def test_errors(
     monkeypatch.setattr("sys.argv", ["fail"])
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as ended:
-        guarded(app)
+        guarded(lambda: app)
     assert ended.value.code == code
     assert capsys.readouterr().err == line
 
@@ -55,7 +60,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("sys.argv", ["fail"])
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(ZeroDivisionError):
-        guarded(app)
+        guarded(lambda: app)
 
 
 @pytest.mark.parametrize(
@@ -83,3 +88,53 @@ def test_help_and_version(midstream: Midstream) -> None:
     nothing = midstream()
     assert nothing.code == 2
     assert "convert" in nothing.error
+
+
+@pytest.mark.parametrize("module", ["midstream.cli.main", "midstream_converters"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_it_starts_is_no_traceback(tmp_path: Path, module: str, number: signal.Signals) -> None:
+    """The import of the first package of others is held up until the signal is there."""
+    (tmp_path / "typer.py").write_text("import sys\nprint('importing', flush=True)\nsys.stdin.read()\n")
+    path = os.pathsep.join((str(tmp_path), *filter(None, sys.path)))
+    with subprocess.Popen(
+        [sys.executable, "-m", module, "--help"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (128 + number, "")
+
+
+def test_help_waits_for_nothing_heavy() -> None:
+    program = (
+        "import sys\n"
+        "import midstream.cli.commands\n"
+        "heavy = {'numpy', 'cv2', 'networkx', 'paho', 'onnx', 'onnxruntime', 'ai_edge_litert'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_what_native_libraries_write_is_not_on_stderr_unless_it_is_asked_for() -> None:
+    program = (
+        "import os, sys\n"
+        "import typer\n"
+        "from midstream.cli.guard import guarded\n"
+        "from midstream.errors import BundleError\n"
+        "app = typer.Typer(pretty_exceptions_enable=False)\n"
+        "@app.command()\n"
+        "def fail(verbose: bool = False) -> None:\n"
+        "    os.write(2, b'native\\n')\n"
+        "    raise BundleError('ours')\n"
+        "guarded(lambda: app)\n"
+    )
+    for options, said in (([], "midstream: ours\n"), (["--verbose"], "native\nmidstream: ours\n")):
+        done = subprocess.run([sys.executable, "-c", program, *options], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (2, said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from midstream.bundle import Bundle
@@ -32,6 +33,16 @@ def test_inspect_as_tables(midstream: Midstream, faces: Path) -> None:
     assert shown.code == 0
     assert "cuts (0 candidates rejected)" in shown.out
     assert "DEPTHWISE_CONV_2D" in shown.out
+
+
+def test_a_name_that_looks_like_markup_is_a_name(midstream: Midstream, faces_model: Path, tmp_path: Path) -> None:
+    model, bundle = tmp_path / "m[red].tflite", tmp_path / "q[" / "x]"
+    shutil.copy(faces_model, model)
+    made = midstream("convert", model, "-o", bundle, "--max-cuts", "1")
+    assert made.code == 0
+    assert made.err.startswith(f"{bundle}: 1 cuts proven")
+    assert midstream("inspect", bundle).out.startswith("m[red] (tflite, engine litert)")
+    assert f"{tmp_path}/[/]" in midstream("inspect", tmp_path / "[/]").error
 
 
 def test_what_is_no_bundle_is_one_error(midstream: Midstream, tmp_path: Path, faces_model: Path) -> None:

@@ -152,6 +152,18 @@ def test_the_oldest_of_too_many_is_dropped() -> None:
     assert reassembler.add("d", sent[0][1]) is None
 
 
+@pytest.mark.parametrize("bound", [{"max_messages": 4}, {"max_pending_bytes": 20_000}])
+def test_one_sender_does_not_push_out_another(bound: dict[str, int]) -> None:
+    reassembler = Reassembler(max_message_bytes=5000, **bound)
+    first, last = split(message_of(4000), ID, MIN_CHUNK_BYTES)
+    assert reassembler.add("patient", first) is None
+    for n in range(20):
+        greedy = split(message_of(4000, n), bytes([n]) * 16, MIN_CHUNK_BYTES)
+        assert reassembler.add("greedy", greedy[0]) is None
+    assert reassembler.add("greedy", greedy[1]) == message_of(4000, 19)
+    assert reassembler.add("patient", last) == message_of(4000)
+
+
 def test_declared_bytes_are_bounded_and_not_taken() -> None:
     reassembler = Reassembler(max_message_bytes=64 << 20, max_messages=100, max_pending_bytes=100 << 20)
     size = -(-(64 << 20) // 300)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import time
+import warnings
 import zlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -289,6 +291,30 @@ def test_damaged_lossless_data_is_refused(data: bytes) -> None:
     assert decode("lossless", [EncodedTensor((2, 3), FLOAT32, DEFLATED)], [spec], {}, PLENTY)["x"].sum() == 0
     with pytest.raises(CodecError, match="tensor 'x'"):
         decode("lossless", [EncodedTensor((2, 3), FLOAT32, data)], [spec], {}, PLENTY)
+
+
+def test_a_tensor_may_come_empty_where_its_sizes_follow_from_content() -> None:
+    none_found = np.empty((0, 4), np.float32)
+    boxes = TensorSpec("boxes", none_found.dtype, (None, 4), may_be_empty=True)
+    batch = replace(boxes, may_be_empty=False)
+    for codec in ("raw", "lossless"):
+        encoded = encode(codec, {"boxes": none_found}, {})
+        assert_bits(decode(codec, encoded, [boxes], {}, PLENTY)["boxes"], none_found)
+        with pytest.raises(CodecError, match=r"float32\[0, 4\], needed boxes: float32\[\?, 4\]; \? is 1 or more"):
+            decode(codec, encoded, [batch], {}, PLENTY)
+
+
+def test_a_picture_with_what_is_no_number_is_encoded_without_a_warning() -> None:
+    semantics = ImageInput("NHWC", "RGB", (1e-30,), (0.0,))
+    tensor = np.full((1, 16, 16, 3), np.nan, np.float32)
+    tensor[0, :8] = np.inf
+    tensor[0, 8:12] = 3e38
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels = to_pixels(tensor, semantics)
+        encode("jpeg90", {"x": tensor}, {"x": semantics})
+    assert pixels[:12].min() == 255
+    assert pixels[12:].max() == 0
 
 
 def test_an_empty_tensor_may_come_deflated() -> None:

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midstream.communication.presence import MAX_PRESENCE_BYTES, Presence, decode_presence, encode_presence
+from midstream.communication.presence import (
+    MAX_PRESENCE_BYTES,
+    Presence,
+    decode_presence,
+    encode_presence,
+    encode_within,
+)
 from midstream.errors import WireError
 
 DIGEST = bytes(range(32))
@@ -193,3 +199,22 @@ def test_flipped_bits_raise_wire_errors_only(place: int, bits: int) -> None:
         assert isinstance(decode_presence(bytes(damaged)), Presence)
     except WireError:
         return
+
+
+def test_of_what_would_be_too_large_the_last_cuts_are_left_out() -> None:
+    times = {"whole": 1.0, **{f"c{number}": float(number) for number in range(250)}}
+    presence = dataclasses.replace(PRESENCE, tail_ms={f"{number:064x}": times for number in range(64)})
+    with pytest.raises(WireError, match="times of fewer cuts"):
+        encode_presence(presence)
+    for limit in (10 * MAX_PRESENCE_BYTES, 20_000, 8_000):
+        payload = encode_within(presence, limit)
+        assert len(payload) <= min(limit, MAX_PRESENCE_BYTES)
+        found = decode_presence(payload)
+        assert found is not None
+        assert found.bundles == presence.bundles
+        for kept in found.tail_ms.values():
+            assert list(kept.items()) == list(times.items())[: len(kept)]
+        assert len(kept) >= (1 if limit == 8_000 else 7)
+    assert encode_within(PRESENCE, MAX_PRESENCE_BYTES) == encode_presence(PRESENCE)
+    with pytest.raises(WireError, match="Serve fewer bundles"):
+        encode_within(presence, 4_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import select
 import shutil
 import signal
 import socket
@@ -12,14 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from midstream.broker import Broker
 from midstream.communication.address import PASSWORD_VARIABLE, USERNAME_VARIABLE
-from midstream.communication.transport import Message, MqttTransport
+from midstream.communication.transport import MAX_OUTBOX_BYTES, Message, MqttTransport
 from midstream.errors import InputError, PeerError
 from midstream.link import LinkEmulator
 
@@ -57,6 +58,7 @@ class Client:
 
 
 Connect = Callable[..., Client]
+Mosquitto = Callable[[Path, list[str]], AbstractContextManager[int]]
 
 
 @pytest.fixture
@@ -286,27 +288,8 @@ def test_a_refused_connection_says_how_to_start_a_broker(idle_port: int) -> None
 needs_mosquitto = pytest.mark.skipif(shutil.which("mosquitto_passwd") is None, reason="iotcore cannot be set up so")
 
 
-@contextmanager
-def mosquitto(folder: Path, lines: list[str]) -> Iterator[int]:
-    """mosquitto with a listener that these lines of configuration follow; its port."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = int(server.getsockname()[1])
-    config = folder / "mosquitto.conf"
-    # Root may read its own folder; whom mosquitto would change to may not.
-    config.write_text("\n".join(["user root", f"listener {port} 127.0.0.1", *lines, ""]))
-    program = shutil.which("mosquitto", path=os.environ["PATH"] + ":/usr/sbin") or "mosquitto"
-    with subprocess.Popen([program, "-c", str(config)], stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        try:
-            while b"running" not in (line := process.stderr.readline()):
-                assert line, f"mosquitto ended with {process.wait()}"
-            yield port
-        finally:
-            process.terminate()
-
-
 @pytest.fixture(scope="module")
-def locked_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def locked_port(tmp_path_factory: pytest.TempPathFactory, mosquitto: Mosquitto) -> Iterator[int]:
     """mosquitto that knows nobody but kitchen, whose password is hunter2."""
     folder = tmp_path_factory.mktemp("locked")
     passwords = folder / "passwords"
@@ -429,13 +412,56 @@ def test_what_mqtt_does_not_allow_is_a_value_error(broker: Broker, connect: Conn
 
 
 @needs_mosquitto
-def test_a_payload_is_held_to_the_packet_size_that_the_broker_takes(tmp_path: Path, connect: Connect) -> None:
+def test_a_payload_is_held_to_the_packet_size_that_the_broker_takes(
+    tmp_path: Path, connect: Connect, mosquitto: Mosquitto
+) -> None:
     with mosquitto(tmp_path, ["allow_anonymous true", "max_packet_size 4000"]) as port:
         client = connect(f"mqtt://127.0.0.1:{port}", "test/packet")
         with pytest.raises(ValueError, match="in chunks"):
             client.transport.publish("test/packet", bytes(4000))
-        client.transport.publish("test/packet", bytes(3900), correlation=bytes(16))
-        assert len(client.next_message().payload) == 3900
+        for beside in ({}, {"correlation": bytes(16), "response_topic": "test/answer", "expiry_s": 9}):
+            limit = client.transport.payload_limit("test/packet", **beside)
+            assert 3900 < limit < 4000
+            with pytest.raises(ValueError, match="in chunks"):
+                client.transport.publish("test/packet", bytes(limit + 1), **beside)
+            client.transport.publish("test/packet", bytes(limit), **beside)
+            assert len(client.next_message().payload) == limit
+
+
+def test_what_waits_is_bounded_and_can_be_taken_back(broker: Broker, connect: Connect) -> None:
+    with LinkEmulator(("127.0.0.1", broker.port)) as link:
+        client = connect(link.url, "test/queue/+", keepalive_s=60)
+        client.transport.in_flight_bytes = 1
+        link.cut()
+        client.transport.publish("test/queue/sent", b"1")
+        client.transport.publish("test/queue/expired", b"2", expiry_s=0)
+        taken = 0
+        while client.transport.publish("test/queue/stale", bytes(1_500_000), correlation=b"stale"):
+            taken += 1
+        assert taken * 1_500_000 >= MAX_OUTBOX_BYTES > (taken - 1) * 1_500_000
+        client.transport.withdraw(b"stale")
+        assert client.transport.publish("test/queue/later", b"3", correlation=b"later")
+        link.restore()
+        assert [client.next_message().payload for _ in range(2)] == [b"1", b"3"]
+        client.settle()
+        assert client.messages.empty()
+
+
+def test_no_more_is_in_flight_than_is_asked_for(broker: Broker, connect: Connect) -> None:
+    client = connect(broker.url, "test/paced")
+    client.transport.in_flight_bytes = 1
+    for number in range(50):
+        client.transport.publish("test/paced", bytes([number]) * 1000)
+    assert [client.next_message().payload[0] for _ in range(50)] == list(range(50))
+
+
+def test_where_there_is_no_poll_select_waits(broker: Broker, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(select, "poll")
+    with LinkEmulator(("127.0.0.1", broker.port), uplink_kbps=20_000) as link:
+        client = connect(link.url, "test/select")
+        client.transport.publish("test/select", bytes(300_000))
+        client.transport.publish("test/select", b"after")
+        assert [len(client.next_message().payload) for _ in range(2)] == [300_000, 5]
 
 
 def test_a_transfer_takes_as_long_as_the_link_needs(broker: Broker, connect: Connect) -> None:

@@ -11,13 +11,13 @@ from random import Random
 import numpy as np
 import onnx
 import pytest
+from hostile.confine import confined
+from hostile.models import ONNX, onnx_model
+from hostile.mutate import damaged_bytes, edited_onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from hostile.confine import confined
-from hostile.models import ONNX, onnx_model
-from hostile.mutate import damaged_bytes, edited_onnx
 from midstream.errors import MidstreamError, ModelError
 from midstream_converters.convert import convert
 from midstream_converters.onnx.bounds import MAX_CALLS, MAX_NESTING, check_bounds

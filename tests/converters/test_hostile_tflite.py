@@ -15,12 +15,12 @@ import ai_edge_litert.schema_py_generated as schema
 import flatbuffers
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from hostile.confine import confined
 from hostile.models import TFLITE, Sketch, packed
 from hostile.mutate import damaged_bytes, edited_tflite
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from midstream.errors import MidstreamError, ModelError
 from midstream_converters.convert import convert
 from midstream_converters.opening import Options

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-
 from hostile.models import ONNX, TFLITE, onnx_model
+
 from midstream.engines import Program
 from midstream.errors import InputError, ModelError
 from midstream.manifest import EngineName, SliceRecord

@@ -96,6 +96,35 @@ def test_pictures_that_come_later_are_taken_until_it_is_told_to_stop(
     assert faces_of(last) == 1
 
 
+def test_a_folder_that_disappears_is_one_line(bundle: Bundle, broker: Broker, folder: Path) -> None:
+    with listening(broker, "test/gone") as inbox:
+        options = ["--folder", str(folder), "--topic", "test/gone"]
+        program = subprocess.Popen(command(bundle, broker, *options), stderr=subprocess.PIPE, text=True)
+        try:
+            inbox.wait_for(2)
+            shutil.rmtree(folder)
+            _, said = program.communicate(timeout=WAIT_S)
+        finally:
+            program.kill()
+            program.wait()
+    assert program.returncode == 2
+    assert said.splitlines()[-1] == f"faces: folder {folder} can no longer be read: No such file or directory"
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("topic", ["", "a/#", "a/+/b", "ä" * 40_000])
+def test_a_topic_that_nothing_can_be_published_to_is_refused(bundle: Bundle, broker: Broker, topic: str) -> None:
+    done = subprocess.run(
+        command(bundle, broker, "--once", "--folder", "nowhere", "--topic", topic),
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "argument --topic: invalid topic value" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -60,7 +60,7 @@ def test_measuring_scales_every_expectation_alike(faces: Path, tmp_path: Path) -
     slow = Path(shutil.copytree(faces, tmp_path / "slow"))
     costs = Bundle.open(faces).costs
     slower = {cut: SliceCost(cost.head_ms, 1e4 * cost.tail_ms) for cut, cost in costs.cuts.items()}
-    (slow / COSTS_FILE).write_bytes(costs_to_bytes(Costs("slow", 1e4 * costs.whole_ms, slower)))
+    (slow / COSTS_FILE).write_bytes(costs_to_bytes(Costs("slow", 1e4 * costs.whole_ms, slower, costs.recipe)))
     served = ServedBundle(slow, workers=2)
     assert served.expected_ms("") == 1e4 * costs.whole_ms
     served.measure()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import subprocess
 import sys
 import time
@@ -14,6 +15,10 @@ import pytest
 
 from midstream.broker import Broker
 from midstream.bundle import Bundle
+from midstream.communication import topics
+from midstream.communication.chunks import Reassembler, split
+from midstream.communication.transport import MqttTransport
+from midstream.communication.wire import Reply, Request, decode_reply, encode_request
 from midstream.device import Device
 from midstream.inputs import parse_semantics
 from midstream.tensors import Tensors
@@ -60,6 +65,15 @@ def faces(faces_path: Path) -> Bundle:
     return Bundle.open(faces_path)
 
 
+@pytest.fixture(scope="session")
+def voice_path(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Silero's voice detector: dynamic sizes, and states that are inputs and outputs."""
+    target = tmp_path_factory.mktemp("bundles") / "voice"
+    options = Options(max_cuts=2, shapes={"input": (1, 576), "state": (2, 1, 128)}, values={"sr": 16000})
+    convert(assets / "models" / "silero_vad.onnx", target, options)
+    return target
+
+
 @pytest.fixture
 def inputs() -> Tensors:
     return {"input": np.random.default_rng(5).uniform(-1, 1, (1, 128, 128, 3)).astype(np.float32)}
@@ -78,6 +92,29 @@ def start_gateway(faces_path: Path) -> Iterator[Callable[..., GatewayProcess]]:
     for gateway in started:
         gateway.process.kill()
         gateway.process.wait()
+
+
+@contextmanager
+def asking(url: str, gateway_id: str) -> Iterator[Callable[[Request], Reply]]:
+    """Sends a gateway requests as bytes on the wire, one after the other, and reads its replies."""
+    parts: queue.Queue[bytes] = queue.Queue()
+    client = MqttTransport(
+        url, "asker", on_message=lambda message: parts.put(message.payload), on_state=lambda _up: None
+    )
+
+    def ask(request: Request) -> Reply:
+        for chunk in split(encode_request(request), request.request_id):
+            topic = topics.request_topic(gateway_id, "asker")
+            assert client.publish(topic, chunk, correlation=request.request_id)
+        received = Reassembler()
+        while (whole := received.add(gateway_id, parts.get(timeout=WAIT_S))) is None:
+            pass
+        return decode_reply(whole)
+
+    with client:
+        client.subscribe(topics.reply_filter("asker"))
+        client.start(WAIT_S, required=True)
+        yield ask
 
 
 @contextmanager

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import wave
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 from midstream.broker import Broker
 from midstream.bundle import Bundle
+from midstream.cli.gateway import find_bundles
+from midstream.errors import BundleError
+from midstream.inputs import AudioInput
+from midstream.tensors import Tensors
+from midstream_converters.convert import convert
+from midstream_converters.opening import Options
 
 from .conftest import device_with_gateway
 
@@ -28,13 +38,12 @@ def midstream(*arguments: object, timeout: float = 60) -> subprocess.CompletedPr
 
 
 def one_line(result: subprocess.CompletedProcess[str], code: int) -> str:
-    """The error, after checking that there is one line, no traceback, and nothing on stdout."""
+    """The error, after checking that it is all there is."""
     assert result.returncode == code, result.stderr
-    assert "Traceback" not in result.stderr
     assert result.stdout == ""
-    lines = [line for line in result.stderr.splitlines() if line.startswith("midstream: ")]
-    assert len(lines) == 1, result.stderr
-    return lines[0]
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("midstream: ")
+    return line
 
 
 def test_run_over_pictures(broker: Broker, start_gateway, faces_path: Path, assets: Path) -> None:
@@ -176,3 +185,104 @@ def test_broker_says_when_its_port_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert str(port) in one_line(midstream("broker", "--port", port), 2)
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 400 samples of sound that gives twice as much."""
+    folder = tmp_path_factory.mktemp("twice")
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,400] x) => (float[1,400] y)
+        { a = Add(x, x)\n y = Identity(a) }"""
+    onnx.save(onnx.parser.parse_model(text), folder / "twice.onnx")
+    convert(folder / "twice.onnx", folder / "bundle", Options(semantics={"x": AudioInput(16_000)}))
+    return folder / "bundle"
+
+
+def write_sound(path: Path, samples: int) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(np.full(samples, 1 << 13, "<i2").tobytes())
+
+
+def test_the_end_of_every_sound_is_run(broker: Broker, twice: Path, tmp_path: Path) -> None:
+    for name, samples in (("long", 900), ("short", 100), ("whole", 400)):
+        write_sound(tmp_path / f"{name}.wav", samples)
+    arguments = ["--input", tmp_path, "--cut", "local", "--save", tmp_path / "out", "--json"]
+    result = midstream("run", twice, "--broker", broker.url, *arguments)
+    names = [entry["input"] for entry in json.loads(result.stdout)["results"]]
+    assert names == ["long-0000", "long-0001", "long-0002", "short-0000", "whole-0000"]
+    long, short = result.stderr.splitlines()
+    assert "long.wav: the last of its pieces of 400 samples ends in 300 samples of silence" in long
+    assert "short.wav" in short
+    with np.load(tmp_path / "out" / "long-0002.npz") as saved:
+        assert np.allclose(saved["y"], [[0.5] * 100 + [0.0] * 300])
+
+
+def test_a_folder_of_all_kinds_is_run_whole_and_nothing_is_saved_over(
+    broker: Broker, faces_path: Path, inputs: Tensors, assets: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "[" / "in]"
+    folder.mkdir(parents=True)
+    for name in ("a.png", "a.jpg", "a.jpg.png"):
+        shutil.copy(assets / "pictures" / ("rocket.jpg" if name == "a.jpg" else "coins.png"), folder / name)
+    np.savez(folder / "b.npz", **inputs)  # type: ignore[arg-type]
+    arguments = ["--input", folder, "--cut", "local", "--save", tmp_path / "out"]
+    result = midstream("run", faces_path, "--broker", broker.url, *arguments)
+    assert result.returncode == 0, result.stderr
+    saved = {"a", "a.jpg", "a.png", "b"}
+    assert {file.stem for file in (tmp_path / "out").iterdir()} == saved
+    assert all(f" {name} " in result.stdout for name in saved)
+
+
+def test_inputs_are_read_one_by_one(broker: Broker, faces_path: Path, assets: Path, tmp_path: Path) -> None:
+    shutil.copy(assets / "pictures" / "coins.png", tmp_path / "a.png")
+    (tmp_path / "z.png").write_bytes((tmp_path / "a.png").read_bytes()[:5000])
+    arguments = ["--input", tmp_path, "--cut", "local", "--save", tmp_path / "out"]
+    assert "z.png" in one_line(midstream("run", faces_path, "--broker", broker.url, *arguments), 2)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["a.npz"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--cut", "c999"], "has no cut 'c999'"),
+        (["--codec", "gzip"], "'gzip'"),
+        (["--deadline-ms", "-5"], "deadline_ms is -5.0"),
+        (["--deadline-ms", "inf"], "deadline_ms is inf"),
+        (["--min-agreement", "nan"], "--min-agreement"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_waited_for(
+    faces_path: Path, assets: Path, options: list[str], said: str
+) -> None:
+    """There is no broker, which would be another error."""
+    arguments = ["--broker", "mqtt://127.0.0.1:9", "--input", assets / "pictures" / "coins.png", *options]
+    assert said in one_line(midstream("run", faces_path, *arguments), 2)
+
+
+@pytest.mark.parametrize("what", ["npy", "damaged", "encrypted"])
+def test_arrays_that_cannot_be_read_are_one_error(faces_path: Path, inputs: Tensors, tmp_path: Path, what: str) -> None:
+    path = tmp_path / "bad.npz"
+    np.savez_compressed(path, **inputs)  # type: ignore[arg-type]
+    content = bytearray(path.read_bytes())
+    if what == "npy":
+        np.save(tmp_path / "x.npy", inputs["input"])
+        content = bytearray((tmp_path / "x.npy").read_bytes())
+    elif what == "damaged":
+        content[200:400] = b"\x55" * 200
+    else:
+        content[content.find(b"PK\x01\x02") + 8] |= 1
+        content[content.find(b"PK\x03\x04") + 6] |= 1
+    path.write_bytes(content)
+    line = one_line(midstream("run", faces_path, "--broker", "mqtt://127.0.0.1:9", "--input", path), 2)
+    assert "bad.npz is not an .npz archive of plain arrays" in line
+
+
+def test_hidden_folders_hold_no_bundles(faces_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(faces_path, tmp_path / ".being written")
+    with pytest.raises(BundleError, match="neither a bundle nor a folder of bundles"):
+        find_bundles([tmp_path])
+    shutil.copytree(faces_path, tmp_path / "b")
+    assert find_bundles([tmp_path]) == [tmp_path / "b"]

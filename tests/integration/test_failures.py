@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,17 @@ from midstream.broker import Broker
 from midstream.bundle import Bundle
 from midstream.communication import topics
 from midstream.communication.chunks import Reassembler, split
+from midstream.communication.codecs import encode
 from midstream.communication.presence import Presence, encode_presence
 from midstream.communication.transport import Message, MqttTransport
-from midstream.communication.wire import Reply, Status, decode_request, encode_reply
+from midstream.communication.wire import Reply, Request, Status, decode_request, encode_reply
 from midstream.device import Device, Result
+from midstream.errors import InputError
 from midstream.gateway import Gateway
+from midstream.link import LinkEmulator
 from midstream.tensors import Tensors
 
-from .conftest import device_with_gateway, until
+from .conftest import asking, device_with_gateway, until
 
 DEADLINE_MS = 1000.0
 # Far below the 10 s a device waits without a deadline, far above what a busy machine adds.
@@ -241,9 +245,6 @@ def test_hostile_requests_leave_the_gateway_standing(
 
 
 def test_refusals_say_what_is_wrong(broker: Broker, faces_path: Path, faces: Bundle, inputs: Tensors) -> None:
-    from midstream.communication.codecs import encode
-    from midstream.communication.wire import Request, decode_reply
-
     def request(digest: bytes, cut: str, deadline_ms: int, tensors: Tensors, codec: str = "raw") -> Request:
         return Request(bytes(range(16)), digest, cut, codec, deadline_ms, 0.0, (), encode(codec, tensors, {}))
 
@@ -252,28 +253,34 @@ def test_refusals_say_what_is_wrong(broker: Broker, faces_path: Path, faces: Bun
         (request(bytes(32), "", 1000, inputs), Status.UNKNOWN_BUNDLE),
         (request(faces.digest, "c9999", 1000, inputs), Status.UNKNOWN_CUT),
         (request(faces.digest, "", 1000, small), Status.BAD_REQUEST),
-        (request(faces.digest, "", 0, inputs), Status.BUSY),
+        (request(faces.digest, "", 0, inputs), Status.EXPIRED),
         (request(faces.digest, "", 5000, inputs), Status.OK),
     ]
-    replies: list[Message] = []
     with Gateway([faces_path], broker.url, gateway_id="gw-direct", workers=1) as gateway:
         gateway.wait_connected(5.0)
-        client = MqttTransport(broker.url, "client", on_message=replies.append, on_state=lambda _: None)
-        with client:
-            client.subscribe(topics.reply_filter("client"))
-            client.start(5.0, required=True)
-            from midstream.communication.wire import encode_request
-
+        with asking(broker.url, "gw-direct") as ask:
             for wanted, status in cases:
-                replies.clear()
-                for chunk in split(encode_request(wanted), wanted.request_id):
-                    client.publish(topics.request_topic("gw-direct", "client"), chunk, correlation=wanted.request_id)
-                until(lambda: len(replies) > 0, f"the reply {status.name}")
-                whole = Reassembler().add("gw-direct", replies[0].payload)
-                assert whole is not None
-                reply = decode_reply(whole)
+                reply = ask(wanted)
                 assert reply.status is status, reply.message
                 assert reply.message or status is Status.OK
+
+
+def test_a_dynamic_size_of_none_at_all_is_refused(broker: Broker, start_gateway, voice_path: Path) -> None:
+    """The runtime itself would abort the process."""
+    voice = Bundle.open(voice_path)
+    empty: Tensors = {"input": np.zeros((0, 576), np.float32), "state": np.zeros((2, 0, 128), np.float32)}
+    with pytest.raises(InputError, match=r"shape \[0, 576\], needed \[\?, \?\]; \? is 1 or more"):
+        voice.run(empty)
+    gateway = start_gateway(broker, bundle=voice_path)
+    with device_with_gateway(voice, broker.url) as device:
+        with pytest.raises(InputError, match="1 or more"):
+            device.infer(empty, cut="input")
+        with asking(broker.url, gateway.name) as ask:
+            request = Request(bytes(16), voice.digest, "", "raw", 5000, 0.0, (), encode("raw", empty, {}))
+            reply = ask(request)
+            assert (reply.status, "1 or more" in reply.message) == (Status.BAD_REQUEST, True)
+            full = {name: np.zeros(voice.manifest.sample_shapes[name], np.float32) for name in empty}
+            assert ask(replace(request, tensors=encode("raw", full, {}))).status is Status.OK
 
 
 def test_the_device_announces_its_score_and_features(broker: Broker, faces: Bundle, inputs: Tensors) -> None:
@@ -293,3 +300,30 @@ def test_the_device_announces_its_score_and_features(broker: Broker, faces: Bund
     assert request.score == pytest.approx(result.analysis.score)
     assert dict(request.features).keys() == result.analysis.features.keys()
     assert 0 < request.deadline_ms <= 500
+
+
+def test_a_request_that_was_given_up_does_not_hold_up_the_next(
+    broker: Broker, start_gateway, faces: Bundle, inputs: Tensors
+) -> None:
+    """The first would take 3 s on this link, of which the second has less than one."""
+    start_gateway(broker)
+    large, small = faces.cuts[0].id, faces.cuts[-1].id
+    with (
+        LinkEmulator(("127.0.0.1", broker.port), uplink_kbps=1000, rtt_ms=10) as link,
+        device_with_gateway(faces, link.url) as device,
+    ):
+        for _ in range(3):
+            answered_by_itself(device.infer(inputs, cut=large, deadline_ms=100), faces.run(inputs), "no answer in time")
+            assert device.pending == 0
+        result = device.infer(inputs, cut=small, codec="lossless", deadline_ms=2000)
+        assert result.ran_on == ("device", "gateway"), result.fallback
+
+
+@pytest.mark.parametrize("deadline_ms", [1e10, 1e15, 1e300])
+def test_a_deadline_that_is_never_is_one(
+    broker: Broker, start_gateway, faces: Bundle, inputs: Tensors, deadline_ms: float
+) -> None:
+    start_gateway(broker)
+    with device_with_gateway(faces, broker.url) as device:
+        result = device.infer(inputs, cut=faces.cuts[-1].id, deadline_ms=deadline_ms)
+        assert result.ran_on == ("device", "gateway"), result.fallback

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +174,7 @@ def _values(
             dims = (None,) * array.ndim
         if not free and name not in unsure:
             dims = array.shape
-        values[name] = Value(TensorSpec(name, array.dtype, dims), array.nbytes)
+        values[name] = Value(TensorSpec(name, array.dtype, dims, may_be_empty=name in unsure), array.nbytes)
     for spec in source.inputs:
         values[spec.name] = Value(spec, sample[spec.name].nbytes)
     for output in source.model.graph.output:
@@ -212,7 +212,7 @@ def _bound(name: str, value: Any, inputs: Mapping[str, TensorSpec], path: Path) 
         exact = spec.dtype.kind == "f" or bool(np.all(array == given))
     except (ValueError, TypeError, OverflowError):
         exact = False
-    if not exact or not spec.accepts(array.shape):
+    if not exact or not replace(spec, may_be_empty=True).accepts(array.shape):
         raise InputError(f"--value {name}={json.dumps(value)} is not a value of input {spec} of {path}")
     return array
 

@@ -17,23 +17,29 @@ class Admission(Enum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Ticket:
-    """One waiting request. Times are seconds on one monotonic clock; ``work_s`` is what it is expected to take."""
+    """One waiting request. Times are seconds on one monotonic clock; ``work_s`` is what it is expected to take.
+
+    ``size_bytes`` is the memory that it holds while it waits.
+    """
 
     deadline: float
     number: int
     work_s: float = field(compare=False)
     arrived: float = field(compare=False)
+    size_bytes: int = field(default=0, compare=False)
 
 
 class EarliestDeadlineFirst:
-    """A bounded queue: the earliest deadline runs first; whoever cannot make it is told so at once.
+    """A queue bounded in requests and in bytes: the earliest deadline runs first; who cannot make it is told at once.
 
     Not thread-safe: it belongs to one owner, who also reads the clock.
     """
 
-    def __init__(self, capacity: int, workers: int) -> None:
+    def __init__(self, capacity: int, workers: int, capacity_bytes: int | None = None) -> None:
         self._capacity = capacity
+        self._capacity_bytes = capacity_bytes
         self._workers = workers
+        self._bytes = 0
         self._heap: list[Ticket] = []
         self._waiting_s = 0.0
 
@@ -47,19 +53,25 @@ class EarliestDeadlineFirst:
 
     def offer(self, ticket: Ticket, now: float) -> Admission:
         """Let a request in, or say why not. Only work that is due before it counts as its wait."""
-        if len(self._heap) >= self._capacity:
+        if len(self._heap) >= self._capacity or not self._fits(ticket.size_bytes):
             return Admission.FULL
         before = sum(other.work_s for other in self._heap if other < ticket)
         if now + before / self._workers + ticket.work_s > ticket.deadline:
             return Admission.LATE
         heapq.heappush(self._heap, ticket)
         self._waiting_s += ticket.work_s
+        self._bytes += ticket.size_bytes
         return Admission.ACCEPTED
+
+    def _fits(self, size_bytes: int) -> bool:
+        limit = self._capacity_bytes
+        return limit is None or not self._heap or self._bytes + size_bytes <= limit
 
     def take(self) -> Ticket | None:
         """The request that is due first, or None."""
         if not self._heap:
             return None
         ticket = heapq.heappop(self._heap)
+        self._bytes -= ticket.size_bytes
         self._waiting_s = max(0.0, self._waiting_s - ticket.work_s) if self._heap else 0.0
         return ticket

@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line. Commands import what they need when they run, so that ``--help`` does not wait for it."""

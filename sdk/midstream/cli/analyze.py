@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from midstream.analysis import Analysis
-from midstream.analysis import analyze as analyze_array
 from midstream.cli.output import JsonOption, print_json, print_table
 from midstream.errors import InputError
-from midstream.media import media_files, media_kind, read_audio, read_image
+
+if TYPE_CHECKING:
+    from midstream.analysis import Analysis
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +24,8 @@ def analyze(
     as_json: JsonOption = False,
 ) -> None:
     """Show the features and the complexity score (0–100) of image and audio files."""
+    from midstream.media import media_files
+
     found = [(file, analyze_file(file)) for path in files for file in media_files(path)]
     if as_json:
         print_json([_json(file, analysis) for file, analysis in found])
@@ -42,6 +44,9 @@ def analyze(
 
 def analyze_file(file: Path) -> Analysis:
     """Read and analyse one file; raises InputError naming it."""
+    from midstream.analysis import analyze as analyze_array
+    from midstream.media import media_kind, read_audio, read_image
+
     try:
         if media_kind(file) == "image":
             return analyze_array(read_image(file), kind="image")

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from midstream.broker import Broker
 from midstream.cli.output import notes, on_stop_signal
 
 
@@ -20,8 +19,10 @@ def broker(
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port on loopback; 0: a free one.")] = 1883,
 ) -> None:
     """Run mosquitto if it is installed, else iotcore, on loopback, until Ctrl-C."""
+    from midstream.broker import Broker
+
     stop = threading.Event()
     on_stop_signal(stop.set)
     with Broker(port=port) as running:
-        notes.print(f"{running.kind} is ready at {running.url}", highlight=False)
+        notes.print(f"{running.kind} is ready at {running.url}")
         running.wait(stop)

@@ -9,8 +9,6 @@ import typer
 
 from midstream.cli.output import notes, on_stop_signal
 from midstream.errors import BundleError
-from midstream.gateway import Gateway
-from midstream.manifest import MANIFEST_FILE
 
 BrokerOption = Annotated[
     str,
@@ -35,21 +33,25 @@ def gateway(
     workers: Annotated[int | None, typer.Option(min=1, help="Requests run at once; default: one a core.")] = None,
 ) -> None:
     """Serve the tails of bundles to devices; waits for the broker if it is not up yet."""
+    from midstream.gateway import Gateway
+
     with Gateway(find_bundles(bundles), broker, gateway_id=gateway_id, workers=workers) as serving:
         on_stop_signal(serving.stop)
         if serving.wait_connected(2.0):
-            notes.print(f"gateway {serving.gateway_id} is ready", highlight=False)
-        else:
-            notes.print(f"gateway {serving.gateway_id} waits for the broker: {serving.last_error}", highlight=False)
+            notes.print(f"gateway {serving.gateway_id} is ready")
+        elif not serving.given_up:
+            notes.print(f"gateway {serving.gateway_id} waits for the broker: {serving.last_error}")
         serving.serve()
 
 
 def find_bundles(paths: list[Path]) -> list[Path]:
-    """Bundles named, and bundles in folders named; raises BundleError where a folder has none."""
+    """Bundles named, and bundles in folders named but hidden ones; raises BundleError where a folder has none."""
+    from midstream.manifest import MANIFEST_FILE
+
     found = []
     for path in paths:
         inside = (
-            [path] if (path / MANIFEST_FILE).exists() else sorted(p.parent for p in path.glob(f"*/{MANIFEST_FILE}"))
+            [path] if (path / MANIFEST_FILE).exists() else sorted(p.parent for p in path.glob(f"[!.]*/{MANIFEST_FILE}"))
         )
         if not inside:
             raise BundleError(

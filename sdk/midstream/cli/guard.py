@@ -1,35 +1,40 @@
-"""What a user sees when a command fails: one line on stderr and an exit code, never a traceback."""
+"""What a user sees when a command fails: one line on stderr and an exit code, never a traceback.
+
+It imports nothing that takes time: until it stands, a Ctrl-C would be a traceback.
+"""
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
-from typing import Any, NoReturn
-
-import typer
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from midstream.errors import MidstreamError
 
-# The root of what a wrong command line raises; typer exports only this class of it.
-_UsageError: Any = typer.BadParameter.__base__
+if TYPE_CHECKING:
+    import typer
+
+_VERBOSE = {"-v", "--verbose"}
 
 
-def guarded(command: typer.Typer) -> NoReturn:
-    """Run a command of ours with errors shown as one line; exits with the error's own code.
+def guarded(load: Callable[[], typer.Typer]) -> NoReturn:
+    """Load a command of ours and run it with errors shown as one line; exits with the error's own code.
 
     A command that SIGTERM ends still leaves its ``with`` blocks in order.
     """
     signal.signal(signal.SIGTERM, _end)
     try:
-        status = command(standalone_mode=False)
+        if not _VERBOSE & set(sys.argv):
+            _take_stderr()
+        status = load()(standalone_mode=False)
         sys.stdout.flush()
     except MidstreamError as error:
         _fail(str(error), error.exit_code)
-    except _UsageError as error:
-        _fail(f"{error.format_message().rstrip('.')}; see --help", 2)
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
     except BrokenPipeError:
         # Nobody reads stdout any more; the interpreter must not try again at its end.
@@ -39,7 +44,39 @@ def guarded(command: typer.Typer) -> NoReturn:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
     except MemoryError:
         _fail("there is not enough memory for this", 2)
+    except Exception as error:
+        _explain(error)
+        raise
     raise SystemExit(status if isinstance(status, int) else 0)
+
+
+def _take_stderr() -> None:
+    """Keep stderr for our own words: the runtimes and codecs write theirs to the descriptor, and know no switch.
+
+    A crash of theirs is still told, by Python's fault handler.
+    """
+    shared = sys.stderr
+    if shared is not sys.__stderr__ or shared is None:
+        return
+    shared.flush()
+    own = os.dup(shared.fileno())
+    sys.stderr = os.fdopen(own, "w", buffering=1, encoding=shared.encoding, errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, shared.fileno())
+    os.close(nowhere)
+    faulthandler.enable(sys.stderr)
+
+
+def _explain(error: Exception) -> None:
+    """Exit where the command line is wrong; anything else is a mistake of ours, and keeps its traceback."""
+    import typer
+
+    # The root of what a wrong command line raises; typer exports only this class of it.
+    usage_error: Any = typer.BadParameter.__base__
+    if isinstance(error, usage_error):
+        _fail(f"{error.format_message().rstrip('.')}; see --help", 2)
+    if isinstance(error, typer.Abort):
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def _fail(message: str, status: int) -> NoReturn:

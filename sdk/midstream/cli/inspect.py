@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from midstream.bundle import Bundle
 from midstream.cli.output import JsonOption, print_json, print_table, screen
-from midstream.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from midstream.bundle import Bundle
+    from midstream.tensors import TensorSpec
 
 
 def register(app: typer.Typer) -> None:
@@ -19,14 +21,17 @@ def register(app: typer.Typer) -> None:
 
 def inspect(bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")], as_json: JsonOption = False) -> None:
     """Show a bundle's inputs, outputs, resource map, cuts and sizes."""
+    from midstream.bundle import Bundle
+
     opened = Bundle.open(bundle)
     if as_json:
         print_json(describe(opened))
         return
     manifest = opened.manifest
+    screen.print(opened.name, style="bold", end="")
     screen.print(
-        f"[bold]{opened.name}[/] ({manifest.model_format}, engine {manifest.engine}): {opened.bundle_bytes:,} bytes "
-        f"for a model of {manifest.model_bytes:,}; whole model {opened.costs.whole_ms:.2f} ms on {opened.costs.machine}"
+        f" ({manifest.model_format}, engine {manifest.engine}): {opened.bundle_bytes:,} bytes for a model of "
+        f"{manifest.model_bytes:,}; whole model {opened.costs.whole_ms:.2f} ms on {opened.costs.machine}"
     )
     rows = [
         ["input", str(spec), "bound at conversion" if spec.name in manifest.fixed else ""] for spec in opened.inputs

@@ -1,57 +1,24 @@
-"""The ``midstream`` command: its subcommands, and what a user sees when something fails."""
+"""The ``midstream`` command, from its first moment on."""
 
 from __future__ import annotations
 
-import logging
-import sys
-from importlib.metadata import entry_points
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import typer
-
-from midstream import __version__
-from midstream.cli import analyze, broker, gateway, inspect, plan, run_device
 from midstream.cli.guard import guarded
 
-app = typer.Typer(
-    name="midstream",
-    help="Run one TFLite or ONNX model on a small board and a gateway at once, cut where it pays, over MQTT 5.",
-    invoke_without_command=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"midstream {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    context: typer.Context,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
-) -> None:
-    """Options that come before the subcommand."""
-    del version
-    if context.invoked_subcommand is None:
-        known = ", ".join(sorted(getattr(context.command, "commands", {})))
-        raise typer.BadParameter(f"a command is missing; take one of {known}")
-    level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-
-for module in (inspect, plan, analyze, gateway, run_device, broker):
-    module.register(app)
-for entry in entry_points(group="midstream.commands"):
-    entry.load()(app)
+if TYPE_CHECKING:
+    import typer
 
 
 def run() -> NoReturn:
     """Run the command line; a user's mistake is one line on stderr and an exit code, never a traceback."""
-    guarded(app)
+    guarded(_commands)
+
+
+def _commands() -> typer.Typer:
+    from midstream.cli.commands import app
+
+    return app
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What the commands print: one JSON value or a table on stdout, everything else on stderr."""
+"""What the commands print: one JSON value or a table on stdout, everything else on stderr.
+
+Text is printed as it is: names of files and models are not ours, and may look like markup.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ from rich.table import Table
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON value on stdout, nothing else there.")]
 
-screen = Console()
-notes = Console(stderr=True)
+screen = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+notes = Console(markup=False, emoji=False, highlight=False, soft_wrap=True, stderr=True)
 
 
 def print_json(value: Any) -> None:
@@ -32,7 +35,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         table.add_column(column, justify="right" if numeric else "left")
     for row in rows:
         table.add_row(*row)
-    screen.print(table)
+    screen.print(table, soft_wrap=False)
 
 
 def on_stop_signal(stop: Callable[[], None]) -> None:

@@ -8,9 +8,7 @@ from typing import Annotated
 
 import typer
 
-from midstream.bundle import Bundle
 from midstream.cli.output import JsonOption, print_json, print_table, screen
-from midstream.partitioning import LinkState, Objective, SystemState, candidates, decide, times_from_profile
 from midstream.profiles import load_profile, profile_names
 
 
@@ -43,6 +41,9 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Decide for one input, with times predicted from profiles."""
+    from midstream.bundle import Bundle
+    from midstream.partitioning import LinkState, Objective, SystemState, candidates, decide, times_from_profile
+
     opened = Bundle.open(bundle)
     board, server = load_profile(device), load_profile(gateway)
     graph = opened.graph

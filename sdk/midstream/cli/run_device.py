@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
+from itertools import chain, count, islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
-from rich.progress import track
 
-from midstream.bundle import Bundle
 from midstream.cli.gateway import BrokerOption
 from midstream.cli.output import JsonOption, notes, print_json, print_table, screen
 from midstream.cli.plan import ObjectiveName
-from midstream.device import Device, Result
 from midstream.errors import InputError, PeerError
-from midstream.inputs import AudioInput
-from midstream.media import media_files, media_kind, read_audio, read_image
-from midstream.partitioning import times_from_profile
-from midstream.profiles import load_profile
+
+if TYPE_CHECKING:
+    from midstream.bundle import Bundle
+    from midstream.device import Result
 
 _BROKER_WAIT_S = 3.0
 
@@ -45,10 +41,13 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run inputs through a bundle, on this device and a gateway."""
+    import numpy as np
+    from rich.progress import track
+
+    from midstream.device import Device
+
     opened = _open(bundle, emulate)
-    inputs = list(_inputs(source, opened))
-    results = []
-    with Device(
+    device = Device(
         opened,
         broker,
         objective=objective.value,
@@ -56,60 +55,95 @@ def run(
         min_agreement=min_agreement,
         keep_input_local=keep_input_local,
         profile=emulate,
-    ) as device:
+    )
+    device.check_plan(cut, codec)
+    # What is wrong with the first input is said before anything is waited for.
+    inputs = _inputs(source, opened)
+    first = list(islice(inputs, 1))
+    results = []
+    with device:
         if not device.wait_connected(_BROKER_WAIT_S):
             raise PeerError(device.last_error or f"no broker answers at the URL given within {_BROKER_WAIT_S:g} s")
-        for name, given in track(inputs, "running", console=notes, disable=as_json or not notes.is_terminal):
+        watched = track(chain(first, inputs), "running", console=notes, disable=as_json or not notes.is_terminal)
+        for name, given in watched:
             result = device.infer(**given, cut=cut, codec=codec)
-            results.append((name, result))
+            results.append(_json(name, result))
             if save is not None:
                 save.mkdir(parents=True, exist_ok=True)
                 arrays: dict[str, Any] = dict(result.outputs)
                 np.savez(save / f"{name}.npz", **arrays)
     if as_json:
-        print_json({"results": [_json(name, result) for name, result in results]})
+        print_json({"results": results})
     else:
         _show(opened.name, results)
 
 
 def _open(path: Path, emulate: str | None) -> Bundle:
+    from midstream.bundle import Bundle
+    from midstream.partitioning import times_from_profile
+    from midstream.profiles import load_profile
+
     bundle = Bundle.open(path)
     if emulate is None:
         return bundle
     profile = load_profile(emulate)
     wanted_ms = times_from_profile(bundle.manifest, bundle.graph, profile, threads=1).whole_ms
     slowdown = max(1.0, wanted_ms / bundle.measure_whole_ms())
-    notes.print(f"paced to {profile.title}: every run takes {slowdown:.1f} × its time here", highlight=False)
+    notes.print(f"paced to {profile.title}: every run takes {slowdown:.1f} × its time here")
     return Bundle.open(path, slowdown=slowdown)
 
 
 def _inputs(path: Path, bundle: Bundle) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each input's name and what `Device.infer` takes; sounds come in pieces of the model's length."""
-    archives = sorted(path.glob("*.npz")) if path.is_dir() else [path] if path.suffix == ".npz" else []
-    for archive in archives:
-        yield archive.stem, {"inputs": _arrays(archive)}
-    if archives:
+    """Each input's name and what `Device.infer` takes, read when its turn comes; raises InputError naming the file.
+
+    Names are those of the files without their suffixes, and with them where that is one taken already.
+    """
+    taken: set[str] = set()
+    for file in _files(path):
+        for place, given in _of_file(file, bundle):
+            for name in chain((file.stem + place, file.name + place), (f"{file.name}{place}~{n}" for n in count(2))):
+                if name not in taken:
+                    break
+            taken.add(name)
+            yield name, given
+
+
+def _files(path: Path) -> list[Path]:
+    from midstream.arrays import ARRAYS_SUFFIX
+    from midstream.media import media_files, media_kind
+
+    if not path.is_dir():
+        return [path] if path.suffix == ARRAYS_SUFFIX else media_files(path)
+    known = (file for file in path.iterdir() if file.suffix == ARRAYS_SUFFIX or media_kind(file))
+    return sorted(file for file in known if file.is_file()) or media_files(path)
+
+
+def _of_file(file: Path, bundle: Bundle) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What is in a file, with its place in it: arrays, a picture, or a sound in pieces of the model's length."""
+    import numpy as np
+
+    from midstream.arrays import ARRAYS_SUFFIX, read_arrays
+    from midstream.inputs import AudioInput
+    from midstream.media import media_kind, read_audio, read_image
+
+    if file.suffix == ARRAYS_SUFFIX:
+        yield "", {"inputs": read_arrays(file)}
         return
-    for file in media_files(path):
-        if media_kind(file) == "image":
-            yield file.stem, {"source": read_image(file)}
-            continue
-        described = [(n, s) for n, s in bundle.manifest.semantics.items() if isinstance(s, AudioInput)]
-        if not described:
-            raise InputError(f"{file} is a sound, but no input of bundle {bundle.name!r} was described as one")
-        name, semantics = described[0]
-        sound, _ = read_audio(file, semantics.sample_rate)
-        length = int(np.prod(bundle.manifest.sample_shapes[name]))
-        for piece in range(len(sound) // length):
-            yield f"{file.stem}-{piece:04d}", {"source": sound[piece * length : (piece + 1) * length]}
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        raise InputError(f"{path} is not an .npz archive of plain arrays, one for each input by its name") from None
+    if media_kind(file) == "image":
+        yield "", {"source": read_image(file)}
+        return
+    described = [(n, s) for n, s in bundle.manifest.semantics.items() if isinstance(s, AudioInput)]
+    if not described:
+        raise InputError(f"{file} is a sound, but no input of bundle {bundle.name!r} was described as one")
+    name, semantics = described[0]
+    sound, _ = read_audio(file, semantics.sample_rate)
+    length = int(np.prod(bundle.manifest.sample_shapes[name]))
+    missing = -len(sound) % length
+    if missing:
+        notes.print(f"{file}: the last of its pieces of {length} samples ends in {missing} samples of silence")
+    pieces = np.pad(sound, (0, missing)).reshape(-1, length)
+    for number, piece in enumerate(pieces):
+        yield f"-{number:04d}", {"source": piece}
 
 
 def _json(name: str, result: Result) -> dict[str, Any]:
@@ -126,30 +160,29 @@ def _json(name: str, result: Result) -> dict[str, Any]:
             key: {
                 "dtype": value.dtype.name,
                 "shape": list(value.shape),
-                "argmax": int(np.argmax(value)) if value.size else None,
+                "argmax": int(value.argmax()) if value.size else None,
             }
             for key, value in result.outputs.items()
         },
     }
 
 
-def _show(name: str, results: list[tuple[str, Result]]) -> None:
+def _show(name: str, results: list[dict[str, Any]]) -> None:
     print_table(
         name,
         ["input", "score", "cut", "codec", "ran on", "sent bytes", "device ms", "link ms", "gateway ms", "total ms"],
         [
             [
-                key,
-                "" if result.analysis is None else f"{result.analysis.score:.0f}",
-                result.plan.cut or "–",
-                result.plan.codec,
-                " → ".join(result.ran_on),
-                f"{result.sent_bytes:,}",
-                *(f"{result.timings_ms.get(part, 0.0):.1f}" for part in ("device", "link", "gateway", "total")),
+                result["input"],
+                "" if result["score"] is None else f"{result['score']:.0f}",
+                result["plan"]["cut"] or "–",
+                result["plan"]["codec"],
+                " → ".join(result["ran_on"]),
+                f"{result['sent_bytes']:,}",
+                *(f"{result['timings_ms'].get(part, 0.0):.1f}" for part in ("device", "link", "gateway", "total")),
             ]
-            for key, result in results
+            for result in results
         ],
     )
-    fallbacks = sorted({result.fallback for _, result in results if result.fallback})
-    for reason in fallbacks:
+    for reason in sorted({result["fallback"] for result in results if result["fallback"]}):
         screen.print(f"answered by the device: {reason}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from midstream.communication.wire import REQUEST_ID_BYTES, WIRE_VERSION, WIRE_VERSIONS
@@ -50,7 +51,10 @@ def split(message: bytes, request_id: bytes, chunk_bytes: int = CHUNK_BYTES) -> 
     if len(request_id) != REQUEST_ID_BYTES:
         raise WireError(f"request id has {len(request_id)} bytes, needed {REQUEST_ID_BYTES}")
     if not MIN_CHUNK_BYTES <= chunk_bytes <= CHUNK_BYTES:
-        raise WireError(f"chunks of {chunk_bytes} bytes; {MIN_CHUNK_BYTES} to {CHUNK_BYTES} are possible")
+        raise WireError(
+            f"chunks of {chunk_bytes} bytes; {MIN_CHUNK_BYTES} to {CHUNK_BYTES} are possible, so have the broker take "
+            "at least so much at once"
+        )
     count = -(-total // room)
     if not _TAG_BYTES <= total <= _MAX_TOTAL or count > _MAX_CHUNKS:
         raise WireError(f"message of {total} bytes cannot be sent in chunks of {chunk_bytes} bytes")
@@ -70,8 +74,8 @@ class Reassembler:
     """Puts the chunks of many senders together. Not thread-safe: it belongs to one receiver.
 
     Whatever is sent, it holds at most ``max_messages`` half-finished messages, whose declared lengths add
-    up to at most ``max_pending_bytes`` (default: four of the largest). The oldest are dropped for a newer
-    one.
+    up to at most ``max_pending_bytes`` (default: four of the largest). For a newer one the oldest is dropped
+    of the sender who takes up most.
     """
 
     def __init__(
@@ -131,10 +135,17 @@ class Reassembler:
         while self._partial and (
             len(self._partial) >= self._max_messages or self._pending_bytes + declared.total > self._max_pending_bytes
         ):
-            self.forget(*next(iter(self._partial)))
+            greediest = self._greediest()
+            self.forget(*next(held for held in self._partial if held[0] == greediest))
         self._partial[key] = declared
         self._pending_bytes += declared.total
         return declared
+
+    def _greediest(self) -> str:
+        shares: defaultdict[str, float] = defaultdict(float)
+        for (sender, _), partial in self._partial.items():
+            shares[sender] += 1 / self._max_messages + partial.total / self._max_pending_bytes
+        return max(shares, key=lambda sender: shares[sender])
 
     def _open(self, chunk: bytes) -> tuple[bytes, int, _Partial, memoryview]:
         """Request id, index, what the header declares, and the part the chunk brings."""

@@ -55,9 +55,9 @@ CODECS: dict[str, Codec] = {
 
 def find_codec(name: str) -> Codec:
     """The codec of this name; raises CodecError naming those there are."""
-    codec = CODECS.get(name)
+    codec = CODECS.get(name) if isinstance(name, str) else None
     if codec is None:
-        raise CodecError(f"codec {name[:64]!r} is unknown; these are known: {', '.join(CODECS)}")
+        raise CodecError(f"codec {str(name)[:64]!r} is unknown; these are known: {', '.join(CODECS)}")
     return codec
 
 
@@ -80,7 +80,7 @@ def decode(
 ) -> Tensors:
     """The tensors by name, in the order of ``specs``; ``raw`` gives read-only views of the message where it can.
 
-    Raises CodecError where the number, a dtype or a shape is not that of ``specs`` (None takes any size),
+    Raises CodecError where the number, a dtype or a shape is not that of ``specs``,
     where the decoded tensors would have more than ``max_bytes`` in all, or where the data is not what the
     codec writes. All sizes are checked before anything is decoded.
     """
@@ -90,7 +90,10 @@ def decode(
         raise CodecError(f"{len(encoded)} tensors came, needed {len(specs)}: {names}")
     for tensor, spec in zip(encoded, specs, strict=True):
         if tensor.dtype != spec.dtype or not spec.accepts(tensor.shape):
-            raise CodecError(f"tensor {spec.name!r} came as {tensor.dtype}{list(tensor.shape)}, needed {spec}")
+            raise CodecError(
+                f"tensor {spec.name!r} came as {tensor.dtype}{list(tensor.shape)}, needed {spec}"
+                + spec.hint(tensor.shape)
+            )
     total = sum(decoded_bytes(tensor.shape, tensor.dtype) for tensor in encoded)
     if total > max_bytes:
         raise CodecError(f"tensors of {total} bytes in all came; {max_bytes} are allowed")

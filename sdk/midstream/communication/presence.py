@@ -9,7 +9,8 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, NoReturn
 
 from midstream.communication.topics import check_id
@@ -48,25 +49,33 @@ class Presence:
 
 def encode_presence(presence: Presence) -> bytes:
     """The JSON to publish. Raises WireError where a value is out of range or the whole exceeds 64 KiB."""
-    body = {
-        "gateway": presence.gateway_id,
-        "bundles": [digest.hex() for digest in presence.bundles],
-        "speed_factor": presence.speed_factor,
-        "queue_ms": _microseconds(presence.queue_ms),
-        "load": presence.load,
-        "wire_versions": list(presence.wire_versions),
-        "tail_ms": {
-            digest: {cut: _microseconds(ms) for cut, ms in tails.items()} for digest, tails in presence.tail_ms.items()
-        },
-    }
-    _from_json(body)
-    payload = json.dumps(body, separators=(",", ":"), ensure_ascii=True).encode()
+    payload = _encode(presence)
     if len(payload) > MAX_PRESENCE_BYTES:
         raise WireError(
             f"presence of gateway {presence.gateway_id!r} has {len(payload)} bytes; {MAX_PRESENCE_BYTES} are "
             "allowed. Serve fewer bundles, or announce the tail times of fewer cuts"
         )
     return payload
+
+
+def encode_within(presence: Presence, limit_bytes: int) -> bytes:
+    """The same in at most this many bytes, of each bundle with the times of as many cuts, from the first, as fit.
+
+    Raises WireError where it does not fit without any.
+    """
+    limit_bytes = min(limit_bytes, MAX_PRESENCE_BYTES)
+    most = max(map(len, presence.tail_ms.values()), default=0)
+    while True:
+        tails = {digest: dict(islice(times.items(), most)) for digest, times in presence.tail_ms.items()}
+        payload = _encode(replace(presence, tail_ms=tails))
+        if len(payload) <= limit_bytes:
+            return payload
+        if not most:
+            raise WireError(
+                f"presence of gateway {presence.gateway_id!r} has {len(payload)} bytes; {limit_bytes} are allowed. "
+                "Serve fewer bundles"
+            )
+        most //= 2
 
 
 def decode_presence(payload: bytes) -> Presence | None:
@@ -85,6 +94,22 @@ def decode_presence(payload: bytes) -> Presence | None:
     if not isinstance(body, dict):
         raise WireError(f"presence is a JSON {type(body).__name__}, needed an object")
     return _from_json(body)
+
+
+def _encode(presence: Presence) -> bytes:
+    body = {
+        "gateway": presence.gateway_id,
+        "bundles": [digest.hex() for digest in presence.bundles],
+        "speed_factor": presence.speed_factor,
+        "queue_ms": _microseconds(presence.queue_ms),
+        "load": presence.load,
+        "wire_versions": list(presence.wire_versions),
+        "tail_ms": {
+            digest: {cut: _microseconds(ms) for cut, ms in tails.items()} for digest, tails in presence.tail_ms.items()
+        },
+    }
+    _from_json(body)
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=True).encode()
 
 
 def _from_json(body: dict[str, Any]) -> Presence:

@@ -5,17 +5,17 @@ A connection is a session (clean start, expiry 0): what was in flight when it en
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import logging
 import os
 import socket
 import ssl
-import struct
 import sys
-import termios
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Final
 
 import paho.mqtt.client as mqtt
@@ -25,6 +25,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from midstream.communication.address import BrokerAddress, Refusal, refused, unreachable
+from midstream.communication.outbox import Publish, Subscribe
 
 logger = logging.getLogger("midstream.transport")
 
@@ -34,6 +35,8 @@ MAX_IN_FLIGHT: Final = 64
 
 _KEEPALIVE_TIMEOUT: Final = 0x8D
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
+# Windows has neither.
+_FCNTL, _TERMIOS = (import_module(name) if find_spec(name) else None for name in ("fcntl", "termios"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +65,6 @@ class PublishProperties(Properties):
         return self.pack().hex()
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """A message to send; ``sent_s`` is when, on `time.perf_counter`."""
-
-    topic: str
-    payload: bytes
-    qos: int
-    retain: bool
-    properties: PublishProperties | None
-    on_ack: Callable[[float], None] | None
-    sent_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Subscribe:
-    """Topics to ask for."""
-
-    topic_filter: str
-    qos: int
-
-
 class Session:
     """One connection. ``receive`` is called, by `read`, for every message.
 
@@ -106,6 +88,7 @@ class Session:
         self._closed = False
         self._window = MAX_IN_FLIGHT
         self._unacked: dict[int, Publish] = {}
+        self._unacked_bytes = 0
         self._acks: list[tuple[Callable[[float], None], float]] = []
         self._asked: dict[int, str] = {}
         self._unsent_bytes = 0
@@ -159,6 +142,11 @@ class Session:
         return len(self._unacked) < self._window
 
     @property
+    def unacked_bytes(self) -> int:
+        """Bytes of payload that the broker has yet to acknowledge."""
+        return self._unacked_bytes
+
+    @property
     def idle(self) -> bool:
         """Whether everything was written, and acknowledged where that was asked for."""
         return not self._unacked and not self._client.want_write()
@@ -185,9 +173,11 @@ class Session:
             if mid is not None:
                 self._asked[mid] = item.topic_filter
             return
-        info = self._client.publish(item.topic, item.payload, item.qos, item.retain, item.properties)
+        properties = PublishProperties(item.properties) if item.properties else None
+        info = self._client.publish(item.topic, item.payload, item.qos, item.retain, properties)
         if item.qos:
             self._unacked[info.mid] = item
+            self._unacked_bytes += len(item.payload)
 
     def write(self) -> None:
         """Write as much as the socket takes now."""
@@ -272,6 +262,7 @@ class Session:
         message = self._unacked.pop(mid, None)
         if message is None:
             return
+        self._unacked_bytes -= len(message.payload)
         if reason.is_failure:
             logger.warning("the broker at %s refused a message to %s: %s", self._address, message.topic, reason)
         elif message.on_ack is not None:
@@ -284,35 +275,12 @@ class Session:
                 logger.warning("the broker at %s refused to subscribe to %s: %s", self._address, topic_filter, reason)
 
 
-def publish_properties(
-    correlation: bytes | None, response_topic: str | None, expiry_s: int | None
-) -> PublishProperties | None:
-    """What travels beside a payload (section 3.3.2.3 of the MQTT 5 standard); None where there is nothing."""
-    body = b""
-    if expiry_s is not None:
-        body += struct.pack("!BI", 0x02, expiry_s)
-    if response_topic is not None:
-        name = response_topic.encode()
-        body += struct.pack("!BH", 0x08, len(name)) + name
-    if correlation is not None:
-        body += struct.pack("!BH", 0x09, len(correlation)) + correlation
-    return PublishProperties(_variable_length(len(body)) + body) if body else None
-
-
-def _variable_length(value: int) -> bytes:
-    """MQTT's variable byte integer (section 1.5.5)."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
 def _unsent_bytes(fileno: int) -> int:
     """What the system holds of this socket that the other end has not acknowledged; 0 where that is not known."""
+    if _FCNTL is None or _TERMIOS is None:
+        return 0
     try:
-        return int.from_bytes(fcntl.ioctl(fileno, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return int.from_bytes(_FCNTL.ioctl(fileno, _TERMIOS.TIOCOUTQ, bytes(4)), sys.byteorder)
     except (OSError, ValueError):
         return 0
 
@@ -322,7 +290,9 @@ def _ignore(*_: object) -> None:
 
 
 def _prepare_socket(_client: object, _data: object, sock: Any) -> None:
-    # A WebSocket is wrapped: a second handle on the same socket reaches its options.
-    with socket.socket(fileno=os.dup(sock.fileno())) as raw:
+    # A WebSocket is wrapped: a second handle on the same socket reaches its options. Windows cannot make one so.
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        plain = isinstance(sock, socket.socket)
+        raw = sock if plain else stack.enter_context(socket.socket(fileno=os.dup(sock.fileno())))
         if raw.family in (socket.AF_INET, socket.AF_INET6):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

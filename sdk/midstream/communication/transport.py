@@ -12,24 +12,18 @@ import ctypes
 import functools
 import logging
 import random
-import select
 import socket
+import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from midstream.communication.address import BrokerAddress, Refusal, parse_broker_url, silent, unreachable
-from midstream.communication.session import (
-    CONNECT_TIMEOUT_S,
-    MAX_PACKET_BYTES,
-    Message,
-    Publish,
-    Session,
-    Subscribe,
-    publish_properties,
-)
+from midstream.communication.chunks import CHUNK_BYTES
+from midstream.communication.outbox import Outbox, Publish, Subscribe, pack_properties
+from midstream.communication.session import CONNECT_TIMEOUT_S, MAX_PACKET_BYTES, Message, Session
+from midstream.communication.waiting import Waiter
 from midstream.errors import PeerError
 
 __all__ = ["BrokerAddress", "Message", "MqttTransport", "parse_broker_url", "tune_allocator"]
@@ -37,6 +31,10 @@ __all__ = ["BrokerAddress", "Message", "MqttTransport", "parse_broker_url", "tun
 logger = logging.getLogger("midstream.transport")
 
 MAX_PAYLOAD_BYTES: Final = 1_500_000
+# What may wait to be sent: one message of the largest kind.
+MAX_OUTBOX_BYTES: Final = 64 << 20
+# What of it the broker has yet to acknowledge, unless the owner knows better: what is out cannot be taken back.
+IN_FLIGHT_BYTES: Final = 2 * CHUNK_BYTES
 FLUSH_S: Final = 2.0
 FIRST_DELAY_S: Final = 0.1
 LONGEST_DELAY_S: Final = 2.0
@@ -44,7 +42,7 @@ LONGEST_DELAY_S: Final = 2.0
 _STEADY_S: Final = 5.0
 _IDLE_MS: Final = 1000
 
-# Of a PUBLISH packet: its type and length, its topic's length, its id, and the length of no properties.
+# Of a PUBLISH packet: its type and length, its topic's length, its id, and the length of its properties.
 _FIXED_BYTES: Final = 1 + 4 + 2 + 2 + 1
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -56,6 +54,8 @@ def tune_allocator() -> bool:
 
     Once a process; returns whether it was possible (glibc only).
     """
+    if not sys.platform.startswith("linux"):
+        return False
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return False
@@ -69,7 +69,8 @@ class MqttTransport:
 
     ``will`` is a topic and a payload that the broker publishes, retained, when this client vanishes. ``on_message``
     and ``on_state`` (True: connected, False: no longer) are called on the transport's own thread: they must not
-    block, may publish, and what they raise is logged. None is called once `close` has begun.
+    block, may publish, and what they raise is logged. None is called once `close` has begun. ``in_flight_bytes``,
+    which may be changed at any time, is how much the broker has yet to acknowledge when more has to wait.
 
     Raises InputError where the URL is wrong, ValueError for a wildcard in the will's topic. Thread-safe.
     """
@@ -92,10 +93,11 @@ class MqttTransport:
         self._keepalive_s = keepalive_s
         self._on_message = on_message
         self._on_state = on_state
+        self.in_flight_bytes = IN_FLIGHT_BYTES
+        self._outbox = Outbox(MAX_OUTBOX_BYTES)
         self._changed = threading.Condition()
         # Guarded by _changed.
         self._filters: dict[str, int] = {}
-        self._outbox: deque[Publish | Subscribe] = deque()
         self._online = False
         self._given_up = False
         self._last_error: str | None = None
@@ -172,8 +174,22 @@ class MqttTransport:
         with self._changed:
             self._filters[topic_filter] = qos
             if self._online:
-                self._outbox.append(Subscribe(topic_filter, qos))
+                self._outbox.put(Subscribe(topic_filter, qos))
         self._wake()
+
+    def payload_limit(
+        self,
+        topic: str,
+        *,
+        correlation: bytes | None = None,
+        response_topic: str | None = None,
+        expiry_s: int | None = None,
+    ) -> int:
+        """How many bytes of payload `publish` takes to this topic, with these beside it, from this broker.
+
+        Raises ValueError for a wildcard in the topic.
+        """
+        return self._limit(_checked_topic(topic, 1), pack_properties(correlation, response_topic, expiry_s))
 
     def publish(
         self,
@@ -187,31 +203,36 @@ class MqttTransport:
         expiry_s: int | None = None,
         on_ack: Callable[[float], None] | None = None,
     ) -> bool:
-        """Hand a message to the connection; never blocks. False where there is none.
+        """Hand a message to the connection; never blocks. False where there is none, or too much waits for it already.
 
-        ``on_ack`` is called on the transport's thread with the milliseconds from here to the broker's PUBACK; never
-        with QoS 0, or where the connection breaks first.
+        After ``expiry_s`` seconds it is not sent any more; `withdraw` takes it back before. ``on_ack`` is called on the
+        transport's thread with the milliseconds from here to the broker's PUBACK; never with QoS 0, or where the
+        connection breaks first.
 
         Raises ValueError for a payload of more than 1,500,000 bytes or more than the broker takes, a wildcard in the
         topic, or QoS 2.
         """
         topic_bytes = _checked_topic(topic, qos)
-        properties = publish_properties(correlation, response_topic, expiry_s)
-        around_bytes = _FIXED_BYTES + topic_bytes + (len(properties.pack()) if properties else 0)
-        limit = min(MAX_PAYLOAD_BYTES, self._packet_limit - around_bytes)
+        properties = pack_properties(correlation, response_topic, expiry_s)
+        limit = self._limit(topic_bytes, properties)
         if len(payload) > limit:
             raise ValueError(
                 f"payload for {topic!r} has {len(payload)} bytes; the broker at {self._address} is sent at most "
                 f"{limit}: send it in chunks"
             )
-        message = Publish(topic, payload, qos, retain, properties, on_ack, time.perf_counter())
+        now_s = time.perf_counter()
+        expires_s = None if expiry_s is None else now_s + expiry_s
+        message = Publish(topic, payload, qos, retain, properties, on_ack, now_s, expires_s, correlation)
         with self._changed:
-            if not self._online:
+            if not self._online or not self._outbox.put(message):
                 return False
-            self._outbox.append(message)
         if not self._send_here():
             self._wake()
         return True
+
+    def withdraw(self, correlation: bytes) -> None:
+        """Take back what was published with this correlation data and was not sent yet."""
+        self._outbox.withdraw(correlation)
 
     def close(self, last: tuple[str, bytes] | None = None) -> None:
         """Publish ``last`` (topic and payload, retained), wait up to 2 s for what is under way, and disconnect.
@@ -222,8 +243,7 @@ class MqttTransport:
         with self._changed:
             if self._close_by_s is None:
                 if last is not None and self._online:
-                    message = Publish(last[0], last[1], 1, True, None, None, time.perf_counter())
-                    self._outbox.append(message)
+                    self._outbox.put(Publish(last[0], last[1], 1, True, b"", None, time.perf_counter()))
                 self._close_by_s = time.monotonic() + FLUSH_S
             self._changed.notify_all()
         self._wake()
@@ -234,6 +254,9 @@ class MqttTransport:
     def _over(self) -> bool:
         """Whether there will be no further connection."""
         return self._given_up or self._close_by_s is not None
+
+    def _limit(self, topic_bytes: int, properties: bytes) -> int:
+        return min(MAX_PAYLOAD_BYTES, self._packet_limit - _FIXED_BYTES - topic_bytes - len(properties))
 
     def _send_here(self) -> bool:
         """Send what is due on the caller's thread, where the loop only waits: waking it first takes 50 µs.
@@ -312,10 +335,7 @@ class MqttTransport:
 
     def _serve(self, session: Session, wake: socket.socket) -> None:
         """Run one connection until it ends."""
-        poller = select.poll()
-        poller.register(wake, select.POLLIN)
-        poller.register(session.fileno, select.POLLIN)
-        interest = select.POLLIN
+        waiter = Waiter(wake, session.fileno)
         while session.is_open:
             if session.accepted and not self._online:
                 self._went_up(session)
@@ -326,19 +346,11 @@ class MqttTransport:
                 session.disconnect()
             if not session.is_open:
                 return
-            wanted = select.POLLIN | select.POLLOUT if session.wants_write else select.POLLIN
-            if wanted != interest:
-                poller.modify(session.fileno, wanted)
-                interest = wanted
-            timeout_ms = 0 if session.has_buffered else self._timeout_ms()
+            timeout_ms, writing = 0 if session.has_buffered else self._timeout_ms(), session.wants_write
             with self._others_turn(session):
-                events_by_file = poller.poll(timeout_ms)
-            for ready, events in events_by_file:
-                if ready == wake.fileno():
-                    with contextlib.suppress(BlockingIOError):
-                        wake.recv(4096)
-                elif events & ~select.POLLOUT:
-                    session.read()
+                readable = waiter.wait(timeout_ms, writing)
+            if readable:
+                session.read()
             if session.has_buffered:
                 session.read()
             session.check_keepalive()
@@ -354,8 +366,9 @@ class MqttTransport:
         return _IDLE_MS if self._close_by_s is None else max(0.0, (self._close_by_s - time.monotonic()) * 1000 + 1)
 
     def _queue(self, session: Session) -> None:
-        while self._outbox and session.has_room:
-            session.send(self._outbox.popleft())
+        while self._outbox and session.has_room and session.unacked_bytes < self.in_flight_bytes:
+            if (item := self._outbox.take(time.perf_counter())) is not None:
+                session.send(item)
 
     def _receive(self, session: Session, message: Message) -> None:
         self._call(self._on_message, message)
@@ -376,6 +389,7 @@ class MqttTransport:
         self._call(self._on_state, True)
 
     def _went_down(self, refusal: Refusal, may_give_up: bool) -> None:
+        """Whoever waits for the first connection asks for `last_error`; nobody asks why a later one is lost."""
         with self._changed:
             was_online, self._online = self._online, False
             self._outbox.clear()
@@ -384,18 +398,17 @@ class MqttTransport:
             self._given_up |= may_give_up and refusal.permanent
             self._changed.notify_all()
         if self._close_by_s is None:
-            logger.log(logging.WARNING if news else logging.DEBUG, "%s", refusal.message)
+            level = logging.DEBUG if not news else logging.INFO if may_give_up else logging.WARNING
+            logger.log(level, "%s", refusal.message)
         if was_online:
             self._call(self._on_state, False)
 
     def _pause(self, wake: socket.socket, seconds: float) -> None:
         """Wait this long, or until there is nothing to wait for."""
-        poller = select.poll()
-        poller.register(wake, select.POLLIN)
+        waiter = Waiter(wake)
         end_s = time.monotonic() + seconds
         while not self._over and (left_s := end_s - time.monotonic()) > 0:
-            if poller.poll(left_s * 1000):
-                wake.recv(4096)
+            waiter.wait(left_s * 1000)
 
 
 def _checked_topic(topic: str, qos: int) -> int:

@@ -30,6 +30,7 @@ MAX_FEATURES = 32
 MAX_NAME_BYTES = 32
 MAX_CUT_BYTES = 255
 MAX_TEXT_BYTES = 1024
+MAX_DEADLINE_MS = 0xFFFF_FFFF
 DTYPES: tuple[np.dtype[np.generic], ...] = tuple(
     np.dtype(code) for code in ("?", "<i1", "<i2", "<i4", "<i8", "<u1", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8")
 )
@@ -123,8 +124,8 @@ def encode_request(request: Request) -> bytes:
     codec = _name_bytes(request.codec, "codec name")
     _check_length(request.request_id, "request id", REQUEST_ID_BYTES)
     _check_length(request.bundle_digest, "bundle digest", DIGEST_BYTES)
-    if not 0 <= request.deadline_ms <= _UINT32:
-        raise WireError(f"deadline of {request.deadline_ms} ms is outside 0…{_UINT32}; send a shorter one")
+    if not 0 <= request.deadline_ms <= MAX_DEADLINE_MS:
+        raise WireError(f"deadline of {request.deadline_ms} ms is outside 0…{MAX_DEADLINE_MS}; send a shorter one")
     _check_number(request.score, "complexity score")
     _check_count(len(request.features), "features", MAX_FEATURES)
     _check_unique([name for name, _ in request.features])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import threading
 import time
@@ -15,18 +16,22 @@ from types import TracebackType
 
 from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket
 from midstream.communication import topics
-from midstream.communication.chunks import Reassembler, split
+from midstream.communication.chunks import CHUNK_BYTES, Reassembler, split
 from midstream.communication.codecs import decode, encode
-from midstream.communication.presence import Presence, encode_presence
+from midstream.communication.presence import MAX_BUNDLES, Presence, encode_within
 from midstream.communication.transport import Message, MqttTransport
-from midstream.communication.wire import Limits, Reply, Request, Status, decode_request, encode_reply
-from midstream.errors import BundleError, CodecError, MidstreamError, PeerError, WireError
+from midstream.communication.wire import REQUEST_ID_BYTES, Limits, Reply, Request, Status, decode_request, encode_reply
+from midstream.errors import BundleError, CodecError, InputError, MidstreamError, PeerError, WireError
 from midstream.gateway.served import ServedBundle
+from midstream.tensors import check_tensors
 
 _log = logging.getLogger("midstream.gateway")
 
 PRESENCE_EVERY_S = 1.0
 QUEUE_CAPACITY = 256
+QUEUE_CAPACITY_BYTES = 256 << 20
+# Who sent what cannot be read is answered, too, but how long it waits is not known.
+_REFUSAL_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,14 @@ class Gateway:
                 "a gateway needs at least one bundle; convert a model first: midstream convert MODEL -o DIR"
             )
         self._served = {bundle.digest: bundle for bundle in served}
+        if len(self._served) > MAX_BUNDLES:
+            raise BundleError(
+                f"a gateway serves at most {MAX_BUNDLES} bundles, {len(self._served)} were given; start another one "
+                "for the rest of them"
+            )
         self._limits = Limits(*(max(bundle.max_request_bytes for bundle in served),) * 2)
         self._reassembler = Reassembler(self._limits.max_message_bytes)
-        self._queue = EarliestDeadlineFirst(QUEUE_CAPACITY, self._workers)
+        self._queue = EarliestDeadlineFirst(QUEUE_CAPACITY, self._workers, QUEUE_CAPACITY_BYTES)
         self._jobs: dict[int, _Job] = {}
         self._numbers = itertools.count()
         self._changed = threading.Condition()
@@ -85,19 +95,29 @@ class Gateway:
         )
 
     def __enter__(self) -> Gateway:
-        for bundle in self._served.values():
-            bundle.measure()
-        for worker in range(self._workers):
-            thread = threading.Thread(target=self._work, args=(worker,), name=f"midstream-worker-{worker}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
-        self._transport.subscribe(topics.request_filter(self.gateway_id))
-        self._transport.start()
+        if self._stopped.is_set():
+            raise MidstreamError(f"gateway {self.gateway_id} was stopped; make another one")
+        try:
+            for bundle in self._served.values():
+                bundle.measure()
+            for worker in range(self._workers):
+                name = f"midstream-worker-{worker}"
+                thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+            self._transport.subscribe(topics.request_filter(self.gateway_id))
+            self._transport.start()
+        except BaseException:
+            self._close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self.stop()
         with self._changed:
             self._stopping = True
@@ -109,12 +129,13 @@ class Gateway:
     def serve(self) -> None:
         """Serve until `stop` is called, from a signal handler or another thread.
 
-        Raises PeerError where the broker refuses for good: credentials, or an MQTT version.
+        Raises PeerError where the broker refuses for good: credentials, or an MQTT version, or messages large enough.
         """
-        while not self._stopped.wait(PRESENCE_EVERY_S):
-            if self._transport.given_up:
+        while not self._stopped.is_set():
+            if self.given_up:
                 raise PeerError(self.last_error or "the broker refuses this gateway")
             self._publish_presence()
+            self._stopped.wait(PRESENCE_EVERY_S)
 
     def stop(self) -> None:
         """Make `serve` return. What is running is finished when the ``with`` block ends."""
@@ -135,10 +156,18 @@ class Gateway:
         """Why the broker cannot be reached, if that is known."""
         return self._transport.last_error
 
+    @property
+    def given_up(self) -> bool:
+        """Whether the broker refused for good, so that `serve` raises."""
+        return self._transport.given_up
+
     def _on_state(self, connected: bool) -> None:
         _log.info("broker %s", "connected" if connected else "lost")
         if connected:
-            self._publish_presence(always=True)
+            try:
+                self._publish_presence(always=True)
+            except PeerError as error:
+                _log.warning("%s", error)
 
     def _publish_presence(self, *, always: bool = False) -> None:
         with self._changed:
@@ -151,7 +180,13 @@ class Gateway:
             )
         if always or presence != self._published:
             topic = topics.presence_topic(self.gateway_id)
-            if self._transport.publish(topic, encode_presence(presence), retain=True):
+            try:
+                payload = encode_within(presence, self._transport.payload_limit(topic))
+            except WireError as error:
+                raise PeerError(
+                    f"the broker takes too little at once for a gateway to announce itself: {error}"
+                ) from None
+            if self._transport.publish(topic, payload, retain=True):
                 self._published = presence
 
     def _on_message(self, message: Message) -> None:
@@ -159,62 +194,69 @@ class Gateway:
             return
         try:
             device_id = topics.parse_request_topic(message.topic).device_id
+        except WireError as error:
+            _log.warning("ignored a message: %s", error)
+            return
+        try:
             whole = self._reassembler.add(device_id, message.payload)
             if whole is not None:
-                self._on_request(device_id, decode_request(whole, self._limits), message.correlation)
+                request = decode_request(whole, self._limits)
+                if message.correlation not in (None, request.request_id):
+                    raise WireError("the correlation data is not the request's own id")
+                self._on_request(device_id, request, len(whole))
         except WireError as error:
             _log.warning("ignored a message on %s: %s", message.topic, error)
-            if message.correlation is not None and len(message.correlation) == 16:
-                self._refuse(
-                    topics.parse_request_topic(message.topic).device_id,
-                    message.correlation,
-                    Status.BAD_REQUEST,
-                    str(error),
-                )
+            if message.correlation is not None and len(message.correlation) == REQUEST_ID_BYTES:
+                self._refuse(device_id, message.correlation, Status.BAD_REQUEST, str(error), _REFUSAL_S)
 
-    def _on_request(self, device_id: str, request: Request, correlation: bytes | None) -> None:
-        if correlation is not None and correlation != request.request_id:
-            raise WireError("the correlation data is not the request's own id")
+    def _on_request(self, device_id: str, request: Request, size_bytes: int) -> None:
+        refusal = self._admit(device_id, request, size_bytes)
+        if refusal is not None:
+            self._refuse(device_id, request.request_id, *refusal, request.deadline_ms / 1e3)
+
+    def _admit(self, device_id: str, request: Request, size_bytes: int) -> tuple[Status, str] | None:
+        """Put a request in the queue, or say why not."""
         served = self._served.get(request.bundle_digest)
         if served is None:
             names = ", ".join(sorted(bundle.name for bundle in self._served.values()))
-            self._refuse(
-                device_id,
-                request.request_id,
-                Status.UNKNOWN_BUNDLE,
-                f"this gateway has no bundle {request.bundle_digest.hex()[:12]}…; it has {names}",
-            )
-            return
+            digest = request.bundle_digest.hex()[:12]
+            return Status.UNKNOWN_BUNDLE, f"this gateway has no bundle {digest}…; it has {names}"
         if not served.knows(request.cut):
-            self._refuse(
-                device_id, request.request_id, Status.UNKNOWN_CUT, f"bundle {served.name!r} has no cut {request.cut!r}"
-            )
-            return
+            return Status.UNKNOWN_CUT, f"bundle {served.name!r} has no cut {request.cut!r}"
+        if request.deadline_ms == 0:
+            return Status.EXPIRED, "its deadline had passed when it was sent"
         now = time.monotonic()
         job = _Job(request, device_id, served, now + request.deadline_ms / 1e3, now)
         with self._changed:
-            ticket = Ticket(job.deadline, next(self._numbers), served.expected_ms(request.cut) / 1e3, now)
+            work_s = served.expected_ms(request.cut) / 1e3
+            ticket = Ticket(job.deadline, next(self._numbers), work_s, now, size_bytes)
             admission = self._queue.offer(ticket, now)
             if admission is Admission.ACCEPTED:
                 self._jobs[ticket.number] = job
                 self._changed.notify()
-        if admission is not Admission.ACCEPTED:
-            self._refuse(device_id, request.request_id, Status.BUSY, admission.value)
+        return None if admission is Admission.ACCEPTED else (Status.BUSY, admission.value)
 
     def _work(self, worker: int) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._stopping or len(self._queue) > 0)
-                ticket = self._queue.take()
-                if ticket is None:
-                    return
-                job = self._jobs.pop(ticket.number)
-                self._busy += 1
+        while (job := self._next()) is not None:
             try:
-                self._send(job.device_id, self._answer(job, worker))
+                self._send(job.device_id, self._answer(job, worker), job.deadline - time.monotonic())
+            except Exception as error:  # noqa: BLE001  whatever it is, it is logged, and this worker goes on
+                _log.exception("a request of %s could not be answered", job.device_id)
+                message = f"the gateway failed at it, and its log says how: {error}"
+                self._refuse(job.device_id, job.request.request_id, Status.FAILED, message, _REFUSAL_S)
             finally:
                 with self._changed:
                     self._busy -= 1
+
+    def _next(self) -> _Job | None:
+        """The job that is due first, once there is one; None when the gateway stops."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or len(self._queue) > 0)
+            ticket = self._queue.take()
+            if ticket is None:
+                return None
+            self._busy += 1
+            return self._jobs.pop(ticket.number)
 
     def _answer(self, job: _Job, worker: int) -> Reply:
         request, started = job.request, time.monotonic()
@@ -228,31 +270,33 @@ class Gateway:
         bundle = job.served.bundles[worker]
         cut = request.cut or None
         try:
-            tensors = decode(
-                request.codec,
-                request.tensors,
-                bundle.crossing_specs(cut),
-                bundle.image_inputs,
-                job.served.max_request_bytes,
-            )
+            specs = bundle.crossing_specs(cut)
+            came = decode(request.codec, request.tensors, specs, bundle.image_inputs, job.served.max_request_bytes)
+            tensors = check_tensors(specs, came, "this request")
             began = time.perf_counter()
             outputs = bundle.run_tail(cut, tensors)
             job.served.ran(request.cut, (time.perf_counter() - began) * 1e3)
             # What came lossy may go back lossless: outputs are small, and they are the answer.
             codec = "raw" if request.codec == "raw" else "lossless"
             encoded = encode(codec, outputs, {})
-        except CodecError as error:
+        except (CodecError, InputError) as error:
             return failed(Status.BAD_REQUEST, str(error))
         except MidstreamError as error:
             return failed(Status.FAILED, str(error))
         compute_ms = (time.monotonic() - started) * 1e3
         return Reply(request.request_id, Status.OK, encoded, codec, queue_ms, compute_ms)
 
-    def _refuse(self, device_id: str, request_id: bytes, status: Status, message: str) -> None:
+    def _refuse(self, device_id: str, request_id: bytes, status: Status, message: str, wait_s: float) -> None:
         _log.info("refused a request of %s: %s", device_id, message)
-        self._send(device_id, Reply(request_id, status, (), "raw", 0.0, 0.0, message))
+        try:
+            self._send(device_id, Reply(request_id, status, (), "raw", 0.0, 0.0, message), wait_s)
+        except (ValueError, MidstreamError) as error:
+            _log.warning("a refusal to %s cannot be sent: %s", device_id, error)
 
-    def _send(self, device_id: str, reply: Reply) -> None:
-        topic = topics.reply_topic(self.gateway_id, device_id)
-        for chunk in split(encode_reply(reply), reply.request_id):
-            self._transport.publish(topic, chunk, correlation=reply.request_id, expiry_s=60)
+    def _send(self, device_id: str, reply: Reply, wait_s: float) -> None:
+        """Send a reply to a device that waits for it for so long."""
+        topic, correlation = topics.reply_topic(self.gateway_id, device_id), reply.request_id
+        expiry_s = max(1, math.ceil(wait_s))
+        limit = self._transport.payload_limit(topic, correlation=correlation, expiry_s=expiry_s)
+        for chunk in split(encode_reply(reply), reply.request_id, min(limit, CHUNK_BYTES)):
+            self._transport.publish(topic, chunk, correlation=correlation, expiry_s=expiry_s)

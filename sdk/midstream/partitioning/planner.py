@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 from midstream.errors import PlanError
@@ -46,13 +47,25 @@ class SystemState:
 class Objective:
     """What to minimise (ms, mJ of the device, or ms between two results) and what must hold.
 
-    Lossy codecs are allowed where their measured agreement reaches ``min_agreement``; 0 allows all of them.
+    Lossy codecs are allowed where their measured agreement reaches ``min_agreement``; 0 allows all of them. Raises
+    PlanError where a value is none that it can be.
     """
 
     kind: ObjectiveKind = "latency"
     deadline_ms: float | None = None
     min_agreement: float = 1.0
     keep_input_local: bool = False
+
+    def __post_init__(self) -> None:
+        kinds = get_args(ObjectiveKind)
+        if self.kind not in kinds:
+            raise PlanError(f"the objective {self.kind!r} is unknown; take one of {', '.join(kinds)}")
+        if not isinstance(self.min_agreement, Real) or not 0 <= self.min_agreement <= 1:
+            raise PlanError(f"min_agreement is {self.min_agreement!r}, needed a share of 0 to 1")
+        if self.deadline_ms is not None and not (
+            isinstance(self.deadline_ms, Real) and 0 < self.deadline_ms < math.inf
+        ):
+            raise PlanError(f"deadline_ms is {self.deadline_ms!r}, needed a finite number above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +104,10 @@ def decide(candidates: Sequence[Candidate], state: SystemState, objective: Objec
 
     Candidates that break a constraint are left out. Of the rest, those predicted to meet the deadline are
     preferred; where none does, the fastest is taken and ``why`` says so. A higher ``complexity`` never
-    moves work to the device, all else equal. Raises PlanError where the state or the objective is invalid,
-    or nothing is left to choose from.
+    moves work to the device, all else equal. Raises PlanError where the state is invalid, or nothing is left
+    to choose from.
     """
     _check_state(state)
-    _check_objective(objective)
     refused = [_refusal(candidate, state, objective) for candidate in candidates]
     allowed = [
         _Ranked(candidate, state, objective, power)
@@ -257,14 +269,3 @@ def _check_state(state: SystemState) -> None:
             raise PlanError(f"the state's {name} is {value}, needed a finite number of 0 or more")
     if state.complexity is not None and state.complexity > 100:
         raise PlanError(f"the state's complexity is {state.complexity}, needed a score of 0 to 100")
-
-
-def _check_objective(objective: Objective) -> None:
-    if objective.kind not in get_args(ObjectiveKind):
-        raise PlanError(
-            f"the objective {objective.kind!r} is unknown; take one of {', '.join(get_args(ObjectiveKind))}"
-        )
-    if not 0 <= objective.min_agreement <= 1:
-        raise PlanError(f"min_agreement is {objective.min_agreement}, needed a share of 0 to 1")
-    if objective.deadline_ms is not None and not objective.deadline_ms > 0:
-        raise PlanError(f"deadline_ms is {objective.deadline_ms}, needed more than 0")

@@ -1,0 +1,116 @@
+"""What waits for its turn on a connection: in order, bounded, and taken back where nobody waits for it any more."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Publish:
+    """A message to send, with its properties as they are on the wire.
+
+    ``sent_s`` is when it was handed over, ``expires_s`` until when it is of use, both on `time.perf_counter`.
+    """
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    properties: bytes
+    on_ack: Callable[[float], None] | None
+    sent_s: float
+    expires_s: float | None = None
+    correlation: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subscribe:
+    """Topics to ask for."""
+
+    topic_filter: str
+    qos: int
+
+
+class Outbox:
+    """A queue of at most ``max_bytes`` of payload and one message more. Thread-safe."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._items: deque[Publish | Subscribe] = deque()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of payload that wait."""
+        return self._bytes
+
+    def put(self, item: Publish | Subscribe) -> bool:
+        """Add it at the end; False where it has a payload and as much as is allowed waits already."""
+        size = _size(item)
+        with self._lock:
+            if size and self._bytes >= self._max_bytes:
+                return False
+            self._items.append(item)
+            self._bytes += size
+        return True
+
+    def take(self, now_s: float) -> Publish | Subscribe | None:
+        """The next one, without those that have expired by now; None where there is none."""
+        with self._lock:
+            while self._items:
+                item = self._items.popleft()
+                self._bytes -= _size(item)
+                if isinstance(item, Subscribe) or item.expires_s is None or now_s <= item.expires_s:
+                    return item
+        return None
+
+    def withdraw(self, correlation: bytes) -> None:
+        """Drop every message with this correlation data."""
+        with self._lock:
+            if not self._items:
+                return
+            self._items = deque(
+                item for item in self._items if isinstance(item, Subscribe) or item.correlation != correlation
+            )
+            self._bytes = sum(map(_size, self._items))
+
+    def clear(self) -> None:
+        """Drop everything."""
+        with self._lock:
+            self._items.clear()
+            self._bytes = 0
+
+
+def pack_properties(correlation: bytes | None, response_topic: str | None, expiry_s: int | None) -> bytes:
+    """What travels beside a payload (section 3.3.2.3 of the MQTT 5 standard); empty where there is nothing."""
+    body = b""
+    if expiry_s is not None:
+        body += struct.pack("!BI", 0x02, expiry_s)
+    if response_topic is not None:
+        name = response_topic.encode()
+        body += struct.pack("!BH", 0x08, len(name)) + name
+    if correlation is not None:
+        body += struct.pack("!BH", 0x09, len(correlation)) + correlation
+    return _variable_length(len(body)) + body if body else b""
+
+
+def _variable_length(value: int) -> bytes:
+    """MQTT's variable byte integer (section 1.5.5)."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _size(item: Publish | Subscribe) -> int:
+    return len(item.payload) if isinstance(item, Publish) else 0
