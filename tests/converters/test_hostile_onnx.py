@@ -19,6 +19,7 @@ from hostile.confine import confined
 from hostile.models import ONNX, onnx_model
 from hostile.mutate import damaged_bytes, edited_onnx
 from midstream.errors import MidstreamError, ModelError
+from midstream_converters import trial
 from midstream_converters.convert import convert
 from midstream_converters.onnx.bounds import MAX_CALLS, MAX_NESTING, check_bounds
 from midstream_converters.onnx.external import resolve_external
@@ -207,6 +208,12 @@ def test_a_tensor_inside_an_inner_graph_is_looked_at() -> None:
     bad = helper.make_attribute("hidden", TensorProto(name="bad", data_type=1, dims=[10**18]))
     inner.attribute.append(bad)
     assert "tensor 'bad'" in refused(model)
+
+
+def test_a_name_of_megabytes_is_not_repeated() -> None:
+    model = weighted(dims=[10**18])
+    model.graph.initializer[0].name = "n" * 5_000_000
+    assert "nnn" in refused(model)
 
 
 # Graphs that are deeper, larger or more entangled than they look.
@@ -420,6 +427,14 @@ def function_that_gives_what_it_takes() -> onnx.ModelProto:
     model = ONNX["onnx_functions"]()
     model.functions[0].input.append("r")
     return model
+
+
+def test_an_endless_loop_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_SECONDS", 2.0)
+    model = growing()
+    loop = next(node for node in model.graph.node if node.op_type == "Loop")
+    del loop.output[1], loop.attribute[0].g.output[2], model.graph.output[1]
+    assert "within 2 s" in converted_or_refused(model.SerializeToString(), tmp_path)
 
 
 RUNS = {

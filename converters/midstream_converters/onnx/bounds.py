@@ -12,7 +12,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from midstream.errors import ModelError
-from midstream_converters.onnx.content import content_problem, is_external
+from midstream_converters.onnx.content import content_problem, is_external, short_name
 from midstream_converters.onnx.external import resolve_external
 from midstream_converters.onnx.proto import Graph, Node, onnx
 
@@ -24,6 +24,7 @@ MAX_CALLS = 50
 MAX_SHARING = 2
 """How often, on the average, a byte of an external data file is used."""
 _SMALL_BYTES = 1 << 20
+_MAX_NAME = 100
 
 
 def check_bounds(model: onnx.ModelProto, path: Path) -> None:
@@ -78,7 +79,7 @@ def _size_problem(model: onnx.ModelProto) -> str | None:
     try:
         order = list(TopologicalSorter(calls).static_order())
     except CycleError as error:
-        return f"its function {error.args[1][0][1]!r} calls itself"
+        return f"its function {error.args[1][0][1][:_MAX_NAME]!r} calls itself"
     sizes: dict[tuple[str, str, str], int] = {}
     depths: dict[tuple[str, str, str], int] = {}
     for key in order:
@@ -100,7 +101,7 @@ def _order_problem(model: onnx.ModelProto) -> str | None:
     problem = _late_value(model.graph.node, _given(model.graph), (), [])
     for function in model.functions:
         problem = problem or _late_value(function.node, function.input, (), [])
-    return problem and f"a node reads {problem!r} before another makes it, or makes it from itself"
+    return problem and f"a node reads {problem[:_MAX_NAME]!r} before another makes it, or makes it from itself"
 
 
 def _given(graph: Graph) -> Iterator[str]:
@@ -159,8 +160,8 @@ def _stored(graph: Graph) -> Iterator[onnx.TensorProto]:
 
 
 def _content_problem(model: onnx.ModelProto) -> str | None:
-    problems = ((tensor.name, content_problem(tensor)) for tensor in _tensors(model))
-    return next((f"tensor {name!r} {problem}" for name, problem in problems if problem), None)
+    problems = ((short_name(tensor), content_problem(tensor)) for tensor in _tensors(model))
+    return next((f"tensor {name} {problem}" for name, problem in problems if problem), None)
 
 
 def _check_external(model: onnx.ModelProto, path: Path) -> None:
