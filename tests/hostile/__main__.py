@@ -1,8 +1,9 @@
-"""Fuzz the converter: ``python -m hostile [--seconds N] [--seed N] [--only NAME] [--model FILE] [--keep DIR]``; POSIX only.
+"""Fuzz the converter, on POSIX: ``python -m hostile [--seconds N] [--seed N] [--only NAME] [--model FILE] [--keep DIR]``.
 
 Every damaged model is converted in a forked process. What ends in a bundle or a MidstreamError is fine; anything else
-(another exception, a signal, more time than a bad file may take) is kept in DIR as a file, with the reason beside it. So
-is what breaks the runtime in its trial or needs much memory, without being counted: damage can make an honest giant.
+(another exception, a signal, more time than a bad file may take) is kept in DIR as a file, with the reason beside it.
+So is what breaks the runtime in its trial or needs much memory, but without being counted: damage can make an honest
+model a giant.
 """
 
 from __future__ import annotations
