@@ -1,4 +1,4 @@
-"""Fuzz the converter, on POSIX: ``python -m hostile [--seconds N] [--seed N] [--only NAME] [--model FILE] [--keep DIR]``.
+"""Fuzz the converter: ``python -m hostile [--seconds N] [--seed N] [--only NAME | --model FILE…] [--keep DIR]``.
 
 Every damaged model is converted in a forked process. What ends in a bundle or a MidstreamError is fine; anything else
 (another exception, a signal, more time than a bad file may take) is kept in DIR as a file, with the reason beside it.
