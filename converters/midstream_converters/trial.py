@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from midstream.tensors import Tensor
 
 _RUNTIMES = {"litert": "LiteRT", "onnx": "onnxruntime"}
-_FORMATS = {"litert": "TFLite", "onnx": "ONNX"}
+_FORMATS = {"litert": "a TFLite", "onnx": "an ONNX"}
 _MODULE = "midstream_converters.trial"
 _MAX_REPLY_BYTES = 16 << 20
 _MAX_LOG_BYTES = 64 << 10
@@ -140,7 +140,7 @@ class Trial:
             }
             reply = self._ask(header, [self._program.content])
             if "refused" in reply:
-                what = f"{self._path} is a {_FORMATS[self._engine]} file that {_RUNTIMES[self._engine]} refuses"
+                what = f"{self._path} is {_FORMATS[self._engine]} file that {_RUNTIMES[self._engine]} refuses"
                 raise ModelError(f"{what}: {reply['refused']}")
         except BaseException:
             self._stop()
@@ -209,6 +209,12 @@ class Trial:
                     file.close()
 
 
+def _told(text: str, memory_bytes: int) -> str:
+    """A refusal as the user sees it, with what to do where memory is what it lacks."""
+    more = f" (it has {memory_bytes >> 20} MiB here; {_MEMORY_VARIABLE} allows more)" if "alloc" in text.lower() else ""
+    return _plain(text) + more
+
+
 def _plain(text: str) -> str:
     """A runtime's message without what could make a terminal do things: it may repeat any name of the model."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:_MAX_REASON])
@@ -240,11 +246,11 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
         try:
             reply = action()
         except MidstreamError as error:
-            reply = {"refused": _plain(str(error))}
+            reply = {"refused": _told(str(error), memory_bytes)}
         except MemoryError:
-            reply = {"refused": f"it needs more than {memory_bytes >> 20} MiB of memory"}
+            reply = {"refused": _told("cannot allocate memory", memory_bytes)}
         except Exception as error:  # noqa: BLE001  whatever a runtime's binding raises is an answer here
-            reply = {"refused": _plain(f"{type(error).__name__}: {error}")}
+            reply = {"refused": _told(f"{type(error).__name__}: {error}", memory_bytes)}
         replies.write(_line(reply))
         replies.flush()
 

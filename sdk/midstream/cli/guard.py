@@ -12,6 +12,8 @@ import typer
 
 from midstream.errors import MidstreamError
 
+_MAX_LINE = 2000
+
 # The root of what a wrong command line raises; typer exports only this class of it.
 _UsageError: Any = typer.BadParameter.__base__
 
@@ -43,7 +45,9 @@ def guarded(command: typer.Typer) -> NoReturn:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    sys.stderr.write(f"midstream: {' '.join(message.split())}\n")
+    """Names out of a file may be in a message: none of them makes the terminal do things, or fills it."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
+    sys.stderr.write(f"midstream: {line[:_MAX_LINE]}\n")
     raise SystemExit(status)
 
 
