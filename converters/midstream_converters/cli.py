@@ -20,6 +20,7 @@ from midstream.inputs import parse_semantics
 from midstream.manifest import Manifest
 from midstream_converters.convert import convert as convert_model
 from midstream_converters.opening import DEFAULT_MAX_CUTS, Options
+from midstream_converters.recipe import BundleCache
 from midstream_converters.samples import GENERATED_SAMPLES, InputTypes
 from midstream_converters.verify import verify_bundle
 
@@ -47,6 +48,7 @@ def convert(
     ] = None,
     shapes: Annotated[list[str] | None, typer.Option("--shape", help="NAME=1,576: size of a dynamic input.")] = None,
     values: Annotated[list[str] | None, typer.Option("--value", help="NAME=V: bind an input to one value.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither look into the cache nor add to it.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Convert a trained model into a bundle of proven slices."""
@@ -63,11 +65,15 @@ def convert(
         values=dict(_parse_value(text) for text in values or []),
     )
     with _progress(hidden=as_json) as progress:
-        manifest = convert_model(model, output, options, progress)
+        manifest = convert_model(model, output, options, progress, None if no_cache else BundleCache())
     bundle_bytes = Bundle.open(output).bundle_bytes
     if as_json:
         print_json(_summary(output, manifest, bundle_bytes))
         return
+    for spec in manifest.free_inputs():
+        if None in spec.shape and spec.name not in options.shapes:
+            sizes = ",".join(map(str, manifest.sample_shapes[spec.name]))
+            notes.print(f"sizes of {spec.name} are free; it was tried with --shape {spec.name}={sizes}", markup=False)
     notes.print(
         f"{output}: {len(manifest.cuts)} cuts proven, {len(manifest.rejected)} rejected; {bundle_bytes:,} bytes for a "
         f"model of {manifest.model_bytes:,}",
@@ -88,15 +94,11 @@ def verify(
         proofs = verify_bundle(opened, samples, lambda done, total: progress("verifying", done, total))
     failed = [proof for proof in proofs if not proof.passes(manifest.tolerance)]
     if as_json:
-        print_json(
-            {
-                "verified": not failed,
-                "cuts": [
-                    {"id": p.id, "max_abs_error": p.max_abs_error, "verified": p.passes(manifest.tolerance)}
-                    for p in proofs
-                ],
-            }
-        )
+        rows = [
+            {"id": p.id, "max_abs_error": p.max_abs_error, "verified": p.passes(manifest.tolerance)} for p in proofs
+        ]
+        alone = len(manifest.cuts)
+        print_json({"verified": not failed, "cuts": rows[:alone], "middles": rows[alone:]})
     if failed:
         worst = max(failed, key=lambda proof: proof.max_abs_error)
         raise VerificationError(
@@ -104,7 +106,11 @@ def verify(
             f"{worst.id} by {worst.max_abs_error:.3g}; convert the model again on this machine"
         )
     if not as_json:
-        notes.print(f"{bundle}: all files intact, {len(proofs)} cuts give what the whole model gives", highlight=False)
+        notes.print(
+            f"{bundle}: all files intact, {len(manifest.cuts)} cuts and {len(manifest.middles())} pairs of cuts give "
+            "what the whole model gives",
+            highlight=False,
+        )
 
 
 @contextmanager
@@ -124,6 +130,7 @@ def _summary(output: Path, manifest: Manifest, bundle_bytes: int) -> dict[str, A
         "rejected": [
             {"id": cut.id, "reason": cut.reason, "max_abs_error": cut.max_abs_error} for cut in manifest.rejected
         ],
+        "middles": [list(pair) for pair in manifest.middles()],
         "sample_shapes": {name: list(shape) for name, shape in manifest.sample_shapes.items()},
         "bundle_bytes": bundle_bytes,
         "model_bytes": manifest.model_bytes,

@@ -1,102 +1,147 @@
-"""From a model file to a bundle: read, enumerate cuts, slice, prove, measure, write."""
+"""From a model file to a bundle: read, enumerate cuts, slice, prove, write."""
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import metadata
+from itertools import combinations
 from pathlib import Path
+from statistics import median
 
-from midstream.engines import Engine, Program, Session, engine_for
-from midstream.errors import BundleError, InputError, ModelError, VerificationError
+from midstream.engines import Engine, Program, engine_for
+from midstream.errors import ModelError, VerificationError
 from midstream.manifest import (
     WEIGHTS_FILE,
     WHOLE,
     Costs,
-    Cut,
     Edge,
     Graph,
     Layer,
     Manifest,
     RejectedCut,
-    SliceCost,
     SliceRecord,
     head_name,
+    middle_name,
     tail_name,
 )
-from midstream.tensors import Tensors, check_tensors
-from midstream_converters.cuts import Candidate, enumerate_cuts, rank_cuts
+from midstream.tensors import Tensors
+from midstream_converters import slicing
+from midstream_converters.cuts import rank_cuts
 from midstream_converters.emit import check_target, staging, write_bundle
-from midstream_converters.graph import Source
-from midstream_converters.opening import Opened, Options, open_model
-from midstream_converters.samples import GENERATED_SAMPLES, other_shapes, read_calibration
-from midstream_converters.verify import max_abs_error, median_ms, prove
+from midstream_converters.graph import Slice, Source
+from midstream_converters.opening import ModelFile, Opened, Options, open_model, read_model
+from midstream_converters.proving import Loaded, Proven, Prover
+from midstream_converters.recipe import BundleCache, made_by, recipe_of
+from midstream_converters.samples import GENERATED_SAMPLES, read_calibration, varied_samples
+from midstream_converters.verify import max_abs_error
 from midstream_converters.weights import WeightStore
 
 Progress = Callable[[str, int, int], None]
 
+# Between this many of the most useful cuts there are slices for plans of three and more stages.
+MIDDLE_CUTS = 6
+# Proofs run beside each other, each with a copy of what the runtime makes of the weights.
+_MAX_WORKERS = 4
+_ALONE_BYTES = 256 << 20
+_TIMED_RUNS = 5
+
 
 def convert(
-    path: Path, target: Path, options: Options, progress: Progress = lambda _what, _done, _all: None
+    path: Path,
+    target: Path,
+    options: Options,
+    progress: Progress = lambda _what, _done, _all: None,
+    cache: BundleCache | None = None,
 ) -> Manifest:
     """Convert a TFLite or ONNX model and write the bundle.
 
-    Raises ModelError where the model cannot be sliced, InputError on wrong options, VerificationError where the rebuilt
-    whole model does not give what the file gives, BundleError where the bundle cannot be written.
+    Nothing is done where the bundle of this model and these options is there already; one that ``cache`` holds is
+    copied. Raises ModelError where the model cannot be sliced, InputError on wrong options, VerificationError where the
+    rebuilt whole model does not give what the file gives, BundleError where the bundle cannot be written.
     """
     check_target(target)
     progress("reading", 0, 1)
-    opened = open_model(path, options)
-    try:
-        with staging(target) as folder:
-            work = _Work(folder, opened, options, progress)
-            manifest, graph, costs = work.run(path)
-            return write_bundle(folder, manifest, graph, work.programs, costs)
-    finally:
-        opened.original.close()
+    model = read_model(path)
+    recipe = recipe_of(model, options)
+    if there := made_by(target, recipe):
+        return there
+    with staging(target) as folder:
+        if cache is not None and (kept := cache.fetch(recipe, folder)):
+            return kept
+        manifest = _convert(model, folder, options, recipe, progress)
+        if cache is not None:
+            cache.keep(recipe, folder)
+        return manifest
+
+
+def _convert(model: ModelFile, folder: Path, options: Options, recipe: str, progress: Progress) -> Manifest:
+    with WeightStore(folder / WEIGHTS_FILE) as weights:
+        opened = open_model(model, options, weights)
+        try:
+            work = _Work(opened, options, weights, progress)
+            manifest, costs = work.run(recipe)
+        finally:
+            opened.original.close()
+    return write_bundle(folder, manifest, _neutral_graph(opened.source), work.programs, costs)
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """Inputs, what the whole model answers to them, and its time."""
+
+    samples: list[Tensors]
+    expected: list[Tensors]
+    whole_ms: float
 
 
 class _Work:
     """One conversion: the programs made so far, and what was learned of each."""
 
-    def __init__(self, folder: Path, opened: Opened, options: Options, progress: Progress) -> None:
+    def __init__(self, opened: Opened, options: Options, weights: WeightStore, progress: Progress) -> None:
         self._opened = opened
         self._options = options
         self._progress = progress
         self._engine: Engine = engine_for(opened.source.engine)
-        self._weights = WeightStore()
-        self._weights_path = folder / WEIGHTS_FILE
+        self._weights_path = weights.path
         self.programs: dict[str, bytes] = {}
         self._records: dict[str, SliceRecord] = {}
-        self._costs: dict[str, SliceCost] = {}
 
-    def run(self, path: Path) -> tuple[Manifest, Graph, Costs]:
-        """Slice, prove and measure."""
+    def run(self, recipe: str) -> tuple[Manifest, Costs]:
+        """Slice and prove."""
         opened, source = self._opened, self._opened.source
-        samples = self._samples(path)
-        whole = self._whole()
-        expected = [self._original(path, sample) for sample in samples]
-        rebuilt = [_answer(whole, sample) for sample in samples]
-        error = max(max_abs_error(want, got) for want, got in zip(expected, rebuilt, strict=True))
-        if error > self._options.tolerance:
-            raise VerificationError(
-                f"{path}: the rebuilt model differs from the file by {error:.3g} on {self._engine.version()}; "
-                f"allow it with --tolerance {2 * error:.1g} or report the model"
-            )
-        whole_ms = median_ms(lambda: whole.run(samples[0]))
-        whole.close()
-        kept, rejected = self._cuts(samples, rebuilt)
+        reference = self._reference()
+        prover = Prover(
+            source,
+            self._engine,
+            self._weights_path,
+            reference.samples,
+            reference.expected,
+            self._options.tolerance,
+        )
+        kept, rejected = self._cuts(prover)
+        self._middles(prover, kept[:MIDDLE_CUTS])
+        kept.sort(key=lambda proven: (len(proven.candidate.head), proven.candidate.id))
+        rejected.sort(key=lambda cut: (len(cut.id), cut.id))
+        for proven in kept:
+            self._add(head_name(proven.candidate.id), proven.halves.head)
+            self._add(tail_name(proven.candidate.id), proven.halves.tail)
         manifest = Manifest(
-            name=path.stem,
+            name=opened.file.path.stem,
             model_format=opened.model_format,
-            model_bytes=opened.model_bytes,
-            model_sha256=opened.model_sha256,
+            model_bytes=opened.file.bytes,
+            model_sha256=opened.file.sha256,
             engine=source.engine,
             inputs=opened.inputs,
-            outputs=source.outputs,
+            outputs=tuple(
+                spec.loosened(*(answer[spec.name].shape for answer in reference.expected)) for spec in source.outputs
+            ),
             sample_shapes=opened.shapes,
-            cuts=tuple(kept),
+            cuts=tuple(proven.halves.cut for proven in kept),
             slices=self._records,
             files={},
             semantics=dict(self._options.semantics),
@@ -105,133 +150,97 @@ class _Work:
             rejected=tuple(rejected),
             tolerance=self._options.tolerance,
             created_by=f"midstream {metadata.version('midstream')}",
+            recipe=recipe,
         )
         machine = f"{platform.machine()} {self._engine.version()}"
-        return manifest, _neutral_graph(source), Costs(machine, whole_ms, self._costs)
+        return manifest, Costs(machine, reference.whole_ms, {proven.candidate.id: proven.cost for proven in kept})
 
-    def _samples(self, path: Path) -> list[Tensors]:
+    def _reference(self) -> _Reference:
+        """The file's own answers, and the proof that the rebuilt whole model gives them too."""
+        opened, tolerance = self._opened, self._options.tolerance
+        samples = self._samples()
+        expected = [self._original(sample) for sample in samples]
+        part = slicing.whole(opened.source)
+        self._add(WHOLE, part)
+        program = Program(part.record, part.content, self._weights_path)
+        with Loaded(self._engine.load(program), part.record.inputs) as whole:
+            rebuilt = [whole.run(sample) for sample in samples]
+            error = max(max_abs_error(want, got) for want, got in zip(expected, rebuilt, strict=True))
+            if error > tolerance:
+                raise VerificationError(
+                    f"{opened.file.path}: the rebuilt model differs from the file by {error:.3g} on "
+                    f"{self._engine.version()}; allow it with --tolerance {2 * error:.1g} or report the model"
+                )
+            return _Reference(samples, rebuilt, median(whole.time_ms(samples[0]) for _ in range(_TIMED_RUNS)))
+
+    def _samples(self) -> list[Tensors]:
         opened = self._opened
         if self._options.calibration is not None:
             samples = read_calibration(self._options.calibration, opened.types, opened.shapes)
         else:
             samples = [opened.types.generate(opened.shapes, seed) for seed in range(GENERATED_SAMPLES)]
-        for seed, shapes in enumerate(other_shapes(opened.types, opened.shapes), start=GENERATED_SAMPLES):
-            varied = opened.types.generate(shapes, seed)
-            if opened.refusal(varied) is None:
-                samples.append(varied)
-        return samples
+        return samples + varied_samples(opened.types, opened.shapes, opened.refusal)
 
-    def _original(self, path: Path, sample: Tensors) -> Tensors:
+    def _original(self, sample: Tensors) -> Tensors:
         """The file's own answer, given twice."""
-        answers = [_answer(self._opened.original, sample | self._opened.fixed) for _ in range(2)]
+        opened = self._opened
+        answers = []
+        for _ in range(2):
+            opened.original.reset()
+            given = opened.original.run(sample | opened.fixed)
+            answers.append({name: value.copy() for name, value in given.items()})
         if max_abs_error(*answers) > self._options.tolerance:
             raise ModelError(
-                f"{path} answers the same input differently each time, so no cut of it can be proven; "
+                f"{opened.file.path} answers the same input differently each time, so no cut of it can be proven; "
                 "export it without random layers"
             )
         return answers[0]
 
-    def _whole(self) -> Session:
-        source = self._opened.source
-        everything = range(len(source.graph.nodes))
-        self._add(WHOLE, everything, source.graph.inputs, source.graph.outputs)
-        self._weights_path.write_bytes(self._weights.content())
-        return self._load(WHOLE)
-
-    def _cuts(self, samples: Sequence[Tensors], expected: Sequence[Tensors]) -> tuple[list[Cut], list[RejectedCut]]:
-        candidates = enumerate_cuts(self._opened.source.graph)
-        wanted = len(candidates) if self._options.max_cuts is None else self._options.max_cuts
-        kept: list[Cut] = []
+    def _cuts(self, prover: Prover) -> tuple[list[Proven], list[RejectedCut]]:
+        """The most useful cuts that are exact, best first, and those that are not."""
+        ranked = deque(rank_cuts(prover.candidates))
+        total = len(ranked)
+        wanted = total if self._options.max_cuts is None else min(self._options.max_cuts, total)
+        kept: list[Proven] = []
         rejected: list[RejectedCut] = []
-        for candidate in rank_cuts(candidates):
-            if len(kept) >= wanted:
-                break
-            self._progress("cutting", len(kept) + len(rejected), min(wanted + len(rejected), len(candidates)))
-            cut = self._cut(candidate)
-            proven = self._prove(cut, samples, expected)
-            if isinstance(proven, Cut):
-                kept.append(proven)
-            else:
-                rejected.append(proven)
-                for name in (head_name(cut.id), tail_name(cut.id)):
-                    del self.programs[self._records.pop(name).member]
-        kept.sort(key=lambda cut: (len(cut.nodes), cut.id))
-        rejected.sort(key=lambda cut: (len(cut.id), cut.id))
-        order = [WHOLE, *(name(cut.id) for name in (head_name, tail_name) for cut in kept)]
-        self._records = {name: self._records[name] for name in order}
-        self.programs = {record.member: self.programs[record.member] for record in self._records.values()}
+        running: deque[Future[Proven | RejectedCut]] = deque()
+        workers = self._workers()
+        with ThreadPoolExecutor(workers, "midstream-proof") as pool:
+            try:
+                while ranked or running:
+                    while ranked and len(running) < 2 * workers and len(kept) + len(running) < wanted:
+                        running.append(pool.submit(prover.prove, ranked.popleft()))
+                    if not running:
+                        break
+                    outcome = running.popleft().result()
+                    heads = {proven.halves.cut.nodes for proven in kept}
+                    if isinstance(outcome, RejectedCut):
+                        rejected.append(outcome)
+                    elif outcome.halves.cut.nodes not in heads:
+                        kept.append(outcome)
+                    self._progress("cutting", len(kept) + len(rejected), min(wanted + len(rejected), total))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         return kept, rejected
 
-    def _cut(self, candidate: Candidate) -> Cut:
-        graph = self._opened.source.graph
-        in_head, in_tail = set(candidate.head), set(candidate.tail)
-        made = [value for value in candidate.crossing if value in graph.producer]
-        # An output that no layer makes is an input handed through, which the head has, or a constant, which is known.
-        outputs_here = tuple(
-            v for v in graph.outputs if graph.producer.get(v) in in_head - in_tail or v in graph.inputs
-        )
-        outputs_there = tuple(v for v in graph.outputs if v not in outputs_here)
-        head_outputs = dict.fromkeys([*made, *(v for v in outputs_here if v in graph.producer)])
-        read_by_head = {value for index in candidate.head for value in graph.nodes[index].inputs}
-        head_inputs = [value for value in graph.inputs if value in read_by_head]
-        self._add(head_name(candidate.id), candidate.head, head_inputs, tuple(head_outputs))
-        self._add(tail_name(candidate.id), candidate.tail, candidate.crossing, outputs_there)
-        specs = tuple(spec for value in candidate.crossing if (spec := graph.values[value].spec) is not None)
-        return Cut(candidate.id, specs, candidate.payload_bytes, candidate.head, outputs_here)
+    def _middles(self, prover: Prover, kept: Sequence[Proven]) -> None:
+        """Slices between two of these cuts, where the first's head is a part of the second's."""
+        pairs = list(combinations(sorted(kept, key=lambda proven: len(proven.candidate.head)), 2))
+        with ThreadPoolExecutor(self._workers(), "midstream-proof") as pool:
+            made = pool.map(lambda pair: prover.prove_middle(*pair), pairs)
+            for done, ((first, second), part) in enumerate(zip(pairs, made, strict=True)):
+                self._progress("joining cuts", done, len(pairs))
+                if part is not None:
+                    self._add(middle_name(first.candidate.id, second.candidate.id), part)
 
-    def _prove(self, cut: Cut, samples: Sequence[Tensors], expected: Sequence[Tensors]) -> Cut | RejectedCut:
-        """The cut with the payload that was seen, where it is good: then its times are noted too."""
-        sessions: list[Session] = []
-        try:
-            head, tail = (self._load(name(cut.id)) for name in (head_name, tail_name))
-            sessions += [head, tail]
-            head_takes = self._records[head_name(cut.id)].inputs
+    def _workers(self) -> int:
+        large = self._weights_path.stat().st_size > _ALONE_BYTES
+        return 1 if large else min(_MAX_WORKERS, os.cpu_count() or 1)
 
-            def crossing_of(first: Tensors) -> Tensors:
-                return check_tensors(
-                    cut.tensors, {spec.name: first[spec.name] for spec in cut.tensors}, f"the tail at {cut.id}"
-                )
-
-            def split(sample: Tensors) -> Tensors:
-                for session in sessions:
-                    session.reset()
-                first = sample | head.run({name: sample[name] for name in head_takes})
-                second = tail.run(crossing_of(first))
-                return {name: first[name] for name in cut.head_outputs} | second
-
-            proof = prove(cut.id, split, samples, expected)
-            if not proof.passes(self._options.tolerance):
-                cause = f"differs on {self._engine.version()}: layers on both sides of it are computed as one"
-                return RejectedCut(cut.id, cause, proof.max_abs_error)
-            inputs = {name: samples[0][name] for name in head_takes}
-            crossing = _copy(crossing_of(samples[0] | head.run(inputs)))
-            self._costs[cut.id] = SliceCost(median_ms(lambda: head.run(inputs)), median_ms(lambda: tail.run(crossing)))
-            return replace(cut, payload_bytes=sum(tensor.nbytes for tensor in crossing.values()))
-        except (BundleError, InputError) as error:
-            return RejectedCut(cut.id, str(error))
-        finally:
-            for session in sessions:
-                session.close()
-
-    def _add(self, name: str, nodes: Iterable[int], inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        member = f"{name}.{self._opened.model_format}"
-        record, program = self._opened.source.slice(member, tuple(nodes), inputs, outputs, self._weights)
-        self._records[name] = record
-        self.programs[member] = program
-
-    def _load(self, name: str) -> Session:
-        record = self._records[name]
-        return self._engine.load(Program(record, self.programs[record.member], self._weights_path))
-
-
-def _answer(session: Session, sample: Tensors) -> Tensors:
-    """One run from reset state."""
-    session.reset()
-    return _copy(session.run(sample))
-
-
-def _copy(tensors: Tensors) -> Tensors:
-    return {name: value.copy() for name, value in tensors.items()}
+    def _add(self, name: str, part: Slice) -> None:
+        self._records[name] = part.record
+        self.programs[part.record.member] = part.content
 
 
 def _neutral_graph(source: Source) -> Graph:

@@ -38,7 +38,10 @@ def check_target(target: Path) -> None:
         )
     if not place.exists():
         return
-    foreign = [place.name] if not place.is_dir() else sorted({file.name for file in place.iterdir()} - BUNDLE_FILES)
+    names = sorted(file.name for file in place.iterdir()) if place.is_dir() else [place.name]
+    foreign = [name for name in names if name not in BUNDLE_FILES]
+    if not foreign and names and not _is_ours(place / MANIFEST_FILE):
+        foreign = names
     if foreign:
         raise BundleError(
             f"{target} exists and is not a bundle alone, it has {foreign[0]!r}; choose another -o, nothing was written"
@@ -56,7 +59,7 @@ def staging(target: Path) -> Iterator[Path]:
     try:
         # Beside the target, or where its missing folders will begin: they are made only once there is a bundle.
         anchor = next(parent for parent in place.parents if parent.exists())
-        stage = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=anchor))
+        stage = Path(tempfile.mkdtemp(prefix=f".{place.name[:100]}.", dir=anchor))
         try:
             folder = stage / "new"
             folder.mkdir()
@@ -84,6 +87,16 @@ def write_bundle(
     return complete
 
 
+def _is_ours(manifest: Path) -> bool:
+    """Whether a manifest begins like one, damaged further on or not."""
+    start = b'{"body":{"created_by":'
+    try:
+        with manifest.open("rb") as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
+
+
 def _replace(folder: Path, target: Path, old: Path) -> None:
     if not target.exists():
         folder.replace(target)
@@ -97,8 +110,8 @@ def _replace(folder: Path, target: Path, old: Path) -> None:
 
 
 def _record(path: Path) -> FileRecord:
-    data = path.read_bytes()
-    return FileRecord(len(data), hashlib.sha256(data).hexdigest())
+    with path.open("rb") as file:
+        return FileRecord(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _tar(members: Mapping[str, bytes]) -> bytes:

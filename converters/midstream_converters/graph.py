@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from midstream.manifest import EngineName, SliceRecord
 from midstream.tensors import TensorSpec
-from midstream_converters.weights import WeightStore
-
-MAX_MODEL_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,47 @@ class ModelGraph:
         return tuple(crossing)
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What a slice may need, beside its layers, to give the whole model's bits.
+
+    ``takes_wide`` and ``gives_wide``: a half-precision value crosses into or out of it in single precision, as a
+    runtime that computes in single precision holds it between two layers; rounding it would be a step that the whole
+    model does not make. ``without`` are the runtime's own names of optimisations that this part of the whole model does
+    not get, though alone it would.
+    """
+
+    takes_wide: bool = False
+    gives_wide: bool = False
+    without: tuple[str, ...] = ()
+
+
+PLAIN = Variant()
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A runnable program of some layers, without the weights it uses."""
+
+    record: SliceRecord
+    content: bytes
+
+
+def carried(graph: ModelGraph, value: str, wide: bool) -> TensorSpec:
+    """The name, dtype and shape under which a value crosses. Inputs and outputs of the model stay what they are."""
+    spec = graph.values[value].spec
+    if spec is None:
+        raise ValueError(f"value {value!r} cannot cross a cut")
+    if not wide or spec.dtype != np.float16 or value in graph.inputs or value in graph.outputs:
+        return spec
+    return TensorSpec(f"{value}.float32", np.dtype(np.float32), spec.shape)
+
+
 class Source(Protocol):
-    """A model file that was read: its graph, and the power to make a program of any part of it."""
+    """A model file that was read: its graph, and the power to make a program of any part of it.
+
+    The weights that programs name are in the bundle's weights file by then.
+    """
 
     engine: EngineName
     graph: ModelGraph
@@ -96,6 +135,9 @@ class Source(Protocol):
     outputs: tuple[TensorSpec, ...]
 
     def slice(
-        self, member: str, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], weights: WeightStore
-    ) -> tuple[SliceRecord, bytes]:
-        """A program that runs these layers from these values to those; its weights are added to the store."""
+        self, member: str, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], variant: Variant
+    ) -> Slice:
+        """A program that runs these layers from these values to those. Thread-safe."""
+
+    def operators(self, part: Slice) -> Counter[str]:
+        """The operators that the runtime makes of a program, and how many of each; none where it keeps the layers."""

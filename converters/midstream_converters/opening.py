@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,13 @@ from midstream.errors import BundleError, InputError, ModelError
 from midstream.inputs import Semantics, check_semantics
 from midstream.manifest import EngineName, SliceRecord
 from midstream.tensors import Tensors, TensorSpec
-from midstream_converters.graph import MAX_MODEL_BYTES, Source
+from midstream_converters.graph import Source
 from midstream_converters.samples import InputTypes, archived_shapes, find_shapes
 from midstream_converters.trial import Limits, Trial
+from midstream_converters.weights import WeightStore
 
 DEFAULT_MAX_CUTS = 10
+MAX_MODEL_BYTES = 2 << 30
 _TFLITE_IDENTIFIER = b"TFL3"
 
 
@@ -34,13 +37,27 @@ class Options:
 
 
 @dataclass(frozen=True)
+class ModelFile:
+    """A model file's content, read whole; ``bytes`` and ``sha256`` are those of its external data too."""
+
+    path: Path
+    data: bytes
+    bytes: int
+    sha256: str
+
+    @property
+    def is_tflite(self) -> bool:
+        """Whether it says of itself that it is TFLite."""
+        return self.data[4:8] == _TFLITE_IDENTIFIER
+
+
+@dataclass(frozen=True)
 class Opened:
     """A model that was read and found to run. ``inputs`` include those bound to a value; ``types`` do not."""
 
+    file: ModelFile
     source: Source
     model_format: Literal["tflite", "onnx"]
-    model_bytes: int
-    model_sha256: str
     inputs: tuple[TensorSpec, ...]
     types: InputTypes
     shapes: dict[str, tuple[int, ...]]
@@ -52,51 +69,79 @@ class Opened:
         return _refusal(self.original, sample | self.fixed)
 
 
-def open_model(path: Path, options: Options) -> Opened:
-    """Read a model of either format. Raises ModelError or InputError naming the file, the fault and the remedy."""
+def read_model(path: Path) -> ModelFile:
+    """Read a model file, and hash its external data. Raises ModelError naming the file, the fault and the remedy."""
     data = _read_file(path)
-    is_tflite = data[4:8] == _TFLITE_IDENTIFIER
-    return (_open_tflite if is_tflite else _open_onnx)(data, path, options)
+    digest, size = hashlib.sha256(data), len(data)
+    if data[4:8] != _TFLITE_IDENTIFIER:
+        from midstream_converters.onnx.read import parse_onnx
+        from midstream_converters.onnx.store import external_files
+
+        for place, length in external_files(parse_onnx(data, path), path.parent).items():
+            size += length
+            with place.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return ModelFile(path, data, size, digest.hexdigest())
 
 
-def _open_tflite(data: bytes, path: Path, options: Options) -> Opened:
+def open_model(model: ModelFile, options: Options, weights: WeightStore) -> Opened:
+    """Make a source of a model of either format, its weights going to ``weights``. Raises ModelError or InputError."""
+    return (_open_tflite if model.is_tflite else _open_onnx)(model, options, weights)
+
+
+def _open_tflite(file: ModelFile, options: Options, weights: WeightStore) -> Opened:
+    from midstream_converters.tflite.check import advice
     from midstream_converters.tflite.read import read_tflite
     from midstream_converters.tflite.slice import TfliteSource
 
+    path = file.path
     if options.values:
         name = next(iter(options.values))
         raise InputError(f"--value {name}: values can be bound in ONNX models only, and {path} is TFLite; leave it out")
-    model = read_tflite(data, str(path))
-    program = _program(data, path, [spec.name for spec in model.inputs], [spec.name for spec in model.outputs])
+    model = read_tflite(file.data, str(path))
     types = _types(model.inputs, options, path)
-    with Trial("litert", program, path, Limits.for_model(len(data))) as trial:
-        shapes = _shapes(types, options, path, trial.refusal)
+    program = _program(file, [spec.name for spec in model.inputs], [spec.name for spec in model.outputs])
+    with Trial("litert", program, path, Limits.for_model(file.bytes)) as trial:
+
+        def refusal(sample: Tensors) -> str | None:
+            problem = trial.refusal(sample)
+            if problem and any(words in problem for words in ("custom op", "TensorFlow op")):
+                raise ModelError(f"{path} {advice(model.model) or problem}")
+            return problem
+
+        shapes = _shapes(types, options, path, refusal)
     original = _load("litert", program, path)
-    return Opened(TfliteSource(model), "tflite", len(data), _sha256(data), model.inputs, types, shapes, original, {})
+    return Opened(file, TfliteSource(model, weights), "tflite", model.inputs, types, shapes, original, {})
 
 
-def _open_onnx(data: bytes, path: Path, options: Options) -> Opened:
-    from midstream_converters.onnx.read import build_graph, declared_names, load_external, parse_onnx, read_onnx
+def _open_onnx(file: ModelFile, options: Options, weights: WeightStore) -> Opened:
+    from midstream_converters.onnx.read import build_graph, declared_names, parse_onnx, read_onnx
     from midstream_converters.onnx.slice import OnnxSource
 
-    proto = parse_onnx(data, path)
-    size = len(data) + load_external(proto, path)
-    program = _program(data, path, *declared_names(proto))
-    with Trial("onnx", program, path, Limits.for_model(size)) as trial:
-        model = read_onnx(proto, options.values, path)
+    path = file.path
+    proto = parse_onnx(file.data, path)
+    program = _program(file, *declared_names(proto))
+    with Trial("onnx", program, path, Limits.for_model(file.bytes)) as trial:
+        model = read_onnx(proto, options.values, path, weights)
         types = _types(model.inputs, options, path)
         shapes = _shapes(types, options, path, lambda sample: trial.refusal(sample | model.fixed))
     original = _load("onnx", program, path)
     source = OnnxSource(model, build_graph(model, types.generate(shapes, seed=0), path))
-    return Opened(source, "onnx", size, _sha256(data), model.all_inputs, types, shapes, original, model.fixed)
+    return Opened(file, source, "onnx", model.all_inputs, types, shapes, original, model.fixed)
 
 
 def _read_file(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > MAX_MODEL_BYTES:
-            raise ModelError(f"{path} has {size} bytes; models of up to {MAX_MODEL_BYTES} bytes are read")
-        data = path.read_bytes()
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise ModelError(f"{path} is a directory, pipe or device; give a .tflite or .onnx file")
+        if about.st_size > MAX_MODEL_BYTES:
+            raise ModelError(
+                f"{path} has {about.st_size} bytes; files of up to {MAX_MODEL_BYTES} are read: "
+                "store the weights of a larger ONNX model as external data"
+            )
+        with path.open("rb") as file:
+            data = file.read(about.st_size)
     except OSError as error:
         raise ModelError(f"cannot read model {path}: {error.strerror}") from None
     if not data:
@@ -120,8 +165,9 @@ def _shapes(
     return find_shapes(types, given | dict(options.shapes), refusal, str(path))
 
 
-def _program(data: bytes, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> Program:
-    return Program(SliceRecord(path.name, len(data), tuple(inputs), tuple(outputs)), data, path.resolve())
+def _program(file: ModelFile, inputs: Sequence[str], outputs: Sequence[str]) -> Program:
+    record = SliceRecord(file.path.name, len(file.data), tuple(inputs), tuple(outputs))
+    return Program(record, file.data, file.path.resolve())
 
 
 def _load(engine: EngineName, program: Program, path: Path) -> Session:
@@ -137,7 +183,3 @@ def _refusal(session: Session, sample: Tensors) -> str | None:
     except InputError as error:
         return str(error)
     return None
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -21,6 +21,8 @@ GENERATED_SAMPLES = 2
 MAX_SAMPLES = 4
 
 _PICTURE_SIZES = ((224, 224), (320, 320), (48, 320), (192, 192), (64, 64), (640, 640))
+# Whole multiples of what pyramids of strides and patches usually want.
+_GROWTH = 32
 _LENGTHS = (64, 512, 576, 128, 16, 1024, 1, 8, 16000)
 MAX_CALIBRATION_BYTES = 1 << 30
 MAX_SAMPLE_BYTES = 1 << 30
@@ -76,26 +78,30 @@ def _too_large(specs: Iterable[TensorSpec], shapes: Mapping[str, tuple[int, ...]
     return f"it would take {size} bytes, and {limit}" if size > MAX_MADE_BYTES else None
 
 
-def other_shapes(types: InputTypes, shapes: Mapping[str, tuple[int, ...]]) -> list[dict[str, tuple[int, ...]]]:
-    """Shapes to prove dynamic sizes with: all but the first axis grown, and the first axis doubled."""
+def varied_samples(
+    types: InputTypes, shapes: Mapping[str, tuple[int, ...]], refusal: Callable[[Tensors], str | None]
+) -> list[Tensors]:
+    """Inputs of other sizes to prove dynamic ones with: the first axis and the others, both at once where that runs."""
 
-    def grown(size: int, axis: int) -> int:
-        return size + max(32, size // 2) if axis > 0 else size
-
-    def doubled(size: int, axis: int) -> int:
-        return size * 2 if axis == 0 else size
-
-    varied = [
-        {
+    def grown(axes: frozenset[bool]) -> dict[str, tuple[int, ...]]:
+        return {
             spec.name: tuple(
-                size if want is not None else change(size, axis)
+                size if want is not None or (axis == 0) not in axes else size + (1 if axis == 0 else _GROWTH)
                 for axis, (want, size) in enumerate(zip(spec.shape, shapes[spec.name], strict=True))
             )
             for spec in types.specs
         }
-        for change in (grown, doubled)
-    ]
-    return [other for other in varied if other != dict(shapes)]
+
+    samples: list[Tensors] = []
+    for axes in (frozenset({True, False}), frozenset({True}), frozenset({False})):
+        varied = grown(axes)
+        if varied != dict(shapes) and not _too_large(types.specs, varied):
+            sample = types.generate(varied, GENERATED_SAMPLES + len(samples))
+            if refusal(sample) is None:
+                samples.append(sample)
+                if len(axes) == 2:
+                    break
+    return samples
 
 
 def read_calibration(path: Path, types: InputTypes, shapes: Mapping[str, tuple[int, ...]]) -> list[Tensors]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from midstream.errors import InputError, MidstreamError, ModelError
+from midstream.errors import InputError, MidstreamError, ModelError, printable
 
 if TYPE_CHECKING:
     from midstream.engines import Program, Session
@@ -34,7 +34,6 @@ _FORMATS = {"litert": "a TFLite", "onnx": "an ONNX"}
 _MODULE = "midstream_converters.trial"
 _MAX_REPLY_BYTES = 16 << 20
 _MAX_LOG_BYTES = 64 << 10
-_MAX_REASON = 500
 _SECONDS = 10.0
 _MEMORY_BYTES = 768 << 20
 _MEMORY_VARIABLE = "MIDSTREAM_TRIAL_MEMORY_MB"
@@ -194,7 +193,7 @@ class Trial:
         self._log.seek(0)
         lines = self._log.read(_MAX_LOG_BYTES).decode(errors="replace").split("\n")
         reason = next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("INFO")), "")
-        return child.returncode or 0, _plain(reason)
+        return child.returncode or 0, printable(reason)
 
     def _stop(self) -> None:
         """End the process, whatever it does."""
@@ -212,12 +211,7 @@ class Trial:
 def _told(text: str, memory_bytes: int) -> str:
     """A refusal as the user sees it, with what to do where memory is what it lacks."""
     more = f" (it has {memory_bytes >> 20} MiB here; {_MEMORY_VARIABLE} allows more)" if "alloc" in text.lower() else ""
-    return _plain(text) + more
-
-
-def _plain(text: str) -> str:
-    """A runtime's message without what could make a terminal do things: it may repeat any name of the model."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:_MAX_REASON])
+    return printable(text) + more
 
 
 def _ending(status: int) -> str:

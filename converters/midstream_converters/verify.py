@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from functools import partial
 
 import numpy as np
 
@@ -17,7 +16,7 @@ Run = Callable[[Tensors], Tensors]
 
 @dataclass(frozen=True, slots=True)
 class CutProof:
-    """How far a cut's answer is from the whole model's."""
+    """How far a cut's answer is from the whole model's; of several stages, ``id`` names the cuts with + between."""
 
     id: str
     max_abs_error: float
@@ -47,36 +46,27 @@ def max_abs_error(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> 
     return worst
 
 
-def prove(cut_id: str, split: Run, samples: Sequence[Tensors], expected: Sequence[Tensors]) -> CutProof:
+def prove(cuts: tuple[str, ...], split: Run, samples: Sequence[Tensors], expected: Sequence[Tensors]) -> CutProof:
     """Run the split on every sample and hold it against the whole model's answers; stops at an unbounded error."""
     worst = 0.0
     for sample, want in zip(samples, expected, strict=True):
         worst = max(worst, max_abs_error(want, split(sample)))
         if worst == float("inf"):
             break
-    return CutProof(cut_id, worst)
+    return CutProof("+".join(cuts), worst)
 
 
 def verify_bundle(
     bundle: Bundle, samples: Sequence[Tensors], progress: Callable[[int, int], None] = lambda _done, _all: None
 ) -> list[CutProof]:
-    """Repeat the proof of every cut of a bundle, here and now."""
+    """Repeat the proof of every cut of a bundle, and of every pair of cuts with a slice between them, here and now."""
     expected = [bundle.run(sample) for sample in samples]
+    chains = [(cut.id,) for cut in bundle.cuts] + list(bundle.manifest.middles())
     proofs = []
-    for done, cut in enumerate(bundle.cuts):
-        progress(done, len(bundle.cuts))
-        proofs.append(prove(cut.id, lambda x, cut=cut: bundle.run_split(x, cut=cut.id), samples, expected))  # type: ignore[misc]
-        bundle.unload(cut.id)
-    progress(len(bundle.cuts), len(bundle.cuts))
+    for done, chain in enumerate(chains):
+        progress(done, len(chains))
+        proofs.append(prove(chain, partial(bundle.run_split, cut=chain), samples, expected))
+        for cut_id in chain:
+            bundle.unload(cut_id)
+    progress(len(chains), len(chains))
     return proofs
-
-
-def median_ms(run: Callable[[], object], repeats: int = 5) -> float:
-    """Median wall time of a call in milliseconds, after one that does not count."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return median(times) * 1e3

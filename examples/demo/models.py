@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from text import LINE_HEIGHT
 
-from midstream import Bundle, BundleError, __version__
 from midstream.inputs import parse_semantics
 from midstream_converters.convert import convert
 from midstream_converters.opening import Options
@@ -59,37 +56,16 @@ MODELS = (FACES, SPEECH, DETECTION, RECOGNITION)
 
 
 def make_bundles(models: Path, cache: Path, say: Callable[[str], None]) -> dict[str, Path]:
-    """Every model's bundle in the cache folder, by title, converted where it is not there yet; others there go."""
+    """Every model's bundle in the cache folder, by title, converted where it is not there yet; the rest goes."""
     cache.mkdir(parents=True, exist_ok=True)
-    paths = {model.title: cache / _key(models / model.file, model) for model in MODELS}
+    paths = {model.title: cache / Path(model.file).stem for model in MODELS}
     for stale in set(cache.iterdir()) - set(paths.values()):
         shutil.rmtree(stale)
     for model in MODELS:
-        path = paths[model.title]
-        if _usable(path):
-            say(f"[bold]{model.file}[/]: its bundle is kept from before")
-            continue
-        shutil.rmtree(path, ignore_errors=True)
         name, semantics = parse_semantics(model.input)
         options = Options(
             max_cuts=model.max_cuts, semantics={name: semantics}, shapes=model.shapes, values=model.values
         )
-        say(f"[bold]{model.file}[/]: converting, and proving every cut")
-        convert(models / model.file, path, options)
+        say(f"[bold]{model.file}[/]: converting and proving every cut, if its bundle is not there from before")
+        convert(models / model.file, paths[model.title], options)
     return paths
-
-
-def _usable(path: Path) -> bool:
-    try:
-        Bundle.open(path)
-    except BundleError:
-        return False
-    return True
-
-
-def _key(file: Path, model: DemoModel) -> str:
-    """A folder name that changes with the model file, the options and the converter."""
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256")
-    digest.update(json.dumps([__version__, asdict(model)], sort_keys=True).encode())
-    return f"{file.stem}-{digest.hexdigest()[:12]}"

@@ -8,9 +8,10 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -36,6 +37,7 @@ from midstream.manifest import (
     Graph,
     Manifest,
     head_name,
+    middle_name,
     tail_name,
 )
 from midstream.partitioning.resource_map import resource_map
@@ -125,19 +127,22 @@ class Bundle:
         """The whole model, here, from reset state. Raises InputError on a wrong name, dtype or shape."""
         return self.run_tail(None, self.check_inputs(inputs))
 
-    def run_split(self, inputs: Mapping[str, np.ndarray], cut: str, codec: str = "raw") -> Tensors:
+    def run_split(self, inputs: Mapping[str, np.ndarray], cut: str | Sequence[str], codec: str = "raw") -> Tensors:
         """Head, encode, decode, tail, all in this process, from reset state.
 
-        Raises BundleError on an unknown cut, CodecError on an unknown codec, InputError on wrong inputs.
+        ``cut`` may be several cuts, from the input on: then there is a stage more for each, and every stage's tensors
+        are encoded. Raises BundleError on an unknown cut or one of no slice with the cut before it, CodecError on an
+        unknown codec, InputError on wrong inputs.
         """
         checked = self.check_inputs(inputs)
         find_codec(codec)
-        place = self.manifest.cut(cut)
-        crossing, outputs = self.run_head(cut, checked)
-        encoded = encode(codec, crossing, self.image_inputs)
-        limit = sum(tensor.nbytes for tensor in crossing.values())
-        received = decode(codec, encoded, place.tensors, self.image_inputs, limit)
-        return self._ordered(outputs | self.run_tail(cut, received))
+        chain = self.manifest.cut_chain(cut)
+        crossing, outputs = self.run_head(chain[0].id, checked)
+        received = self._carry(codec, crossing, chain[0])
+        for first, second in pairwise(chain):
+            crossing, made = self.run_middle(first.id, second.id, received)
+            received, outputs = self._carry(codec, crossing, second), outputs | made
+        return self._ordered(outputs | self.run_tail(chain[-1].id, received))
 
     def check_inputs(self, inputs: Mapping[str, np.ndarray]) -> Tensors:
         """The inputs a slice takes, checked; those bound to a value at conversion may be left out."""
@@ -157,6 +162,13 @@ class Bundle:
         cut = self.manifest.cut(cut_id)
         made = inputs | self._run(head_name(cut_id), inputs)
         return {spec.name: made[spec.name] for spec in cut.tensors}, {name: made[name] for name in cut.head_outputs}
+
+    def run_middle(self, first: str, second: str, tensors: Tensors) -> tuple[Tensors, Tensors]:
+        """From the tensors at one cut to those at a later one, and the outputs that the layers between them have."""
+        made = self._run(middle_name(first, second), tensors)
+        crossing = {spec.name: (tensors | made)[spec.name] for spec in self.manifest.cut(second).tensors}
+        outputs = {spec.name: made[spec.name] for spec in self.outputs if spec.name in made}
+        return crossing, outputs
 
     def run_tail(self, cut_id: str | None, tensors: Tensors) -> Tensors:
         """The outputs that follow from the tensors at this cut; None stands for the whole model."""
@@ -194,13 +206,19 @@ class Bundle:
             self._session(name)
 
     def unload(self, cut_id: str) -> None:
-        """Give back the memory of a cut's slices."""
-        for name in (head_name(cut_id), tail_name(cut_id)):
+        """Give back the memory of a cut's slices, and of those that begin or end at it."""
+        middles = (middle_name(*pair) for pair in self.manifest.middles() if cut_id in pair)
+        for name in (head_name(cut_id), tail_name(cut_id), *middles):
             with self._lock:
                 entry = self._sessions.pop(name, None)
             if entry is not None:
                 with entry[1]:
                     entry[0].close()
+
+    def _carry(self, codec: str, crossing: Tensors, cut: Cut) -> Tensors:
+        encoded = encode(codec, crossing, self.image_inputs)
+        limit = sum(tensor.nbytes for tensor in crossing.values())
+        return decode(codec, encoded, cut.tensors, self.image_inputs, limit)
 
     def _ordered(self, outputs: Tensors) -> Tensors:
         return {spec.name: outputs[spec.name] for spec in self.outputs}

@@ -25,6 +25,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def printable(text: str, limit: int = 500) -> str:
+    """Text that a file or a peer has chosen, cut to ``limit`` and without what could make a terminal do things."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:limit])
+
+
 class MidstreamError(Exception):
     """The root of everything midstream raises on purpose."""
 

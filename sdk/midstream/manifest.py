@@ -14,7 +14,9 @@ the converters alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from midstream.errors import BundleError
@@ -70,7 +72,8 @@ class SliceRecord:
     """One runnable program: where it lies in the archive and which ranges of the weights it uses.
 
     ``weights`` are (offset, length) ranges of ``weights.bin`` that follow the program in memory, each padded to
-    ``WEIGHT_ALIGNMENT``; empty where the program names its weights itself (ONNX external data).
+    ``WEIGHT_ALIGNMENT``; empty where the program names its weights itself (ONNX external data). ``without`` names the
+    runtime's optimisations that must be off for it to give the whole model's bits.
     """
 
     member: str
@@ -78,6 +81,7 @@ class SliceRecord:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     weights: tuple[tuple[int, int], ...] = ()
+    without: tuple[str, ...] = ()
 
 
 WEIGHT_ALIGNMENT = 16
@@ -121,7 +125,7 @@ class Manifest:
 
     ``fixed`` holds inputs that conversion has bound to one value: they may be left out, and only this value is taken.
     ``sample_shapes`` are the input shapes that sizes and proofs refer to. A ``stateful`` model has layers that remember
-    the run before; every head holds all of them.
+    the run before; every head holds all of them. ``recipe`` is the converter's hash of all that decided what is here.
     """
 
     name: str
@@ -142,6 +146,7 @@ class Manifest:
     unpacked_bytes: int = 0
     stateful: bool = False
     created_by: str = ""
+    recipe: str = ""
 
     def cut(self, cut_id: str) -> Cut:
         """The cut of this id; raises BundleError naming those there are."""
@@ -150,6 +155,27 @@ class Manifest:
                 return cut
         known = ", ".join(cut.id for cut in self.cuts) or "none"
         raise BundleError(f"bundle {self.name!r} has no cut {cut_id!r}; it has {known}")
+
+    def cut_chain(self, cuts: str | Sequence[str]) -> tuple[Cut, ...]:
+        """One cut, or several of a plan of three and more stages, from the input on.
+
+        Raises BundleError where a cut is unknown, or the bundle has no slice between two of them.
+        """
+        chain = tuple(self.cut(cut_id) for cut_id in ([cuts] if isinstance(cuts, str) else cuts))
+        if not chain:
+            raise BundleError(f"bundle {self.name!r}: a split needs at least one cut")
+        for first, second in pairwise(chain):
+            if middle_name(first.id, second.id) not in self.slices:
+                known = ", ".join(f"{a} with {b}" for a, b in self.middles()) or "none"
+                raise BundleError(
+                    f"bundle {self.name!r} has no slice from cut {first.id!r} to cut {second.id!r}; it has {known}"
+                )
+        return chain
+
+    def middles(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of cuts between which a slice can run, for plans of three and more stages."""
+        ids = [cut.id for cut in self.cuts]
+        return tuple((a, b) for a in ids for b in ids if middle_name(a, b) in self.slices)
 
     def free_inputs(self) -> tuple[TensorSpec, ...]:
         """The inputs a caller has to give."""
@@ -176,6 +202,11 @@ class Costs:
 def head_name(cut_id: str) -> str:
     """The name of a cut's head among the slices."""
     return f"{cut_id}.head"
+
+
+def middle_name(first: str, second: str) -> str:
+    """The name of the slice between two cuts among the slices."""
+    return f"{first}-{second}.middle"
 
 
 def tail_name(cut_id: str) -> str:

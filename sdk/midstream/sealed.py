@@ -189,6 +189,7 @@ def _manifest_body(manifest: Manifest) -> dict[str, Any]:
                 "inputs": list(record.inputs),
                 "outputs": list(record.outputs),
                 "weights": [list(part) for part in record.weights],
+                "without": list(record.without),
             }
             for name, record in manifest.slices.items()
         },
@@ -197,6 +198,7 @@ def _manifest_body(manifest: Manifest) -> dict[str, Any]:
         "unpacked_bytes": manifest.unpacked_bytes,
         "stateful": manifest.stateful,
         "created_by": manifest.created_by,
+        "recipe": manifest.recipe,
     }
 
 
@@ -232,6 +234,7 @@ def _manifest_from_body(body: dict[str, Any]) -> Manifest:
                 tuple(record["inputs"]),
                 tuple(record["outputs"]),
                 tuple((int(offset), int(length)) for offset, length in record["weights"]),
+                tuple(str(name) for name in record["without"]),
             )
             for name, record in body["slices"].items()
         },
@@ -245,6 +248,7 @@ def _manifest_from_body(body: dict[str, Any]) -> Manifest:
         unpacked_bytes=int(body["unpacked_bytes"]),
         stateful=bool(body["stateful"]),
         created_by=str(body["created_by"]),
+        recipe=str(body["recipe"]),
     )
     needed = {WHOLE, *(name(cut.id) for cut in manifest.cuts for name in (head_name, tail_name))}
     if missing := needed - set(manifest.slices):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,15 @@ class TensorSpec:
         return len(shape) == len(self.shape) and all(
             want is None or want == have for want, have in zip(self.shape, shape, strict=True)
         )
+
+    def loosened(self, *shapes: Sequence[int]) -> TensorSpec:
+        """The specification with every size dynamic that one of these shapes, seen of the tensor, contradicts."""
+        sizes = self.shape
+        for shape in shapes:
+            if len(shape) != len(sizes):
+                sizes = (None,) * len(shape)
+            sizes = tuple(want if want == have else None for want, have in zip(sizes, shape, strict=True))
+        return replace(self, shape=sizes)
 
     def __str__(self) -> str:
         dims = ", ".join("?" if size is None else str(size) for size in self.shape)

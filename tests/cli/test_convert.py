@@ -131,8 +131,10 @@ def test_an_interrupted_conversion_leaves_nothing(assets: Path, tmp_path: Path, 
 def test_verify_holds_every_cut_against_the_whole(midstream: Midstream, faces: Path) -> None:
     told = midstream("verify", faces, "--json").json
     assert told["verified"] is True
-    assert [cut["id"] for cut in told["cuts"]] == [cut.id for cut in Bundle.open(faces).cuts]
-    assert all(cut["verified"] and cut["max_abs_error"] == 0.0 for cut in told["cuts"])
+    manifest = Bundle.open(faces).manifest
+    assert [cut["id"] for cut in told["cuts"]] == [cut.id for cut in manifest.cuts]
+    assert [pair["id"] for pair in told["middles"]] == ["+".join(pair) for pair in manifest.middles()]
+    assert all(row["verified"] and row["max_abs_error"] == 0.0 for row in told["cuts"] + told["middles"])
     quiet = midstream("verify", faces)
     assert (quiet.code, quiet.out) == (0, "")
 

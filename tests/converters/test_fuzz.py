@@ -16,7 +16,7 @@ TESTS = Path(__file__).resolve().parent.parent
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the fuzzer forks")
 def test_nothing_is_found(tmp_path: Path) -> None:
     found = subprocess.run(
-        [sys.executable, "-m", "hostile", "--seconds", "90", "--keep", tmp_path],
+        [sys.executable, "-m", "hostile", "--seconds", "90", "--seed", "1", "--keep", tmp_path],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "OPENBLAS_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         text=True,

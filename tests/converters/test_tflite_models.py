@@ -15,7 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 from midstream.bundle import Bundle
 from midstream.errors import ModelError
 from midstream_converters.convert import convert
-from midstream_converters.opening import Options, open_model
+from midstream_converters.opening import Options
 
 OPS = schema.BuiltinOperator
 KINDS = schema.BuiltinOptions
@@ -99,7 +99,7 @@ class Build:
             for name, value in fields.items():
                 setattr(operator.builtinOptions, name, value)
         self.graph.operators.append(operator)
-        return makes[0]
+        return makes[0] if makes else -1
 
     def conv(self, x: int, into: int, size: int = 3, name: str = "conv", relu: bool = True) -> int:
         batch, height, width, channels = self.graph.tensors[x].shape
@@ -301,7 +301,8 @@ def assert_splits_exactly(bundle: Bundle, content: bytes) -> None:
     for free in (1, 3):
         inputs = fresh_inputs(bundle, len(content), free)
         wanted = answers(content, list(inputs.values()))
-        runs = {"whole": bundle.run(inputs)} | {cut.id: bundle.run_split(inputs, cut=cut.id) for cut in bundle.cuts}
+        chains = [(cut.id,) for cut in bundle.cuts] + list(bundle.manifest.middles())
+        runs = {"whole": bundle.run(inputs)} | {"+".join(c): bundle.run_split(inputs, cut=c) for c in chains}
         for what, outputs in runs.items():
             assert list(outputs) == [spec.name for spec in bundle.outputs]
             for want, (name, got) in zip(wanted, outputs.items(), strict=True):
@@ -363,7 +364,7 @@ def test_a_model_that_does_not_hold_together_is_one_error(remote: str, tmp_path:
     path = tmp_path / "broken.tflite"
     path.write_bytes(build.finish([x], [y]))
     with pytest.raises(ModelError, match="damaged TFLite model"):
-        open_model(path, Options())
+        convert(path, tmp_path / "bundle", Options())
 
 
 def test_an_operator_that_the_runtime_lacks_is_one_error(tmp_path: Path) -> None:
@@ -374,21 +375,52 @@ def test_an_operator_that_the_runtime_lacks_is_one_error(tmp_path: Path) -> None
     path = tmp_path / "newer.tflite"
     path.write_bytes(build.finish([x], [y]))
     with pytest.raises(ModelError, match=r"newer\.tflite is a TFLite file that LiteRT refuses"):
-        open_model(path, Options())
+        convert(path, tmp_path / "bundle", Options())
 
 
 def test_a_custom_operator_is_named(tmp_path: Path, assets: Path) -> None:
-    with pytest.raises(ModelError, match="custom operators Convolution2DTransposeBias"):
-        open_model(assets / "models" / "selfie_segmentation.tflite", Options())
+    with pytest.raises(ModelError, match="custom operators Landmarks2TransformMatrix"):
+        convert(assets / "models" / "face_landmark_with_attention.tflite", tmp_path / "bundle", Options())
 
 
-def test_several_subgraphs_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("edgetpu-custom-op", "the Edge TPU"), ("ethos-u", "by Vela"), ("FlexErf", "TFLITE_BUILTINS"), ("Mine", "Mine")],
+)
+def test_what_another_runtime_computes_is_named_with_a_remedy(name: str, advice: str, tmp_path: Path) -> None:
+    build = Build()
+    x = build.tensor("x", [1, 8, 8, 3])
+    y = build.op("CUSTOM", [build.conv(x, 4)], [build.tensor("y", [1, 8, 8, 4])])
+    build.model.operatorCodes[-1].customCode = name.encode()
+    path = tmp_path / "compiled.tflite"
+    path.write_bytes(build.finish([x], [y]))
+    with pytest.raises(ModelError, match=advice):
+        convert(path, tmp_path / "bundle", Options())
+
+
+def test_a_custom_operator_that_the_runtime_has_is_cut_like_any_other(tmp_path: Path, assets: Path) -> None:
+    path = assets / "models" / "selfie_segmentation.tflite"
+    assert not convert(path, tmp_path / "bundle", Options(max_cuts=3)).rejected
+
+
+def test_another_entry_point_is_left_out(tmp_path: Path) -> None:
+    build = Build()
+    x = build.tensor("x", [1, 8, 8, 3])
+    y = build.conv(build.conv(x, 4), 4)
+    build.graph.inputs, build.graph.outputs = [x], [y]
+    build.model.subgraphs.append(build.graph)
+    content = build.finish([x], [y])
+    bundle = converted(content, tmp_path)
+    assert len(bundle.cuts) == 1
+    assert_splits_exactly(bundle, content)
+
+
+def test_a_call_out_of_the_file_is_one_error(tmp_path: Path) -> None:
     build = Build()
     x = build.tensor("x", [1, 8, 8, 3])
     y = build.conv(x, 4)
-    build.graph.inputs, build.graph.outputs = [x], [y]
-    build.model.subgraphs.append(build.graph)
-    path = tmp_path / "two.tflite"
+    build.op("CALL_ONCE", [], [], schema.CallOnceOptionsT, initSubgraphIndex=7)
+    path = tmp_path / "broken.tflite"
     path.write_bytes(build.finish([x], [y]))
-    with pytest.raises(ModelError, match="2 subgraphs"):
-        open_model(path, Options())
+    with pytest.raises(ModelError, match="calls subgraph 7 of 1"):
+        convert(path, tmp_path / "bundle", Options())

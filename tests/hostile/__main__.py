@@ -28,11 +28,11 @@ import onnx
 from hostile.models import ONNX, TFLITE
 from hostile.mutate import damaged_bytes, edited_onnx, edited_tflite
 from midstream.engines import Program, engine_for
-from midstream.errors import BundleError, InputError, MidstreamError, ModelError
+from midstream.errors import BundleError, InputError, MidstreamError, ModelError, printable
 from midstream_converters import opening
 from midstream_converters.convert import convert
 from midstream_converters.opening import Options
-from midstream_converters.trial import Limits, _plain
+from midstream_converters.trial import Limits
 
 SECONDS, MEMORY_BYTES = 60, 3 << 30
 
@@ -45,7 +45,7 @@ class ForkedTrial:
 
     def __enter__(self) -> ForkedTrial:
         if problem := self._try(None):
-            raise ModelError(f"{self._path}: {_plain(problem)}")
+            raise ModelError(f"{self._path}: {printable(problem)}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,7 +53,7 @@ class ForkedTrial:
 
     def refusal(self, inputs: Mapping[str, Any]) -> str | None:
         problem = self._try(inputs)
-        return problem and _plain(problem)
+        return problem and printable(problem)
 
     def _try(self, inputs: Mapping[str, Any] | None) -> str | None:
         reading, writing = os.pipe()

@@ -72,7 +72,7 @@ def test_keep_input_local_never_sends_the_input(
     broker: Broker, start_gateway, faces_path: Path, inputs: Tensors
 ) -> None:
     start_gateway(broker)
-    slow = Bundle.open(faces_path, slowdown=50.0)
+    slow = Bundle.open(faces_path, slowdown=200.0)
     with device_with_gateway(slow, broker.url, keep_input_local=True) as device:
         result = device.infer(inputs)
     assert result.plan.keeps_input

@@ -33,6 +33,26 @@ def reads(node: Node) -> list[str]:
     return list(needed)
 
 
+def all_nodes(graph: Graph) -> Iterator[Node]:
+    """The graph's nodes and those of its inner graphs, nested ones too."""
+    for node in graph.node:
+        yield node
+        for inner in inner_graphs(node):
+            yield from all_nodes(inner)
+
+
+def inner_tensors(graph: Graph) -> Iterator[onnx.TensorProto]:
+    """The stored tensors that are no initializers of this graph: those in attributes, and all of inner graphs."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                yield attribute.t
+            yield from attribute.tensors
+        for inner in inner_graphs(node):
+            yield from inner.initializer
+            yield from inner_tensors(inner)
+
+
 def captured(graph: Graph) -> list[str]:
     """The values that an inner graph reads and does not make."""
     own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}

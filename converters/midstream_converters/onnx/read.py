@@ -15,28 +15,37 @@ from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from onnx import numpy_helper
 
-from midstream.errors import InputError, ModelError
+from midstream.errors import InputError, ModelError, printable
 from midstream.tensors import CARRIED_DTYPES, Tensor, Tensors, TensorSpec
-from midstream_converters.graph import MAX_MODEL_BYTES, ModelGraph, Node, Value
+from midstream_converters.graph import ModelGraph, Node, Value
 from midstream_converters.onnx.bounds import check_bounds
+from midstream_converters.onnx.content import content_bytes
 from midstream_converters.onnx.probe import probe_values
-from midstream_converters.onnx.proto import onnx, reads
+from midstream_converters.onnx.proto import all_nodes, onnx, reads
 from midstream_converters.onnx.simplify import simplify
 from midstream_converters.onnx.sizes import sized_by_content
+from midstream_converters.onnx.store import store_constants
 from midstream_converters.onnx.wire import check_wire
+from midstream_converters.weights import WeightStore
+
+# Those whose operators every build of onnxruntime has.
+_KNOWN_DOMAINS = frozenset({
+    "", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft",
+    "com.microsoft.nchwc", "com.ms.internal.nhwc",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """A simplified model; its constants by name, and what it takes.
+    """A simplified model whose large constants lie in ``folder``; its constants by name, and what it takes.
 
     ``all_inputs`` include those bound to a value, ``fixed``. ``replaceable`` are constants that the file also lists as
     inputs: they keep their value here, but the runtime must go on taking them for changeable to compute the same bits.
     """
 
     model: onnx.ModelProto
+    folder: Path
     constants: dict[str, onnx.TensorProto]
     inputs: tuple[TensorSpec, ...]
     all_inputs: tuple[TensorSpec, ...]
@@ -54,9 +63,8 @@ def parse_onnx(data: bytes, path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} is not a whole ONNX model: it is truncated, damaged or of another kind") from None
     if not model.graph.node or not model.graph.output:
         raise ModelError(f"{path} holds no layers; it is not an ONNX model that can be sliced")
-    if model.graph.sparse_initializer:
-        raise ModelError(f"{path} stores weights as sparse initializers; export the model again with dense ones")
-    foreign = sorted({_qualified(node) for node in model.graph.node if _is_custom(node, model)})
+    nodes = [*all_nodes(model.graph), *(node for function in model.functions for node in function.node)]
+    foreign = sorted({_qualified(node) for node in nodes if _is_custom(node, model)})
     if foreign:
         raise ModelError(
             f"{path} uses the custom operators {', '.join(foreign)}, which onnxruntime cannot run by itself; "
@@ -64,19 +72,6 @@ def parse_onnx(data: bytes, path: Path) -> onnx.ModelProto:
         )
     check_bounds(model, path)
     return model
-
-
-def load_external(model: onnx.ModelProto, path: Path) -> int:
-    """Read the weights that lie in files beside the model; returns their bytes. Raises ModelError naming the file."""
-    outside = [tensor for tensor in model.graph.initializer if onnx.external_data_helper.uses_external_data(tensor)]
-    wanted = sum(onnx.external_data_helper.ExternalDataInfo(tensor).length or 0 for tensor in outside)
-    if wanted + model.ByteSize() > MAX_MODEL_BYTES:
-        raise ModelError(f"{path} has {wanted} bytes of external data; models of up to {MAX_MODEL_BYTES} are read")
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"{path}: its external data cannot be read: {error}") from None
-    return sum(len(tensor.raw_data) for tensor in outside)
 
 
 def declared_names(model: onnx.ModelProto) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -88,8 +83,10 @@ def declared_names(model: onnx.ModelProto) -> tuple[tuple[str, ...], tuple[str, 
     )
 
 
-def read_onnx(model: onnx.ModelProto, values: Mapping[str, Any], path: Path) -> OnnxModel:
+def read_onnx(model: onnx.ModelProto, values: Mapping[str, Any], path: Path, weights: WeightStore) -> OnnxModel:
     """Simplify a model that the runtime loads, with some inputs bound to values, and list what it takes.
+
+    Its large constants go to ``weights``.
 
     Raises ModelError naming what cannot be carried, InputError on a value that an input does not take.
     """
@@ -99,11 +96,13 @@ def read_onnx(model: onnx.ModelProto, values: Mapping[str, Any], path: Path) -> 
     # Before version 4 of the format every initializer had to be listed, and none could be replaced.
     listed = model.graph.input if model.ir_version >= 4 else ()
     replaceable = {value.name: _copied(value) for value in listed if value.name in defaults}
-    simplify(model, fixed)
+    simplify(model, fixed, path.parent)
     if not model.graph.node:
         raise ModelError(f"{path} has no layers that lead to an output; there is nothing to slice")
+    store_constants(model, path.parent, weights)
     return OnnxModel(
         model,
+        weights.path.parent,
         {tensor.name: tensor for tensor in model.graph.initializer},
         tuple(_io_spec(value, path) for value in model.graph.input),
         tuple(before.values()),
@@ -124,7 +123,8 @@ def build_graph(source: OnnxModel, sample: Tensors, path: Path) -> ModelGraph:
             dynamic.update(node.output)
     inferred = _inferred(source.model)
     made = [name for node in graph.node for name in node.output if name]
-    seen = probe_values(source.model, sample, [name for name in made if _has_numpy_type(inferred.get(name))])
+    shown = [name for name in made if _has_numpy_type(inferred.get(name))]
+    seen = probe_values(source.model, sample, shown, source.folder)
     values = {name: Value(None, 0) for name in made} | _values(source, inferred, sample, seen, path)
     shapes = {name: np.shape(array) for name, array in (seen | sample).items() if isinstance(array, np.ndarray)}
     nodes = tuple(
@@ -135,7 +135,7 @@ def build_graph(source: OnnxModel, sample: Tensors, path: Path) -> ModelGraph:
             tuple(name for name in reads(node) if name not in source.constants),
             tuple(name for name in node.output if name),
             _macs(node, source.constants, shapes),
-            sum(len(constant_bytes(source.constants[name])) for name in node.input if name in source.constants),
+            sum(content_bytes(source.constants[name]) for name in node.input if name in source.constants),
             static[index],
         )
         for index, node in enumerate(graph.node)
@@ -166,6 +166,8 @@ def _values(
     values = {}
     for name, array in seen.items():
         if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+            continue
+        if name in inferred and inferred[name].type.WhichOneof("value") != "tensor_type":
             continue
         dims = _dims(inferred[name]) if name in inferred else None
         if dims is None or len(dims) != array.ndim:
@@ -243,13 +245,12 @@ def _copied(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
 
 
 def _qualified(node: onnx.NodeProto) -> str:
-    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+    return printable(f"{node.domain}::{node.op_type}" if node.domain else node.op_type, 100)
 
 
 def _is_custom(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
     local = {(function.domain, function.name) for function in model.functions}
-    known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"}
-    return node.domain not in known and (node.domain, node.op_type) not in local
+    return node.domain not in _KNOWN_DOMAINS and (node.domain, node.op_type) not in local
 
 
 def _macs(node: onnx.NodeProto, constants: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -271,8 +272,3 @@ def _macs(node: onnx.NodeProto, constants: Mapping[str, Any], shapes: Mapping[st
         steps = math.prod(shape(node.input[0])[:2])
         return steps * (math.prod(shape(node.input[1])) + math.prod(shape(node.input[2])))
     return 0
-
-
-def constant_bytes(tensor: onnx.TensorProto) -> bytes:
-    """A constant's little-endian bytes, however the model stores it."""
-    return bytes(tensor.raw_data) if tensor.raw_data else numpy_helper.to_array(tensor).tobytes()

@@ -1,32 +1,50 @@
 """Bring an ONNX graph into the form that slicing wants.
 
-Requires: a topologically sorted main graph. Ensures: constants are initializers, an input of a fixed value is a
-constant, an If whose condition follows from constants is replaced by its branch, and every node ends in an output.
-Nothing that is computed changes.
+Requires: a topologically sorted main graph. Ensures: constants are initializers, large ones of inner graphs too; an
+input of a fixed value is a constant, an If whose condition follows from constants is replaced by its branch, and every
+node ends in an output. Nothing that is computed changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx import numpy_helper
 
 from midstream.tensors import Tensor
+from midstream_converters.onnx.content import content_bytes
 from midstream_converters.onnx.probe import probe_values
-from midstream_converters.onnx.proto import Graph, Node, onnx, reads, rename
+from midstream_converters.onnx.proto import Graph, Node, inner_graphs, onnx, reads, rename
+from midstream_converters.onnx.store import INLINE_BYTES
 
 
-def simplify(model: onnx.ModelProto, fixed: Mapping[str, Tensor]) -> None:
-    """Rewrite the model's main graph in place. ``fixed`` binds inputs to values."""
+def simplify(model: onnx.ModelProto, fixed: Mapping[str, Tensor], folder: Path) -> None:
+    """Rewrite the model's main graph in place. ``fixed`` binds inputs to values; external data lies in ``folder``."""
     graph = model.graph
+    _fill_sparse(graph)
     _drop_default_inputs(graph)
     _bind_inputs(graph, fixed)
     _lift_constants(graph)
-    while _inline_one_if(model):
+    while _inline_one_if(model, folder):
         _lift_constants(graph)
+    _lift_inner(graph)
     _drop_dead(graph)
+
+
+def _fill_sparse(graph: Graph) -> None:
+    """Sparse initializers become dense ones of the same values."""
+    for sparse in graph.sparse_initializer:
+        values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+        dense = np.zeros(tuple(sparse.dims), values.dtype)
+        if indices.ndim == 1:
+            dense.reshape(-1)[indices] = values
+        else:
+            dense[tuple(indices.T)] = values
+        graph.initializer.append(numpy_helper.from_array(dense, sparse.values.name))
+    del graph.sparse_initializer[:]
 
 
 def _drop_default_inputs(graph: Graph) -> None:
@@ -71,11 +89,11 @@ def _constant_tensor(node: Node) -> onnx.TensorProto | None:
     return numpy_helper.from_array(value, node.output[0])
 
 
-def _inline_one_if(model: onnx.ModelProto) -> bool:
+def _inline_one_if(model: onnx.ModelProto, folder: Path) -> bool:
     graph = model.graph
     for position, node in enumerate(graph.node):
         if node.op_type == "If" and not node.domain:
-            condition = _constant_value(model, node.input[0])
+            condition = _constant_value(model, node.input[0], folder)
             if condition is not None:
                 branch = "then_branch" if bool(np.asarray(condition).reshape(-1)[0]) else "else_branch"
                 body = next(a.g for a in node.attribute if a.name == branch)
@@ -84,13 +102,13 @@ def _inline_one_if(model: onnx.ModelProto) -> bool:
     return False
 
 
-def _constant_value(model: onnx.ModelProto, name: str) -> Any | None:
+def _constant_value(model: onnx.ModelProto, name: str, folder: Path) -> Any | None:
     """What a value is, where it follows from constants alone."""
     graph = model.graph
     producers = {output: index for index, node in enumerate(graph.node) for output in node.output}
     constants = {tensor.name: tensor for tensor in graph.initializer}
     if name in constants:
-        return numpy_helper.to_array(constants[name])
+        return numpy_helper.to_array(constants[name], base_dir=str(folder))
     needed: set[int] = set()
     used: set[str] = set()
     pending = [name]
@@ -108,23 +126,16 @@ def _constant_value(model: onnx.ModelProto, name: str) -> Any | None:
     small = onnx.helper.make_model(
         part, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions
     )
-    return probe_values(small, {}, [name])[name]
+    return probe_values(small, {}, [name], folder)[name]
 
 
 def _inline(graph: Graph, position: int, node: Node, body: Graph) -> None:
     """Put a branch's nodes where its If stood; inner names get a prefix of their own, outputs the If's names."""
-    taken = {name for other in graph.node for name in other.output}
-    taken |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    taken = _all_names(graph)
     prefix = node.name or node.output[0]
     own = [name for inner in body.node for name in inner.output if name]
     own += [tensor.name for tensor in body.initializer]
-    names = {}
-    for name in own:
-        fresh = f"{prefix}/{name}"
-        while fresh in taken:
-            fresh += "'"
-        taken.add(fresh)
-        names[name] = fresh
+    names = {name: _fresh(f"{prefix}/{name}", taken) for name in own}
     copies = []
     results = [value.name for value in body.output]
     for result, output in zip(results, node.output, strict=True):
@@ -146,6 +157,41 @@ def _inline(graph: Graph, position: int, node: Node, body: Graph) -> None:
     after = [_copy(other) for other in graph.node[position + 1 :]]
     del graph.node[:]
     graph.node.extend([*before, *inlined, *copies, *after])
+
+
+def _lift_inner(graph: Graph) -> None:
+    """Large initializers of inner graphs become the main graph's, under names of their own."""
+    taken = _all_names(graph)
+    for node in graph.node:
+        for inner in inner_graphs(node):
+            for tensor in [tensor for tensor in inner.initializer if content_bytes(tensor) >= INLINE_BYTES]:
+                if any(value.name == tensor.name for value in (*inner.input, *inner.output)):
+                    continue
+                lifted = _copy_tensor(tensor)
+                lifted.name = _fresh(f"{node.name or node.output[0]}/{tensor.name}", taken)
+                graph.initializer.append(lifted)
+                for reader in inner.node:
+                    rename(reader, {tensor.name: lifted.name})
+                inner.initializer.remove(tensor)
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    """The name, or the next one that nothing has; it is taken from then on."""
+    while name in taken:
+        name += "'"
+    taken.add(name)
+    return name
+
+
+def _all_names(graph: Graph) -> set[str]:
+    """Every name in the graph and its inner graphs."""
+    names = {tensor.name for tensor in graph.initializer}
+    names |= {value.name for value in (*graph.input, *graph.output)}
+    for node in graph.node:
+        names |= {*node.input, *node.output}
+        for inner in inner_graphs(node):
+            names |= _all_names(inner)
+    return names
 
 
 def _drop_dead(graph: Graph) -> None:

@@ -1,22 +1,25 @@
 """Make a runnable ONNX model of some layers of a model.
 
 Requires: layers in running order, whose reads are given as inputs, made by these layers, or constant. Ensures: a model
-whose large constants are external data in ``weights.bin``.
+that names the weights it uses by their place in ``weights.bin``.
 """
 
 from __future__ import annotations
 
+import tempfile
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
+from midstream.engines import Program
+from midstream.engines.onnx import write_optimised
 from midstream.manifest import WEIGHTS_FILE, EngineName, SliceRecord
 from midstream.tensors import TensorSpec
-from midstream_converters.graph import ModelGraph
+from midstream_converters.graph import ModelGraph, Slice, Variant, carried
 from midstream_converters.onnx.proto import onnx, reads
-from midstream_converters.onnx.read import OnnxModel, constant_bytes
-from midstream_converters.weights import WeightRange, WeightStore
+from midstream_converters.onnx.read import OnnxModel
 
-# Below this size a constant stays inside the program; shape inference in the runtime wants to see these.
-_INLINE_BYTES = 1024
+_FLOAT, _FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
 
 class OnnxSource:
@@ -32,9 +35,9 @@ class OnnxSource:
         self.outputs: tuple[TensorSpec, ...] = tuple(spec for spec in specs if spec is not None)
 
     def slice(
-        self, member: str, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], weights: WeightStore
-    ) -> tuple[SliceRecord, bytes]:
-        """A model that runs these layers; its weights are added to the store."""
+        self, member: str, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], variant: Variant
+    ) -> Slice:
+        """A model that runs these layers. What is wide travels in single precision, and becomes half inside."""
         source = self._model.model
         kept = [source.graph.node[index] for index in nodes]
         made = {name for node in kept for name in node.output} | set(inputs)
@@ -43,15 +46,17 @@ class OnnxSource:
         unknown = [name for name in needed if name not in self._model.constants]
         if unknown:
             raise ValueError(f"these layers neither make nor are given {unknown}")
+        takes, narrowing = self._carried(inputs, variant.takes_wide, _FLOAT16)
+        gives, widening = self._carried(outputs, variant.gives_wide, _FLOAT)
         graph = onnx.helper.make_graph(
-            kept,
+            [*narrowing, *kept, *widening],
             member,
             [
-                *(self._value_info(name) for name in inputs),
+                *(_value_info(spec) for spec in takes),
                 *(self._model.replaceable[name] for name in needed if name in self._model.replaceable),
             ],
-            [self._value_info(name) for name in outputs],
-            [_constant(self._model.constants[name], weights) for name in needed],
+            [_value_info(spec) for spec in gives],
+            [self._model.constants[name] for name in needed],
         )
         model = onnx.helper.make_model(
             graph,
@@ -60,28 +65,36 @@ class OnnxSource:
             functions=source.functions,
         )
         content = model.SerializeToString(deterministic=True)
-        return SliceRecord(member, len(content), tuple(inputs), tuple(outputs)), content
+        record = SliceRecord(
+            member,
+            len(content),
+            tuple(spec.name for spec in takes),
+            tuple(spec.name for spec in gives),
+            without=variant.without,
+        )
+        return Slice(record, content)
 
-    def _value_info(self, name: str) -> onnx.ValueInfoProto:
-        spec = self.graph.values[name].spec
-        if spec is None:
-            raise ValueError(f"value {name!r} cannot cross a cut")
-        elem_type = onnx.helper.np_dtype_to_tensor_dtype(spec.dtype)
-        shape = [size if size is not None else f"{name}.{axis}" for axis, size in enumerate(spec.shape)]
-        return onnx.helper.make_tensor_value_info(name, elem_type, shape)
+    def operators(self, part: Slice) -> Counter[str]:
+        """What onnxruntime's optimisations leave, its processor's own layouts apart."""
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "optimised.onnx"
+            write_optimised(Program(part.record, part.content, self._model.folder / WEIGHTS_FILE), target)
+            graph = onnx.load(target, load_external_data=False).graph
+            return Counter(node.op_type for node in graph.node)
+
+    def _carried(self, names: Sequence[str], wide: bool, cast_to: int) -> tuple[list[TensorSpec], list[onnx.NodeProto]]:
+        """The specifications under which values are carried, and the casts between those and the layers' own."""
+        specs, casts = [], []
+        for name in names:
+            spec = carried(self.graph, name, wide)
+            if spec.name != name:
+                ends = ([spec.name], [name]) if cast_to == _FLOAT16 else ([name], [spec.name])
+                casts.append(onnx.helper.make_node("Cast", *ends, to=cast_to))
+            specs.append(spec)
+        return specs, casts
 
 
-def _constant(tensor: onnx.TensorProto, weights: WeightStore) -> onnx.TensorProto:
-    data = b"" if tensor.data_type == onnx.TensorProto.STRING else constant_bytes(tensor)
-    if len(data) < _INLINE_BYTES:
-        return tensor
-    place = weights.add(data)
-    outside = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    outside.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in _location(place).items():
-        outside.external_data.add(key=key, value=value)
-    return outside
-
-
-def _location(place: WeightRange) -> dict[str, str]:
-    return {"location": WEIGHTS_FILE, "offset": str(place.offset), "length": str(place.length)}
+def _value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
+    elem_type = onnx.helper.np_dtype_to_tensor_dtype(spec.dtype)
+    shape = [size if size is not None else f"{spec.name}.{axis}" for axis, size in enumerate(spec.shape)]
+    return onnx.helper.make_tensor_value_info(spec.name, elem_type, shape)

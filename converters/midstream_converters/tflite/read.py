@@ -1,7 +1,7 @@
 """Read a TFLite file into the neutral graph.
 
-Requires: bytes that LiteRT itself loads. Ensures: one subgraph of built-in operators, in running order, every tensor
-with a key of its own.
+Requires: bytes that LiteRT itself loads. Ensures: the layers of the main subgraph in running order, every tensor with a
+key of its own. What IF, WHILE and others call is part of the layer that calls it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from midstream.errors import ModelError
 from midstream.tensors import TensorSpec, nbytes
 from midstream_converters.graph import ModelGraph, Node, Value
 from midstream_converters.tflite.bounds import check_bounds
-from midstream_converters.tflite.check import check_model, numpy_dtype, operator_name, tensor_numbers
+from midstream_converters.tflite.check import check_model
+from midstream_converters.tflite.names import numpy_dtype, operator_name, tensor_numbers
 from midstream_converters.tflite.schema import schema
+from midstream_converters.tflite.subgraphs import calls, keeps_state, reached
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,17 @@ def _join_buffers(model: Any, data: bytes) -> None:
 
 def _to_graph(model: Any, path: str) -> TfliteModel:
     subgraph = model.subgraphs[0]
-    keys = _unique_keys(subgraph.tensors)
-    constant = {i for i, tensor in enumerate(subgraph.tensors) if _has_data(model, tensor)}
+    keys = _unique_keys(subgraph.tensors or [])
     inputs, outputs = tensor_numbers(subgraph.inputs), tensor_numbers(subgraph.outputs)
+    made = {i for operator in subgraph.operators for i in tensor_numbers(operator.outputs)}
+    # A constant may be empty, and then has no data to know it by.
+    constant = set(range(len(keys))) - made - set(inputs)
     dynamic: set[int] = set(inputs)
     nodes = []
     for index, operator in enumerate(subgraph.operators):
         reads = [i for i in tensor_numbers(operator.inputs) if i >= 0]
         makes = [i for i in tensor_numbers(operator.outputs) if i >= 0]
-        stateful = any(subgraph.tensors[i].isVariable for i in reads)
+        stateful = keeps_state(model, subgraph, operator)
         static = not stateful and dynamic.isdisjoint(reads)
         if not static:
             dynamic.update(makes)
@@ -94,13 +98,13 @@ def _to_graph(model: Any, path: str) -> TfliteModel:
                 tuple(keys[i] for i in reads if i not in constant and not subgraph.tensors[i].isVariable),
                 tuple(keys[i] for i in makes),
                 _macs(op, [_shape(subgraph.tensors[i]) for i in reads], [_shape(subgraph.tensors[i]) for i in makes]),
-                sum(len(model.buffers[subgraph.tensors[i].buffer].data) for i in reads if i in constant),
+                _weight_bytes(model, subgraph, operator),
                 static,
                 stateful,
             )
         )
     values = {}
-    for i, tensor in enumerate(subgraph.tensors):
+    for i, tensor in enumerate(subgraph.tensors or []):
         spec = _spec(tensor, keys[i])
         values[keys[i]] = Value(spec, 0 if spec is None else nbytes(spec.dtype, _shape(tensor)))
     graph = ModelGraph(tuple(nodes), tuple(keys[i] for i in inputs), tuple(keys[i] for i in outputs), values)
@@ -111,6 +115,18 @@ def _to_graph(model: Any, path: str) -> TfliteModel:
         _specs(values, graph.inputs, path),
         _specs(values, graph.outputs, path),
     )
+
+
+def _weight_bytes(model: Any, subgraph: Any, operator: Any) -> int:
+    """Bytes of the constants that an operator reads, and of those that what it calls reads."""
+    size = sum(
+        len(model.buffers[subgraph.tensors[i].buffer].data)
+        for i in tensor_numbers(operator.inputs)
+        if i >= 0 and _has_data(model, subgraph.tensors[i])
+    )
+    called = {index for call in calls(operator) for index in reached(model, call.subgraph)}
+    inner = (tensor for index in called for tensor in model.subgraphs[index].tensors or [])
+    return size + sum(len(model.buffers[tensor.buffer].data) for tensor in inner if _has_data(model, tensor))
 
 
 def _specs(values: dict[str, Value], keys: Sequence[str], path: str) -> tuple[TensorSpec, ...]:
@@ -152,14 +168,15 @@ def _spec(tensor: Any, key: str) -> TensorSpec | None:
     dtype = numpy_dtype(tensor.type)
     if dtype is None:
         return None
-    signature = tensor.shapeSignature
-    declared = _shape(tensor) if signature is None or len(signature) == 0 else tuple(int(size) for size in signature)
+    declared = tensor_numbers(tensor.shapeSignature)
+    if len(declared) != len(_shape(tensor)):
+        declared = list(_shape(tensor))
     shape = tuple(None if size < 0 else size for size in declared)
     scale, zero_point = None, None
     quantization = tensor.quantization
     if quantization is not None and quantization.scale is not None and len(quantization.scale) == 1:
         scale = float(quantization.scale[0])
-        zero_point = int(quantization.zeroPoint[0]) if quantization.zeroPoint is not None else 0
+        zero_point = next(iter(tensor_numbers(quantization.zeroPoint)), 0)
     return TensorSpec(key, dtype, shape, scale, zero_point)
 
 

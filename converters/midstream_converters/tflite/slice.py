@@ -1,22 +1,24 @@
 """Make a runnable TFLite flatbuffer of some layers of a model.
 
 Requires: layers in running order, whose reads are given as inputs, made by these layers, or constant. Ensures: a
-flatbuffer of one subgraph whose large buffers are named by offset and lie behind it, in the order of the slice's weight
-ranges.
+flatbuffer of these layers and of the subgraphs they call, whose large buffers are named by offset and lie behind it, in
+the order of the slice's weight ranges.
 """
 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from midstream.manifest import WEIGHT_ALIGNMENT, EngineName, SliceRecord
 from midstream.tensors import TensorSpec
-from midstream_converters.graph import ModelGraph
-from midstream_converters.tflite.check import tensor_numbers
+from midstream_converters.graph import ModelGraph, Slice, Variant
+from midstream_converters.tflite.names import tensor_numbers
 from midstream_converters.tflite.read import TfliteModel
 from midstream_converters.tflite.schema import IDENTIFIER, flatbuffers, schema
+from midstream_converters.tflite.subgraphs import calls
 from midstream_converters.weights import WeightRange, WeightStore, merge_ranges
 
 # Below this size a constant stays inside the program: shapes, paddings, axes.
@@ -31,31 +33,37 @@ class TfliteSource:
 
     engine: EngineName = "litert"
 
-    def __init__(self, model: TfliteModel) -> None:
+    def __init__(self, model: TfliteModel, weights: WeightStore) -> None:
         self._model = model
+        self._weights = weights
         self.graph: ModelGraph = model.graph
         self.inputs: tuple[TensorSpec, ...] = model.inputs
         self.outputs: tuple[TensorSpec, ...] = model.outputs
         self._index = {key: index for index, key in enumerate(model.keys)}
 
     def slice(
-        self, member: str, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], weights: WeightStore
-    ) -> tuple[SliceRecord, bytes]:
-        """A flatbuffer that runs these layers; its weights are added to the store."""
-        build = _Build(self._model, weights)
-        build.add([self._index[key] for key in inputs], nodes, [self._index[key] for key in outputs])
+        self, member: str, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], variant: Variant
+    ) -> Slice:
+        """A flatbuffer that runs these layers; LiteRT computes a layer alone as it does among others."""
+        del variant
+        build = _Build(self._model.model, self._weights)
+        build.add_main([self._index[key] for key in inputs], nodes, [self._index[key] for key in outputs])
         program, ranges = build.finish()
-        record = SliceRecord(member, len(program), tuple(inputs), tuple(outputs), ranges)
-        return record, program
+        return Slice(SliceRecord(member, len(program), tuple(inputs), tuple(outputs), ranges), program)
+
+    def operators(self, part: Slice) -> Counter[str]:
+        """None: LiteRT keeps the layers."""
+        del part
+        return Counter()
 
 
 class _Build:
-    """One flatbuffer in the making: old tensor, buffer and operator-code numbers mapped to new ones."""
+    """One flatbuffer in the making: old subgraph, buffer and operator-code numbers mapped to new ones."""
 
-    def __init__(self, source: TfliteModel, weights: WeightStore) -> None:
+    def __init__(self, source: Any, weights: WeightStore) -> None:
         self._source = source
         self._weights = weights
-        self._tensors: dict[int, int] = {}
+        self._subgraphs: dict[int, int] = {}
         self._buffers: dict[int, int] = {0: 0}
         self._codes: dict[int, int] = {}
         self._external: list[tuple[Any, WeightRange]] = []
@@ -63,30 +71,15 @@ class _Build:
         self._model.version = _SCHEMA_VERSION
         self._model.buffers = [schema.BufferT()]
         self._model.operatorCodes = []
+        self._model.subgraphs = []
         self._keep_small_metadata()
 
-    def add(self, inputs: Sequence[int], nodes: Sequence[int], outputs: Sequence[int]) -> None:
-        """The main subgraph."""
-        source = self._source.subgraph
-        named = {*inputs, *outputs}
+    def add_main(self, inputs: Sequence[int], nodes: Sequence[int], outputs: Sequence[int]) -> None:
+        """These layers of the main subgraph, and all that they call."""
+        main = self._source.subgraphs[0]
         graph = schema.SubGraphT()
-        graph.tensors = []
-        graph.inputs = [self._tensor(i, graph, named) for i in inputs]
-        graph.operators = []
-        for index in nodes:
-            operator = copy.copy(source.operators[index])
-            operator.opcodeIndex = self._code(operator.opcodeIndex)
-            operator.inputs = [self._tensor(i, graph, named) for i in tensor_numbers(operator.inputs)]
-            operator.outputs = [self._tensor(i, graph, named) for i in tensor_numbers(operator.outputs)]
-            if operator.intermediates is not None:
-                numbers = tensor_numbers(operator.intermediates)
-                operator.intermediates = [self._tensor(i, graph, named) for i in numbers]
-            graph.operators.append(operator)
-        missing = [self._source.keys[i] for i in outputs if i not in self._tensors]
-        if missing:
-            raise ValueError(f"these layers do not make {missing}")
-        graph.outputs = [self._tensors[i] for i in outputs]
-        self._model.subgraphs = [graph]
+        self._model.subgraphs.append(graph)
+        self._fill(graph, main, inputs, [main.operators[index] for index in nodes], outputs)
 
     def finish(self) -> tuple[bytes, tuple[tuple[int, int], ...]]:
         """The program, and the weight ranges that follow it."""
@@ -104,21 +97,44 @@ class _Build:
             raise ValueError("setting the offsets changed the program's length")
         return program + bytes(behind - length), ranges
 
-    def _tensor(self, old: int, graph: Any, named: set[int]) -> int:
-        if old < 0:
-            return old
-        if old not in self._tensors:
-            tensor = copy.copy(self._source.subgraph.tensors[old])
-            tensor.buffer = self._buffer(tensor.buffer)
-            if old not in named:
-                tensor.name = None
-            self._tensors[old] = len(graph.tensors)
-            graph.tensors.append(tensor)
-        return self._tensors[old]
+    def _called(self, old: int) -> int:
+        """The new number of a subgraph that an operator calls; a subgraph may call itself."""
+        if old not in self._subgraphs:
+            source, graph = self._source.subgraphs[old], schema.SubGraphT()
+            self._subgraphs[old] = len(self._model.subgraphs)
+            self._model.subgraphs.append(graph)
+            inputs, outputs = tensor_numbers(source.inputs), tensor_numbers(source.outputs)
+            self._fill(graph, source, inputs, source.operators or [], outputs)
+        return self._subgraphs[old]
 
-    def _buffer(self, old: int) -> int:
+    def _fill(
+        self, graph: Any, source: Any, inputs: Sequence[int], operators: Sequence[Any], outputs: Sequence[int]
+    ) -> None:
+        tensors = _Tensors(self, graph, source, {*inputs, *outputs})
+        graph.inputs = tensors.numbers(inputs)
+        graph.operators = [self._operator(operator, tensors) for operator in operators]
+        missing = [number for number in outputs if number not in tensors]
+        if missing and operators:
+            raise ValueError(f"these layers do not make tensors {missing}")
+        graph.outputs = tensors.numbers(outputs)
+
+    def _operator(self, source: Any, tensors: _Tensors) -> Any:
+        operator = copy.copy(source)
+        operator.opcodeIndex = self._code(source.opcodeIndex)
+        operator.inputs = tensors.numbers(tensor_numbers(source.inputs))
+        operator.outputs = tensors.numbers(tensor_numbers(source.outputs))
+        if source.intermediates is not None:
+            operator.intermediates = tensors.numbers(tensor_numbers(source.intermediates))
+        for call in calls(source):
+            options = copy.copy(getattr(operator, call.options))
+            setattr(options, call.field, self._called(call.subgraph))
+            setattr(operator, call.options, options)
+        return operator
+
+    def buffer(self, old: int) -> int:
+        """The new number of a buffer; large ones are named by their place behind the program."""
         if old not in self._buffers:
-            data = self._source.model.buffers[old].data
+            data = self._source.buffers[old].data
             if data is None or len(data) == 0:
                 return 0
             buffer = schema.BufferT()
@@ -135,21 +151,50 @@ class _Build:
     def _code(self, old: int) -> int:
         if old not in self._codes:
             self._codes[old] = len(self._model.operatorCodes)
-            self._model.operatorCodes.append(self._source.model.operatorCodes[old])
+            self._model.operatorCodes.append(self._source.operatorCodes[old])
         return self._codes[old]
 
     def _keep_small_metadata(self) -> None:
         """Entries of a few bytes, such as the permission to compute in half precision, change what kernels do."""
         self._model.metadata = []
-        for entry in self._source.model.metadata or []:
-            data = self._source.model.buffers[entry.buffer].data
+        for entry in self._source.metadata or []:
+            data = self._source.buffers[entry.buffer].data if 0 <= entry.buffer < len(self._source.buffers) else None
             if data is not None and 0 < len(data) <= _INLINE_BYTES:
                 kept = schema.MetadataT()
                 kept.name = entry.name
-                kept.buffer = self._buffer(entry.buffer)
+                kept.buffer = self.buffer(entry.buffer)
                 self._model.metadata.append(kept)
 
     def _pack(self) -> bytes:
         builder = flatbuffers.Builder(1 << 16)
         builder.Finish(self._model.Pack(builder), IDENTIFIER)
         return bytes(builder.Output())
+
+
+class _Tensors:
+    """The tensors of one new subgraph, made as they are asked for; only inputs and outputs keep their names."""
+
+    def __init__(self, build: _Build, graph: Any, source: Any, named: set[int]) -> None:
+        self._build = build
+        self._graph = graph
+        self._source = source
+        self._named = named
+        self._new: dict[int, int] = {}
+        graph.tensors = []
+
+    def __contains__(self, old: int) -> bool:
+        return old in self._new
+
+    def numbers(self, old: Sequence[int]) -> list[int]:
+        """The new numbers of these; -1 stands for none."""
+        return [self._number(number) for number in old]
+
+    def _number(self, old: int) -> int:
+        if old >= 0 and old not in self._new:
+            tensor = copy.copy(self._source.tensors[old])
+            tensor.buffer = self._build.buffer(tensor.buffer)
+            if old not in self._named:
+                tensor.name = None
+            self._new[old] = len(self._graph.tensors)
+            self._graph.tensors.append(tensor)
+        return self._new.get(old, old)

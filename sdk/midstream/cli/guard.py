@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from midstream.errors import MidstreamError
+from midstream.errors import MidstreamError, printable
 
 _MAX_LINE = 2000
 
@@ -46,8 +46,7 @@ def guarded(command: typer.Typer) -> NoReturn:
 
 def _fail(message: str, status: int) -> NoReturn:
     """Names out of a file may be in a message: none of them makes the terminal do things, or fills it."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
-    sys.stderr.write(f"midstream: {line[:_MAX_LINE]}\n")
+    sys.stderr.write(f"midstream: {printable(' '.join(message.split()), _MAX_LINE)}\n")
     raise SystemExit(status)
 
 

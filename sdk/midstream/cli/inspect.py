@@ -72,6 +72,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "rejected": [
             {"id": cut.id, "reason": cut.reason, "max_abs_error": cut.max_abs_error} for cut in bundle.manifest.rejected
         ],
+        "middles": [list(pair) for pair in bundle.manifest.middles()],
         "resource_map": {
             "nodes": [{"index": index, **data} for index, data in graph.nodes(data=True)],
             "edges": [{"source": a, "target": b, **data} for a, b, data in graph.edges(data=True)],

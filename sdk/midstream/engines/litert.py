@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 
 from midstream.engines.base import Engine, Program, Session
 from midstream.errors import BundleError, InputError
-from midstream.manifest import WEIGHT_ALIGNMENT
+from midstream.manifest import WEIGHT_ALIGNMENT, SliceRecord
 from midstream.tensors import Tensor, Tensors
 
 # tflite-runtime is what an older board has; ai-edge-litert is its maintained successor.
 _PACKAGE = "ai_edge_litert" if find_spec("ai_edge_litert") else "tflite_runtime"
+_PIECE_BYTES = 1 << 20
 _interpreter: Any = import_module(f"{_PACKAGE}.interpreter")
 
 
 class LiteRtSession:
     """One loaded flatbuffer."""
 
-    def __init__(self, interpreter: Any, program: Program) -> None:
-        self._interpreter = interpreter
-        record = program.record
+    def __init__(self, load: Callable[[], Any], record: SliceRecord) -> None:
+        self._load = load
+        self._interpreter = interpreter = load()
+        # What variables and tables hold belongs to the interpreter: only a new one starts anew.
+        kinds = {operator["op_name"] for operator in interpreter._get_ops_details()}
+        self._has_resources = not kinds.isdisjoint(("VAR_HANDLE", "HASHTABLE", "CALL_ONCE"))
         # Tensors are matched by position: names in a model need not be unique.
         self._inputs = list(zip(record.inputs, interpreter.get_input_details(), strict=True))
         self._outputs = [
@@ -32,7 +37,7 @@ class LiteRtSession:
             for name, detail in zip(record.outputs, interpreter.get_output_details(), strict=True)
         ]
         self._shapes = [tuple(int(size) for size in detail["shape"]) for _, detail in self._inputs]
-        self._allocated = False
+        self._allocated = self._ran = False
 
     def run(self, inputs: Mapping[str, Tensor]) -> Tensors:
         """Outputs by name; inputs of dynamic size are resized. Raises InputError where the runtime refuses them."""
@@ -40,6 +45,7 @@ class LiteRtSession:
             self._fit(inputs)
             for name, detail in self._inputs:
                 self._interpreter.set_tensor(detail["index"], inputs[name])
+            self._ran = True
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
             raise InputError(f"LiteRT refuses these inputs: {_first_line(error)}") from None
@@ -58,12 +64,16 @@ class LiteRtSession:
 
     def reset(self) -> None:
         """Set every variable tensor to its first value."""
-        if self._allocated:
+        if self._has_resources and self._ran:
+            self._interpreter = self._load()
+            self._shapes = [tuple(int(size) for size in detail["shape"]) for _, detail in self._inputs]
+            self._allocated = self._ran = False
+        elif self._allocated:
             self._interpreter.reset_all_variables()
 
     def close(self) -> None:
         """Drop the interpreter and the model bytes it points into."""
-        del self._interpreter
+        del self._interpreter, self._load
 
 
 class LiteRtEngine:
@@ -79,27 +89,33 @@ class LiteRtEngine:
     def load(self, program: Program, threads: int = 1) -> Session:
         """Load a flatbuffer whose buffers lie behind it, at the offsets it names."""
         try:
-            interpreter = _interpreter.Interpreter(model_content=_with_weights(program), num_threads=threads)
-            return LiteRtSession(interpreter, program)
+            content = _with_weights(program)
+            return LiteRtSession(
+                lambda: _interpreter.Interpreter(model_content=content, num_threads=threads), program.record
+            )
         except (RuntimeError, ValueError) as error:
             raise BundleError(f"LiteRT cannot load slice {program.record.member!r}: {_first_line(error)}") from None
 
 
 def _with_weights(program: Program) -> bytes:
+    """The program and its weights as one piece of memory, filled without a second copy on the way."""
     if not program.record.weights:
         return program.content
-    parts = [program.content]
+    content = BytesIO()
+    content.write(program.content)
     try:
         with program.weights_path.open("rb") as weights:
             for offset, length in program.record.weights:
                 weights.seek(offset)
-                part = weights.read(length)
-                if len(part) != length:
-                    raise BundleError(f"{program.weights_path} ends early: the bundle is damaged")
-                parts.append(part + bytes(-length % WEIGHT_ALIGNMENT))
+                for start in range(0, length, _PIECE_BYTES):
+                    content.write(weights.read(min(_PIECE_BYTES, length - start)))
+                content.write(bytes(-length % WEIGHT_ALIGNMENT))
     except OSError as error:
         raise BundleError(f"cannot read {program.weights_path}: {error.strerror}") from None
-    return b"".join(parts)
+    padded = sum(length + -length % WEIGHT_ALIGNMENT for _, length in program.record.weights)
+    if content.tell() != len(program.content) + padded:
+        raise BundleError(f"{program.weights_path} ends early: the bundle is damaged")
+    return content.getvalue()
 
 
 def _first_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -50,23 +51,43 @@ class OnnxEngine:
 
     def load(self, program: Program, threads: int = 1) -> Session:
         """Load a graph whose external data lies beside ``program.weights_path``."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        options.add_session_config_entry(_WEIGHTS_FOLDER, str(program.weights_path.parent))
-        # Spinning worker threads would take the cores from the transport and the other slices.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            # The fallback tries the same provider again, and prints to stdout that it does.
-            session = ort.InferenceSession(
-                program.content, options, providers=["CPUExecutionProvider"], enable_fallback=0
-            )
-        except Exception as error:  # noqa: BLE001  as above
-            raise BundleError(
-                f"onnxruntime cannot load slice {program.record.member!r}: {_first_line(error)}"
-            ) from None
-        return OnnxSession(session, program.record.outputs)
+        return OnnxSession(_open(program, _options(program, threads)), program.record.outputs)
+
+
+def write_optimised(program: Program, target: Path) -> None:
+    """Write the graph that the runtime makes of a slice, without its processor's own layouts, as an ONNX file.
+
+    Raises BundleError where the runtime refuses the slice, or its weights are too large for one file.
+    """
+    options = _options(program, 1)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(target)
+    _open(program, options)
+
+
+def _options(program: Program, threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry(_WEIGHTS_FOLDER, str(program.weights_path.parent))
+    # Spinning worker threads would take the cores from the transport and the other slices.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _open(program: Program, options: ort.SessionOptions) -> ort.InferenceSession:
+    try:
+        # The fallback tries the same provider again, and prints to stdout that it does.
+        return ort.InferenceSession(
+            program.content,
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,
+            disabled_optimizers=list(program.record.without),
+        )
+    except Exception as error:  # noqa: BLE001  as above
+        raise BundleError(f"onnxruntime cannot load slice {program.record.member!r}: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:
