@@ -153,7 +153,8 @@ class _Work:
             recipe=recipe,
         )
         machine = f"{platform.machine()} {self._engine.version()}"
-        return manifest, Costs(machine, reference.whole_ms, {proven.candidate.id: proven.cost for proven in kept})
+        costs = {proven.candidate.id: proven.cost for proven in kept}
+        return manifest, Costs(machine, reference.whole_ms, costs, recipe)
 
     def _reference(self) -> _Reference:
         """The file's own answers, and the proof that the rebuilt whole model gives them too."""

@@ -69,7 +69,7 @@ def staging(target: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(stage, ignore_errors=True)
     except OSError as error:
-        raise BundleError(f"cannot write bundle {target}: {error.strerror}") from None
+        raise BundleError(f"cannot write bundle {target}: {error.strerror or error}") from None
 
 
 def write_bundle(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -87,6 +88,8 @@ class Prover:
                 tried = self._run(halves)
                 if tried.max_abs_error <= self._tolerance:
                     return self._proven(other, halves, tried)
+            if math.isinf(outcome.max_abs_error):
+                return RejectedCut(candidate.id, "its two sides give another shape, or infinite differences")
             return RejectedCut(candidate.id, self._cause(plain), outcome.max_abs_error)
         except (BundleError, InputError) as error:
             return RejectedCut(candidate.id, str(error))

@@ -9,12 +9,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
-import platformdirs
-
 from midstream.bundle import Bundle
-from midstream.errors import BundleError
+from midstream.errors import BundleError, MissingExtraError
 from midstream.inputs import semantics_to_json
 from midstream.manifest import BUNDLE_FILES, FORMAT_VERSION, MANIFEST_FILE, Manifest
 from midstream_converters.opening import ModelFile, Options
@@ -57,9 +56,7 @@ class BundleCache:
     """
 
     def __init__(self, folder: Path | None = None, max_bytes: int = MAX_CACHE_BYTES) -> None:
-        named = os.environ.get(_CACHE_VARIABLE)
-        default = Path(named) if named else platformdirs.user_cache_path("midstream", appauthor=False)
-        self._folder = folder or default / "bundles"
+        self._folder = folder or _default_folder() / "bundles"
         self._max_bytes = max_bytes
 
     def fetch(self, recipe: str, into: Path) -> Manifest | None:
@@ -97,6 +94,16 @@ class BundleCache:
                 return
             excess -= _size(entry)
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def _default_folder() -> Path:
+    if named := os.environ.get(_CACHE_VARIABLE):
+        return Path(named)
+    if not find_spec("platformdirs"):
+        raise MissingExtraError("platformdirs", "convert", "keeping bundles in the user's cache")
+    import platformdirs
+
+    return platformdirs.user_cache_path("midstream", appauthor=False)
 
 
 def _copy(source: Path, target: Path) -> None:

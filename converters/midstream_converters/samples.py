@@ -206,7 +206,7 @@ def _unstack(arrays: Mapping[str, Tensor], types: InputTypes, path: Path) -> Ite
         return
     names = {spec.name for spec in stacked}
     for index in range(min(len(arrays[name]) for name in names)):
-        sample = {name: array[index] if name in names else array for name, array in arrays.items()}
+        sample = {name: np.asarray(array[index]) if name in names else array for name, array in arrays.items()}
         yield check_tensors(types.specs, sample, of)
 
 

@@ -6,6 +6,7 @@ import lzma
 import tarfile
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
@@ -47,10 +48,18 @@ class Archive:
                 _decompress(packed, unpacked, self._unpacked_bytes)
             unpacked.seek(0)
             with tarfile.open(fileobj=unpacked, mode="r:") as archive:
-                self._places = {entry.name: (entry.offset_data, entry.size) for entry in archive if entry.isreg()}
-        except (OSError, EOFError, lzma.LZMAError, tarfile.TarError) as error:
+                self._places = {entry.name: (entry.offset_data, entry.size) for entry in _members(archive)}
+        except (OSError, EOFError, ValueError, lzma.LZMAError, tarfile.TarError) as error:
             raise BundleError(f"{self._path} cannot be unpacked: {error}; convert the model again") from None
         self._unpacked = unpacked
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The files in the archive. Raises TarError for anything else, and for a size that leads back into it."""
+    for entry in archive:
+        if entry.type not in tarfile.REGULAR_TYPES or entry.size < 0:
+            raise tarfile.TarError(f"{entry.name!r} is not a plain file")
+        yield entry
 
 
 def _decompress(packed: BinaryIO, unpacked: BinaryIO, limit: int) -> None:

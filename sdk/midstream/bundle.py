@@ -78,7 +78,7 @@ class Bundle:
         for name, record in manifest.files.items():
             _check_file(folder / name, record.bytes, record.sha256)
         costs = costs_from_bytes(_read(folder / COSTS_FILE, MAX_MANIFEST_BYTES), str(folder / COSTS_FILE))
-        if set(costs.cuts) != {cut.id for cut in manifest.cuts}:
+        if costs.recipe != manifest.recipe or set(costs.cuts) != {cut.id for cut in manifest.cuts}:
             raise BundleError(f"{folder / COSTS_FILE} belongs to another bundle; convert the model again")
         return cls(folder, manifest, manifest_digest(content), costs, threads, slowdown)
 

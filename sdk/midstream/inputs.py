@@ -79,9 +79,12 @@ def parse_semantics(text: str) -> tuple[str, Semantics]:
             _numbers(fields[3], text) if len(fields) > 3 else (0.0,),
         )
         if any(len(v) not in (1, semantics.channels) for v in (semantics.scale, semantics.mean)):
-            raise InputError(f"--input {text!r}: scale and mean take 1 or {semantics.channels} numbers")
-        if any(value == 0 for value in semantics.scale):
-            raise InputError(f"--input {text!r}: a scale of 0 would erase the picture")
+            counts = "1 number" if semantics.channels == 1 else f"1 or {semantics.channels} numbers"
+            raise InputError(f"--input {text!r}: scale and mean take {counts}")
+        with np.errstate(over="ignore"):
+            used = np.asarray((*semantics.scale, *semantics.mean), dtype=np.float32)
+        if not np.all(np.isfinite(used)) or not np.all(used[: len(semantics.scale)]):
+            raise InputError(f"--input {text!r}: in single precision a scale must not be 0, and nothing infinite")
         return name, semantics
     raise InputError(f"--input {text!r} is not understood; {usage}")
 

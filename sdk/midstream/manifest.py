@@ -104,7 +104,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class RejectedCut:
-    """A candidate that was not kept, and why."""
+    """A candidate that was not kept, and why; ``max_abs_error`` is None where no finite difference was seen."""
 
     id: str
     reason: str
@@ -192,11 +192,12 @@ class SliceCost:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Measured times of a bundle's slices on one machine, with one thread."""
+    """Measured times of a bundle's slices on one machine, with one thread. ``recipe`` is the bundle's."""
 
     machine: str
     whole_ms: float
     cuts: dict[str, SliceCost]
+    recipe: str = ""
 
 
 def head_name(cut_id: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -28,11 +29,14 @@ from midstream.manifest import (
     SliceCost,
     SliceRecord,
     head_name,
+    middle_name,
     tail_name,
 )
 from midstream.tensors import CARRIED_DTYPES, TensorSpec
 
 T = TypeVar("T")
+
+_MAX_NODES = 4_000_000
 
 
 def manifest_to_bytes(manifest: Manifest) -> bytes:
@@ -72,14 +76,14 @@ def graph_from_bytes(data: bytes, path: str) -> Graph:
 
     def build() -> Graph:
         body = json.loads(data)
-        static = set(body["static"])
+        static = set(map(_count, body["static"]))
         columns = zip(body["name"], body["op"], body["macs"], body["weight_bytes"], body["output_bytes"], strict=True)
         layers = tuple(
-            Layer(index, str(name), str(op), int(macs), int(weights), int(output), index in static)
+            Layer(index, _text(name), _text(op), _count(macs), _count(weights), _count(output), index in static)
             for index, (name, op, macs, weights, output) in enumerate(columns)
         )
-        edges = tuple(Edge(int(a), int(b), int(size)) for a, b, size in body["edges"])
-        if any(not 0 <= edge.source < edge.target < len(layers) for edge in edges):
+        edges = tuple(Edge(*map(_count, edge)) for edge in body["edges"])
+        if any(not edge.source < edge.target < len(layers) for edge in edges):
             raise ValueError("an edge leads out of the graph")
         return Graph(layers, edges)
 
@@ -93,6 +97,7 @@ def costs_to_bytes(costs: Costs) -> bytes:
             "format": FORMAT_VERSION,
             "machine": costs.machine,
             "whole_ms": costs.whole_ms,
+            "recipe": costs.recipe,
             "cuts": {cut_id: [cost.head_ms, cost.tail_ms] for cut_id, cost in costs.cuts.items()},
         }
     )
@@ -103,10 +108,10 @@ def costs_from_bytes(data: bytes, path: str) -> Costs:
     body = _unseal(data, path)
 
     def build() -> Costs:
-        cuts = {str(key): SliceCost(float(head), float(tail)) for key, (head, tail) in body["cuts"].items()}
-        costs = Costs(str(body["machine"]), float(body["whole_ms"]), cuts)
-        if costs.whole_ms <= 0 or any(cost.head_ms < 0 or cost.tail_ms < 0 for cost in cuts.values()):
-            raise ValueError("a time is negative")
+        cuts = {key: SliceCost(_number(head), _number(tail)) for key, (head, tail) in body["cuts"].items()}
+        costs = Costs(_text(body["machine"]), _number(body["whole_ms"]), cuts, _text(body["recipe"]))
+        if costs.whole_ms == 0:
+            raise ValueError("the whole model takes no time")
         return costs
 
     return _guard(path, build)
@@ -131,7 +136,7 @@ def _unseal(data: bytes, path: str) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise BundleError(damaged)
     version = body.get("format")
-    if version != FORMAT_VERSION and type(version) is int:
+    if type(version) is int and version != FORMAT_VERSION:
         raise BundleError(
             f"{path} has bundle format version {version}; this midstream reads version {FORMAT_VERSION}. "
             "Convert the model again with this release, or install the one that wrote it"
@@ -140,7 +145,7 @@ def _unseal(data: bytes, path: str) -> dict[str, Any]:
         intact = _seal(body) == data
     except (ValueError, RecursionError):
         intact = False
-    if not intact or version != FORMAT_VERSION:
+    if not intact or type(version) is not int:
         raise BundleError(damaged)
     return body
 
@@ -205,36 +210,27 @@ def _manifest_body(manifest: Manifest) -> dict[str, Any]:
 def _manifest_from_body(body: dict[str, Any]) -> Manifest:
     if body["engine"] not in ("litert", "onnx") or body["model"]["format"] not in ("tflite", "onnx"):
         raise ValueError(f"unknown engine {body['engine']!r}")
-    files = {name: FileRecord(int(f["bytes"]), str(f["sha256"])) for name, f in body["files"].items()}
+    files = {name: FileRecord(_count(f["bytes"]), _text(f["sha256"])) for name, f in body["files"].items()}
     if set(files) != {WEIGHTS_FILE, SLICES_FILE}:
         raise ValueError(f"unexpected files {sorted(files)}")
     manifest = Manifest(
-        name=str(body["name"]),
+        name=_text(body["name"]),
         model_format=body["model"]["format"],
-        model_bytes=int(body["model"]["bytes"]),
-        model_sha256=str(body["model"]["sha256"]),
+        model_bytes=_count(body["model"]["bytes"]),
+        model_sha256=_text(body["model"]["sha256"]),
         engine=cast("EngineName", body["engine"]),
-        inputs=tuple(_spec_from_json(spec) for spec in body["inputs"]),
-        outputs=tuple(_spec_from_json(spec) for spec in body["outputs"]),
-        sample_shapes={name: tuple(int(n) for n in shape) for name, shape in body["sample_shapes"].items()},
-        cuts=tuple(
-            Cut(
-                str(cut["id"]),
-                tuple(_spec_from_json(spec) for spec in cut["tensors"]),
-                int(cut["payload_bytes"]),
-                _from_ranges(cut["nodes"]),
-                tuple(cut["head_outputs"]),
-            )
-            for cut in body["cuts"]
-        ),
+        inputs=_specs_from_json(body["inputs"]),
+        outputs=_specs_from_json(body["outputs"]),
+        sample_shapes={name: tuple(map(_count, shape)) for name, shape in body["sample_shapes"].items()},
+        cuts=_cuts_from_json(body["cuts"]),
         slices={
             name: SliceRecord(
-                str(record["member"]),
-                int(record["bytes"]),
-                tuple(record["inputs"]),
-                tuple(record["outputs"]),
-                tuple((int(offset), int(length)) for offset, length in record["weights"]),
-                tuple(str(name) for name in record["without"]),
+                _text(record["member"]),
+                _count(record["bytes"]),
+                _texts(record["inputs"]),
+                _texts(record["outputs"]),
+                tuple((_count(offset), _count(length)) for offset, length in record["weights"]),
+                _texts(record["without"]),
             )
             for name, record in body["slices"].items()
         },
@@ -242,22 +238,103 @@ def _manifest_from_body(body: dict[str, Any]) -> Manifest:
         semantics={name: semantics_from_json(value) for name, value in body["semantics"].items()},
         fixed=dict(body["fixed"]),
         rejected=tuple(
-            RejectedCut(str(cut["id"]), str(cut["reason"]), cut["max_abs_error"]) for cut in body["rejected"]
+            RejectedCut(
+                _text(cut["id"]),
+                _text(cut["reason"]),
+                None if cut["max_abs_error"] is None else _number(cut["max_abs_error"]),
+            )
+            for cut in body["rejected"]
         ),
-        tolerance=float(body["tolerance"]),
-        unpacked_bytes=int(body["unpacked_bytes"]),
-        stateful=bool(body["stateful"]),
-        created_by=str(body["created_by"]),
-        recipe=str(body["recipe"]),
+        tolerance=_number(body["tolerance"]),
+        unpacked_bytes=_count(body["unpacked_bytes"]),
+        stateful=body["stateful"] is True,
+        created_by=_text(body["created_by"]),
+        recipe=_text(body["recipe"]),
     )
-    needed = {WHOLE, *(name(cut.id) for cut in manifest.cuts for name in (head_name, tail_name))}
-    if missing := needed - set(manifest.slices):
-        raise ValueError(f"no slice {sorted(missing)[0]!r}")
-    size = files[WEIGHTS_FILE].bytes
-    for record in manifest.slices.values():
-        if any(start < 0 or length < 0 or start + length > size for start, length in record.weights):
-            raise ValueError(f"slice {record.member!r} reads outside the weights")
+    _check_parts(manifest)
     return manifest
+
+
+def _check_parts(manifest: Manifest) -> None:
+    """Raise ValueError where the parts of a manifest do not fit each other: what uses it relies on that they do."""
+    inputs, outputs = ({spec.name for spec in specs} for specs in (manifest.inputs, manifest.outputs))
+    size = manifest.files[WEIGHTS_FILE].bytes
+    for record in manifest.slices.values():
+        if any(start + length > size for start, length in record.weights):
+            raise ValueError(f"slice {record.member!r} reads outside the weights")
+    for spec in manifest.free_inputs():
+        if not spec.accepts(manifest.sample_shapes[spec.name]):
+            raise ValueError(f"the sample shape of {spec.name!r} does not fit it")
+    if not set(manifest.fixed) | set(manifest.semantics) <= inputs:
+        raise ValueError("an input that is not there has a value or a meaning")
+    _check_slice(manifest, WHOLE, inputs, outputs)
+    crossing = {cut.id: {spec.name for spec in cut.tensors} for cut in manifest.cuts}
+    if len(crossing) != len(manifest.cuts):
+        raise ValueError("two cuts have one id")
+    for cut in manifest.cuts:
+        here = set(cut.head_outputs)
+        head = manifest.slices.get(head_name(cut.id))
+        made = set(head.outputs) if head else set()
+        _check_slice(manifest, head_name(cut.id), inputs, made)
+        if not here <= outputs or not crossing[cut.id] | here <= made | inputs:
+            raise ValueError(f"the head of cut {cut.id!r} does not make what crosses")
+        _check_slice(manifest, tail_name(cut.id), crossing[cut.id], outputs - here)
+    for first, second in manifest.middles():
+        name = middle_name(first, second)
+        made = set(manifest.slices[name].outputs)
+        if not crossing[second] <= made | crossing[first]:
+            raise ValueError(f"slice {name!r} does not make what crosses")
+        _check_slice(manifest, name, crossing[first], made)
+
+
+def _check_slice(manifest: Manifest, name: str, given: set[str], wanted: set[str]) -> None:
+    record = manifest.slices.get(name)
+    if record is None:
+        raise ValueError(f"no slice {name!r}")
+    if not set(record.inputs) <= given or set(record.outputs) != wanted:
+        raise ValueError(f"slice {name!r} takes or gives other tensors than it should")
+
+
+def _cuts_from_json(value: list[dict[str, Any]]) -> tuple[Cut, ...]:
+    # Ranges are short and what they stand for is not: all of them together are bounded.
+    if sum(last - first + 1 for cut in value for first, last in cut["nodes"]) > _MAX_NODES:
+        raise ValueError(f"the heads of the cuts have more than {_MAX_NODES} layers in all")
+    return tuple(
+        Cut(
+            _text(cut["id"]),
+            _specs_from_json(cut["tensors"]),
+            _count(cut["payload_bytes"]),
+            _from_ranges(cut["nodes"]),
+            _texts(cut["head_outputs"]),
+        )
+        for cut in value
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a text")
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is not a list")
+    return tuple(map(_text, value))
+
+
+def _count(value: Any) -> int:
+    """A whole number of 0 or more; JSON's true is none."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is not a number of 0 or more")
+    return value
+
+
+def _number(value: Any) -> float:
+    """A finite number of 0 or more."""
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise ValueError(f"{value!r} is not a finite number of 0 or more")
+    return float(value)
 
 
 def _spec_to_json(spec: TensorSpec) -> dict[str, Any]:
@@ -271,15 +348,19 @@ def _spec_from_json(value: dict[str, Any]) -> TensorSpec:
     if value["dtype"] not in CARRIED_DTYPES:
         raise ValueError(f"dtype {value['dtype']!r} is not one of {', '.join(sorted(CARRIED_DTYPES))}")
     dtype = np.dtype(value["dtype"])
-    shape = tuple(None if size is None else int(size) for size in value["shape"])
-    scale = value.get("scale")
-    return TensorSpec(
-        str(value["name"]),
-        dtype,
-        shape,
-        None if scale is None else float(scale),
-        None if scale is None else int(value["zero_point"]),
-    )
+    shape = tuple(None if size is None else _count(size) for size in value["shape"])
+    if "scale" not in value:
+        return TensorSpec(_text(value["name"]), dtype, shape)
+    if type(value["zero_point"]) is not int:
+        raise TypeError(f"{value['zero_point']!r} is not a zero point")
+    return TensorSpec(_text(value["name"]), dtype, shape, _number(value["scale"]), value["zero_point"])
+
+
+def _specs_from_json(value: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    specs = tuple(map(_spec_from_json, value))
+    if len({spec.name for spec in specs}) != len(specs):
+        raise ValueError("two tensors have one name")
+    return specs
 
 
 def _to_ranges(indices: Sequence[int]) -> list[list[int]]:

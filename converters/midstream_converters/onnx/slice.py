@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from midstream.engines import Program
-from midstream.engines.onnx import write_optimised
 from midstream.manifest import WEIGHTS_FILE, EngineName, SliceRecord
 from midstream.tensors import TensorSpec
 from midstream_converters.graph import ModelGraph, Slice, Variant, carried
@@ -76,6 +75,8 @@ class OnnxSource:
 
     def operators(self, part: Slice) -> Counter[str]:
         """What onnxruntime's optimisations leave, its processor's own layouts apart."""
+        from midstream.engines.onnx import write_optimised
+
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "optimised.onnx"
             write_optimised(Program(part.record, part.content, self._model.folder / WEIGHTS_FILE), target)

@@ -8,8 +8,9 @@ from typing import Any
 
 from midstream.errors import MissingExtraError
 
-if not find_spec("ai_edge_litert") or not find_spec("flatbuffers"):
-    raise MissingExtraError("ai-edge-litert", "convert", "converting a TFLite model")
+for _module, _package in (("ai_edge_litert", "ai-edge-litert"), ("flatbuffers", "flatbuffers")):
+    if not find_spec(_module):
+        raise MissingExtraError(_package, "convert", "converting a TFLite model")
 
 IDENTIFIER = b"TFL3"
 

@@ -1,0 +1,155 @@
+"""The gateway's queue: the earliest deadline first, only who can make it, never too many, and an honest wait."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket
+
+FAR = 1e6
+DEADLINES = st.floats(0, 20)
+WORK = st.floats(0, 5)
+JOBS = st.lists(st.tuples(DEADLINES, WORK), max_size=20)
+
+
+def ticket(number: int, deadline: float = FAR, work_s: float = 1.0) -> Ticket:
+    return Ticket(deadline, number, work_s, arrived=0.0)
+
+
+def tickets(jobs: Sequence[tuple[float, float]], later: float = 0.0) -> list[Ticket]:
+    return [ticket(number, later + deadline, work_s) for number, (deadline, work_s) in enumerate(jobs)]
+
+
+def drain(queue: EarliestDeadlineFirst) -> list[int]:
+    taken = []
+    while (first := queue.take()) is not None:
+        taken.append(first.number)
+    return taken
+
+
+@settings(deadline=None)
+@given(JOBS)
+def test_what_is_due_first_runs_first_and_ties_go_by_arrival(jobs: list[tuple[float, float]]) -> None:
+    queue = EarliestDeadlineFirst(capacity=20, workers=1)
+    for one in tickets(jobs, later=FAR):
+        assert queue.offer(one, now=0.0) is Admission.ACCEPTED
+    assert len(queue) == len(jobs)
+    assert drain(queue) == sorted(range(len(jobs)), key=lambda number: (FAR + jobs[number][0], number))
+    assert len(queue) == 0
+
+
+@settings(deadline=None)
+@given(JOBS, st.floats(0, 10))
+def test_one_worker_lets_in_exactly_who_can_make_it(jobs: list[tuple[float, float]], now: float) -> None:
+    """Where requests come in the order of their deadlines, running what was let in misses none."""
+    queue = EarliestDeadlineFirst(capacity=20, workers=1)
+    free_at = now
+    for one in sorted(tickets(jobs)):
+        done = free_at + one.work_s
+        if abs(done - one.deadline) < 1e-9:
+            continue
+        expected = Admission.ACCEPTED if done < one.deadline else Admission.LATE
+        assert queue.offer(one, now) is expected
+        if expected is Admission.ACCEPTED:
+            free_at = done
+
+
+@settings(deadline=None)
+@given(JOBS, st.integers(1, 4), st.floats(0, 10))
+def test_only_work_that_is_due_before_counts(jobs: list[tuple[float, float]], workers: int, now: float) -> None:
+    queue = EarliestDeadlineFirst(capacity=20, workers=workers)
+    waiting: list[Ticket] = []
+    for one in tickets(jobs):
+        before = sum(other.work_s for other in waiting if (other.deadline, other.number) < (one.deadline, one.number))
+        spare = one.deadline - now - before / workers - one.work_s
+        if abs(spare) < 1e-9:
+            continue
+        found = queue.offer(one, now)
+        assert found is (Admission.ACCEPTED if spare > 0 else Admission.LATE)
+        if found is Admission.ACCEPTED:
+            waiting.append(one)
+    assert sorted(drain(queue)) == [one.number for one in waiting]
+
+
+def test_who_is_due_exactly_at_the_end_is_let_in() -> None:
+    queue = EarliestDeadlineFirst(capacity=9, workers=2)
+    assert queue.offer(ticket(0, deadline=4.0, work_s=4.0), now=0.0) is Admission.ACCEPTED
+    assert queue.offer(ticket(1, deadline=5.0, work_s=3.0), now=0.0) is Admission.ACCEPTED
+    assert queue.offer(ticket(2, deadline=5.0, work_s=1.75), now=0.0) is Admission.LATE
+    assert queue.offer(ticket(3, deadline=1.0, work_s=1.0), now=0.0) is Admission.ACCEPTED
+    assert queue.offer(ticket(4, deadline=1.0, work_s=0.0), now=1.5) is Admission.LATE
+
+
+def test_an_urgent_request_passes_much_work_that_is_not() -> None:
+    queue = EarliestDeadlineFirst(capacity=99, workers=1)
+    for number in range(50):
+        assert queue.offer(ticket(number), now=0.0) is Admission.ACCEPTED
+    assert queue.offer(ticket(50, deadline=1.5), now=0.0) is Admission.ACCEPTED
+    assert queue.offer(ticket(51, deadline=1.6), now=0.0) is Admission.LATE
+    first = queue.take()
+    assert first is not None
+    assert first.number == 50
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.lists(st.booleans(), max_size=40))
+def test_it_never_holds_more_than_its_capacity(capacity: int, offers: list[bool]) -> None:
+    queue = EarliestDeadlineFirst(capacity, workers=1)
+    held = 0
+    for number, offering in enumerate(offers):
+        if offering:
+            found = queue.offer(ticket(number), now=0.0)
+            assert found is (Admission.FULL if held == capacity else Admission.ACCEPTED)
+            held += found is Admission.ACCEPTED
+        else:
+            assert (queue.take() is None) is (held == 0)
+            held = max(0, held - 1)
+        assert len(queue) == held <= capacity
+
+
+def test_full_is_said_before_late() -> None:
+    queue = EarliestDeadlineFirst(capacity=1, workers=1)
+    assert queue.offer(ticket(0), now=0.0) is Admission.ACCEPTED
+    assert queue.offer(ticket(1, deadline=-1.0), now=0.0) is Admission.FULL
+    assert EarliestDeadlineFirst(capacity=0, workers=1).offer(ticket(0), now=0.0) is Admission.FULL
+
+
+@settings(deadline=None)
+@given(st.lists(st.none() | WORK, max_size=40), st.integers(1, 8))
+def test_the_wait_is_the_work_that_waits_over_the_workers(steps: list[float | None], workers: int) -> None:
+    queue = EarliestDeadlineFirst(capacity=100, workers=workers)
+    waiting: list[float] = []
+    for number, work_s in enumerate(steps):
+        if work_s is None:
+            queue.take()
+            waiting = waiting[1:]
+        else:
+            queue.offer(ticket(number, work_s=work_s), now=0.0)
+            waiting.append(work_s)
+        assert queue.wait_s == pytest.approx(sum(waiting) / workers, abs=1e-9)
+        assert queue.wait_s >= 0.0
+        assert waiting or queue.wait_s == 0.0
+
+
+def test_who_is_refused_leaves_nothing_behind() -> None:
+    queue = EarliestDeadlineFirst(capacity=2, workers=1)
+    queue.offer(ticket(0, work_s=2.0), now=0.0)
+    assert queue.offer(ticket(1, deadline=1.0, work_s=7.0), now=0.0) is Admission.LATE
+    queue.offer(ticket(2, work_s=3.0), now=0.0)
+    assert queue.offer(ticket(3, work_s=9.0), now=0.0) is Admission.FULL
+    assert (len(queue), queue.wait_s) == (2, 5.0)
+    assert drain(queue) == [0, 2]
+
+
+def test_an_empty_queue_gives_none() -> None:
+    queue = EarliestDeadlineFirst(capacity=3, workers=2)
+    assert (queue.take(), len(queue), queue.wait_s) == (None, 0, 0.0)
+
+
+def test_a_refusal_says_why() -> None:
+    assert Admission.FULL.value == "the queue is full"
+    assert Admission.LATE.value == "it cannot be finished in the time that remains"
