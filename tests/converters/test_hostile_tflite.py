@@ -342,6 +342,13 @@ def test_an_operator_that_reads_what_it_makes_is_refused(tmp_path: Path) -> None
     assert "before it is made" in converted_or_refused(packed(model), tmp_path)
 
 
+def test_state_in_a_subgraph_that_nothing_calls_is_no_hindrance(tmp_path: Path) -> None:
+    """Found by fuzzing: LiteRT cannot reset variables that it has given no memory."""
+    model = schema.ModelT.InitFromObj(model_at(TFLITE["tflite_state"]()))
+    model.subgraphs.append(model.subgraphs[0])
+    assert converted_or_refused(packed(model), tmp_path) == ""
+
+
 @pytest.mark.parametrize("shape", [[1 << 30, 1 << 30, 1 << 30], [1, 1 << 20, 1 << 20, 3], [1, 50_000, 50_000, 3]])
 def test_an_input_of_gigabytes_is_refused(shape: list[int], tmp_path: Path) -> None:
     build = Sketch()
