@@ -531,6 +531,13 @@ def test_an_input_of_gigabytes_is_refused(sizes: tuple[int, ...], tmp_path: Path
         assert "MiB are not made" in converted_or_refused(model.SerializeToString(), tmp_path)
 
 
+@pytest.mark.parametrize("elem_type", [255, -1, 1 << 30])
+def test_an_input_of_no_type_is_refused(elem_type: int, tmp_path: Path) -> None:
+    model = ONNX["onnx_chain"]()
+    model.graph.input[0].type.tensor_type.elem_type = elem_type
+    assert "not a tensor of numbers" in converted_or_refused(model.SerializeToString(), tmp_path)
+
+
 def test_a_model_whose_outputs_no_layer_makes_is_refused(tmp_path: Path) -> None:
     model = ONNX["onnx_chain"]()
     model.graph.output[0].CopyFrom(model.graph.input[0])

@@ -216,8 +216,10 @@ def _known_type(value: onnx.ValueInfoProto | None) -> np.dtype[np.generic] | Non
 
 
 def _numpy_dtype(elem_type: int) -> np.dtype[np.generic] | None:
-    """The dtype of numpy's own that holds this type; None for strings, bfloat16, float8 and four-bit integers."""
+    """The dtype of numpy's own that holds this type; None for strings, bfloat16, float8, small integers and no types."""
     if elem_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
+        return None
+    if elem_type not in onnx.TensorProto.DataType.values():
         return None
     dtype: np.dtype[np.generic] = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
     return dtype if dtype.name in CARRIED_DTYPES else None
