@@ -37,7 +37,7 @@ from midstream_converters.graph import Slice, Source
 from midstream_converters.opening import ModelFile, Opened, Options, open_model, read_model
 from midstream_converters.proving import Loaded, Proven, Prover
 from midstream_converters.recipe import BundleCache, made_by, recipe_of
-from midstream_converters.samples import GENERATED_SAMPLES, read_calibration, varied_samples
+from midstream_converters.samples import GENERATED_SAMPLES, read_calibration
 from midstream_converters.verify import max_abs_error
 from midstream_converters.weights import WeightStore
 
@@ -181,7 +181,7 @@ class _Work:
             samples = read_calibration(self._options.calibration, opened.types, opened.shapes)
         else:
             samples = [opened.types.generate(opened.shapes, seed) for seed in range(GENERATED_SAMPLES)]
-        return samples + varied_samples(opened.types, opened.shapes, opened.refusal)
+        return samples + opened.varied
 
     def _original(self, sample: Tensors) -> Tensors:
         """The file's own answer, given twice."""

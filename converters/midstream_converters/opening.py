@@ -16,7 +16,7 @@ from midstream.inputs import Semantics, check_semantics
 from midstream.manifest import EngineName, SliceRecord
 from midstream.tensors import Tensors, TensorSpec
 from midstream_converters.graph import Source
-from midstream_converters.samples import InputTypes, archived_shapes, find_shapes
+from midstream_converters.samples import InputTypes, archived_shapes, find_shapes, varied_samples
 from midstream_converters.trial import Limits, Trial
 from midstream_converters.weights import WeightStore
 
@@ -54,7 +54,10 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model that was read and found to run. ``inputs`` include those bound to a value; ``types`` do not."""
+    """A model that was read and found to run, on inputs of ``shapes`` and on ``varied`` ones of other sizes.
+
+    ``inputs`` include those bound to a value; ``types`` do not.
+    """
 
     file: ModelFile
     source: Source
@@ -62,12 +65,9 @@ class Opened:
     inputs: tuple[TensorSpec, ...]
     types: InputTypes
     shapes: dict[str, tuple[int, ...]]
+    varied: list[Tensors]
     original: Session
     fixed: Tensors
-
-    def refusal(self, sample: Tensors) -> str | None:
-        """Why the original model does not take this input, None where it does."""
-        return _refusal(self.original, sample | self.fixed)
 
 
 def read_model(path: Path) -> ModelFile:
@@ -111,24 +111,31 @@ def _open_tflite(file: ModelFile, options: Options, weights: WeightStore) -> Ope
             return problem
 
         shapes = _shapes(types, options, path, refusal)
+        varied = varied_samples(types, shapes, refusal)
     original = _load("litert", program, path)
-    return Opened(file, TfliteSource(model, weights), "tflite", model.inputs, types, shapes, original, {})
+    return Opened(file, TfliteSource(model, weights), "tflite", model.inputs, types, shapes, varied, original, {})
 
 
 def _open_onnx(file: ModelFile, options: Options, weights: WeightStore) -> Opened:
-    from midstream_converters.onnx.read import build_graph, declared_names, parse_onnx, read_onnx
+    from midstream_converters.onnx.read import build_graph, declared_inputs, declared_names, parse_onnx, read_onnx
     from midstream_converters.onnx.slice import OnnxSource
 
     path = file.path
     proto = parse_onnx(file.data, path)
     program = _program(file, *declared_names(proto))
+    inputs = declared_inputs(proto, options.values, path)
+    types = _types(inputs.free, options, path)
     with Trial("onnx", program, path, Limits.for_model(file.bytes)) as trial:
-        model = read_onnx(proto, options.values, path, weights)
-        types = _types(model.inputs, options, path)
-        shapes = _shapes(types, options, path, lambda sample: trial.refusal(sample | model.fixed))
+
+        def refusal(sample: Tensors) -> str | None:
+            return trial.refusal(sample | inputs.fixed)
+
+        shapes = _shapes(types, options, path, refusal)
+        varied = varied_samples(types, shapes, refusal)
     original = _load("onnx", program, path)
+    model = read_onnx(proto, inputs, path, weights)
     source = OnnxSource(model, build_graph(model, types.generate(shapes, seed=0), path))
-    return Opened(file, source, "onnx", model.all_inputs, types, shapes, original, model.fixed)
+    return Opened(file, source, "onnx", model.all_inputs, types, shapes, varied, original, model.fixed)
 
 
 def _read_file(path: Path) -> bytes:
@@ -174,11 +181,3 @@ def _load(engine: EngineName, program: Program, path: Path) -> Session:
         return engine_for(engine).load(program)
     except (BundleError, ValueError) as error:
         raise ModelError(f"{path} cannot be run here: {error}") from None
-
-
-def _refusal(session: Session, sample: Tensors) -> str | None:
-    try:
-        session.run(sample)
-    except InputError as error:
-        return str(error)
-    return None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from midstream.tensors import Tensor
 
 _RUNTIMES = {"litert": "LiteRT", "onnx": "onnxruntime"}
-_FORMATS = {"litert": "TFLite", "onnx": "ONNX"}
+_FORMATS = {"litert": "a TFLite", "onnx": "an ONNX"}
 _MODULE = "midstream_converters.trial"
 _MAX_REPLY_BYTES = 16 << 20
 _MAX_LOG_BYTES = 64 << 10
@@ -139,7 +139,7 @@ class Trial:
             }
             reply = self._ask(header, [self._program.content])
             if "refused" in reply:
-                what = f"{self._path} is a {_FORMATS[self._engine]} file that {_RUNTIMES[self._engine]} refuses"
+                what = f"{self._path} is {_FORMATS[self._engine]} file that {_RUNTIMES[self._engine]} refuses"
                 raise ModelError(f"{what}: {reply['refused']}")
         except BaseException:
             self._stop()
@@ -208,6 +208,12 @@ class Trial:
                     file.close()
 
 
+def _told(text: str, memory_bytes: int) -> str:
+    """A refusal as the user sees it, with what to do where memory is what it lacks."""
+    more = f" (it has {memory_bytes >> 20} MiB here; {_MEMORY_VARIABLE} allows more)" if "alloc" in text.lower() else ""
+    return printable(text) + more
+
+
 def _ending(status: int) -> str:
     if status < 0:
         return signal.Signals(-status).name
@@ -234,11 +240,11 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
         try:
             reply = action()
         except MidstreamError as error:
-            reply = {"refused": printable(str(error))}
+            reply = {"refused": _told(str(error), memory_bytes)}
         except MemoryError:
-            reply = {"refused": f"it needs more than {memory_bytes >> 20} MiB of memory"}
+            reply = {"refused": _told("cannot allocate memory", memory_bytes)}
         except Exception as error:  # noqa: BLE001  whatever a runtime's binding raises is an answer here
-            reply = {"refused": printable(f"{type(error).__name__}: {error}")}
+            reply = {"refused": _told(f"{type(error).__name__}: {error}", memory_bytes)}
         replies.write(_line(reply))
         replies.flush()
 

@@ -24,6 +24,8 @@ from .conftest import Midstream
         (BundleError("it is\nbroken"), 2, "midstream: it is broken\n"),
         (VerificationError("differs"), 3, "midstream: differs\n"),
         (PeerError("away"), 4, "midstream: away\n"),
+        (BundleError("named \x1b]0;\x07é"), 2, "midstream: named ?]0;?é\n"),
+        (BundleError("n" * 5000), 2, f"midstream: {'n' * 2000}\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", "big.bin"),
             2,

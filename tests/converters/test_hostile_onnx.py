@@ -19,10 +19,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from midstream.errors import MidstreamError, ModelError
+from midstream_converters import trial
 from midstream_converters.convert import convert
 from midstream_converters.onnx.bounds import MAX_CALLS, MAX_NESTING, check_bounds
 from midstream_converters.onnx.external import resolve_external
+from midstream_converters.onnx.probe import probe_sizes
 from midstream_converters.onnx.read import parse_onnx
+from midstream_converters.onnx.simplify import simplify
 from midstream_converters.onnx.wire import MAX_ITEMS, MAX_PACKED_BYTES, check_wire
 from midstream_converters.opening import Options
 
@@ -207,6 +210,26 @@ def test_a_tensor_inside_an_inner_graph_is_looked_at() -> None:
     bad = helper.make_attribute("hidden", TensorProto(name="bad", data_type=1, dims=[10**18]))
     inner.attribute.append(bad)
     assert "tensor 'bad'" in refused(model)
+
+
+def test_a_name_of_megabytes_is_not_repeated() -> None:
+    model = weighted(dims=[10**18])
+    model.graph.initializer[0].name = "n" * 5_000_000
+    assert "nnn" in refused(model)
+
+
+@pytest.mark.parametrize("dims", [[10**5, 10**5], [10**18], [1 << 40, 1 << 40], [-4, 4]], ids=str)
+@pytest.mark.parametrize("where", ["initializer", "attribute"])
+def test_a_sparse_tensor_that_fills_the_memory_is_refused(dims: list[int], where: str) -> None:
+    model = weighted()
+    sparse = onnx.SparseTensorProto(dims=dims)
+    sparse.values.CopyFrom(numpy_helper.from_array(np.ones(2, np.float32), "s"))
+    sparse.indices.CopyFrom(numpy_helper.from_array(np.arange(2), "i"))
+    if where == "initializer":
+        model.graph.sparse_initializer.append(sparse)
+    else:
+        model.graph.node[0].attribute.append(helper.make_attribute("hidden", sparse))
+    assert "sparse tensor" in refused(model)
 
 
 # Graphs that are deeper, larger or more entangled than they look.
@@ -422,6 +445,66 @@ def function_that_gives_what_it_takes() -> onnx.ModelProto:
     return model
 
 
+def test_an_endless_loop_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_SECONDS", 2.0)
+    model = growing()
+    loop = next(node for node in model.graph.node if node.op_type == "Loop")
+    del loop.output[1], loop.attribute[0].g.output[2], model.graph.output[1]
+    assert "within 2 s" in converted_or_refused(model.SerializeToString(), tmp_path)
+
+
+def endless_condition() -> onnx.ModelProto:
+    """An If whose condition follows from constants alone, by a loop without end."""
+    return onnx_model(
+        """g (float[1,8] x) => (float[1,8] y) {
+            z = Loop(n, , start) <
+                body = b (int64 i, bool before, float[1] s) => (bool after, float[1] next) {
+                    after = Identity(before)
+                    next = Sigmoid(s) }>
+            c = Cast<to = 9>(z)
+            y = If(c) <
+                then_branch = t () => (float[1,8] r) { r = Tanh(x) },
+                else_branch = e () => (float[1,8] s) { s = Relu(x) }>
+        }""",
+        {"n": np.array(1 << 62), "start": np.ones(1, np.float32)},
+    )
+
+
+def test_an_endless_condition_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_SECONDS", 2.0)
+    assert "within 2 s" in converted_or_refused(endless_condition().SerializeToString(), tmp_path)
+
+
+def test_layers_that_are_large_together_are_looked_at_one_by_one(tmp_path: Path) -> None:
+    """Each of these values takes 16 MiB, and all at once 6 GiB: it converts."""
+    layers = "\n".join(f"a{n + 1} = Tanh(a{n})" for n in range(400))
+    model = onnx_model(
+        f"g (float[B,64] x) => (float[B] y) {{ a0 = Tile(x, t)\n{layers}\ny = ReduceMean<axes=[1],keepdims=0>(a400) }}",
+        {"t": np.array([1, 1 << 16])},
+    )
+    with confined(1 << 30, 60):
+        assert parsed_sizes(model)["a399"] == (1, 1 << 22)
+
+
+def parsed_sizes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    names = [name for node in model.graph.node for name in node.output]
+    sizes = probe_sizes(model, {"x": np.ones((1, 64), np.float32)}, dict.fromkeys(names), Path())
+    return {name: value.shape for name, value in sizes.items()}
+
+
+def test_many_constant_conditions_take_little_time() -> None:
+    model = onnx_model("g (float[1,8] x) => (float[1,8] y) { a0 = Relu(x) }", {"c": np.array(True)})
+    for number in range(1500):
+        body = onnx_model(f"b () => (float[1,8] r) {{ q = Tanh(a{number})\n r = Relu(q) }}").graph
+        model.graph.node.append(
+            helper.make_node("If", ["c"], [f"a{number + 1}"], then_branch=body, else_branch=body),
+        )
+    model.graph.output[0].name = "a1500"
+    with confined():
+        simplify(model, {}, Path())
+    assert len(model.graph.node) == 3001
+
+
 RUNS = {
     "growing": (growing, "onnxruntime"),
     "terabytes": (lambda: filled(10**6, 10**6), "onnxruntime"),
@@ -432,7 +515,8 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_what_harms_the_runtime_is_one_error(name: str, tmp_path: Path) -> None:
+def test_what_harms_the_runtime_is_one_error(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIDSTREAM_TRIAL_MEMORY_MB", "256")
     maker, expected = RUNS[name]
     with confined():
         message = converted_or_refused(maker().SerializeToString(), tmp_path)
@@ -445,6 +529,13 @@ def test_an_input_of_gigabytes_is_refused(sizes: tuple[int, ...], tmp_path: Path
     model = onnx_model(f"g (float[{shape}] x) => (float[{shape}] y) {{ a = Relu(x)\n y = Tanh(a) }}")
     with confined():
         assert "MiB are not made" in converted_or_refused(model.SerializeToString(), tmp_path)
+
+
+@pytest.mark.parametrize("elem_type", [255, -1, 1 << 30])
+def test_an_input_of_no_type_is_refused(elem_type: int, tmp_path: Path) -> None:
+    model = ONNX["onnx_chain"]()
+    model.graph.input[0].type.tensor_type.elem_type = elem_type
+    assert "not a tensor of numbers" in converted_or_refused(model.SerializeToString(), tmp_path)
 
 
 def test_a_model_whose_outputs_no_layer_makes_is_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midstream.errors import MidstreamError, ModelError
+from midstream_converters import trial
 from midstream_converters.convert import convert
 from midstream_converters.opening import Options
 from midstream_converters.tflite.bounds import MAX_TABLES, check_bounds
@@ -118,21 +119,23 @@ def shared_tables(subgraphs: int, tensors: int) -> bytes:
     builder = flatbuffers.Builder(1024)
     schema.TensorStart(builder)
     tensor = schema.TensorEnd(builder)
-    schema.SubGraphStartTensorsVector(builder, tensors)
-    for _ in range(tensors):
-        builder.PrependUOffsetTRelative(tensor)
-    vector = builder.EndVector()
+    many = repeated(builder, tensor, tensors)
     schema.SubGraphStart(builder)
-    schema.SubGraphAddTensors(builder, vector)
+    schema.SubGraphAddTensors(builder, many)
     subgraph = schema.SubGraphEnd(builder)
-    schema.ModelStartSubgraphsVector(builder, subgraphs)
-    for _ in range(subgraphs):
-        builder.PrependUOffsetTRelative(subgraph)
-    vector = builder.EndVector()
+    many = repeated(builder, subgraph, subgraphs)
     schema.ModelStart(builder)
-    schema.ModelAddSubgraphs(builder, vector)
+    schema.ModelAddSubgraphs(builder, many)
     builder.Finish(schema.ModelEnd(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def repeated(builder: flatbuffers.Builder, table: int, count: int) -> int:
+    """A vector of so many references to one table."""
+    builder.StartVector(4, count, 4)
+    for _ in range(count):
+        builder.PrependUOffsetTRelative(table)
+    return int(builder.EndVector())
 
 
 def test_a_billion_tensors_in_a_small_file_are_refused() -> None:
@@ -180,6 +183,10 @@ def distinct_tables(count: int) -> bytes:
         struct.pack("<iII", len(model_layout), 4, count), struct.pack(f"<{count}I", *[4 * count] * count),
         struct.pack(f"<{count}i", *(at - layout for at in range(tables, layout, 4))), empty_layout,
     ))  # fmt: skip
+
+
+def test_a_vector_of_more_tables_than_a_model_has_is_not_unpacked() -> None:
+    assert f"more than {MAX_TABLES} tables" in refused(shared_tables(1, 1_000_000))
 
 
 def test_data_behind_the_flatbuffer_that_is_used_again_and_again_is_refused() -> None:
@@ -335,6 +342,13 @@ def test_an_operator_that_reads_what_it_makes_is_refused(tmp_path: Path) -> None
     assert "before it is made" in converted_or_refused(packed(model), tmp_path)
 
 
+def test_state_in_a_subgraph_that_nothing_calls_is_no_hindrance(tmp_path: Path) -> None:
+    """Found by fuzzing: LiteRT cannot reset variables that it has given no memory."""
+    model = schema.ModelT.InitFromObj(model_at(TFLITE["tflite_state"]()))
+    model.subgraphs.append(model.subgraphs[0])
+    assert converted_or_refused(packed(model), tmp_path) == ""
+
+
 @pytest.mark.parametrize("shape", [[1 << 30, 1 << 30, 1 << 30], [1, 1 << 20, 1 << 20, 3], [1, 50_000, 50_000, 3]])
 def test_an_input_of_gigabytes_is_refused(shape: list[int], tmp_path: Path) -> None:
     build = Sketch()
@@ -351,6 +365,14 @@ def test_a_layer_that_takes_gigabytes_is_refused(tmp_path: Path) -> None:
     build.ends([x], [build.op("SUM", [wide, build.ints(0, 1)], [1], "ReducerOptions")])
     with confined():
         assert converted_or_refused(build.bytes(), tmp_path)
+
+
+def test_an_endless_loop_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_SECONDS", 2.0)
+    model = schema.ModelT.InitFromObj(model_at(TFLITE["tflite_while"]()))
+    (body,) = (graph for graph in model.subgraphs if graph.name == b"body")
+    body.outputs = [body.inputs[0], body.outputs[1]]
+    assert "within 2 s" in converted_or_refused(packed(model), tmp_path)
 
 
 # The layout is written by hand: it must be that of the schema in use.

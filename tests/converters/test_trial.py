@@ -68,9 +68,11 @@ def test_state_is_fresh_in_every_run() -> None:
             assert trial.run({"x": np.ones((1, 6), np.float32)}) == {"y": Seen("<f4", (1, 3))}
 
 
-@pytest.mark.parametrize(("engine", "said"), [("litert", "TFLite file that LiteRT"), ("onnx", "ONNX file that onnxr")])
+@pytest.mark.parametrize(
+    ("engine", "said"), [("litert", "a TFLite file that LiteRT"), ("onnx", "an ONNX file that onnxr")]
+)
 def test_what_the_runtime_does_not_load_is_refused(engine: EngineName, said: str) -> None:
-    with pytest.raises(ModelError, match=f"^some/model is a {said}.* refuses: "):
+    with pytest.raises(ModelError, match=f"^some/model is {said}.* refuses: "):
         check_loads(engine, program(b"\x08\x08 this is no model", ("x",), ("y",)), Path("some/model"), 100)
 
 
@@ -87,6 +89,14 @@ def test_what_takes_too_much_memory_is_ended() -> None:
     with Trial("onnx", counting(), Path("m.onnx"), Limits(30.0, 256 << 20)) as trial:
         assert trial.refusal(rounds(1 << 62))
         assert trial.refusal(rounds(3)) is None
+
+
+def test_a_refusal_for_want_of_memory_says_how_to_allow_more() -> None:
+    model = onnx_model("g (int64[1] n) => (float[K] y) { y = ConstantOfShape(n) }")
+    content = program(model.SerializeToString(), ("n",), ("y",))
+    with Trial("onnx", content, Path("m.onnx"), Limits(30.0, 512 << 20)) as trial:
+        assert trial.refusal({"n": np.array([1 << 20])}) is None
+        assert "it has 512 MiB here; MIDSTREAM_TRIAL" in str(trial.refusal({"n": np.array([1 << 40])}))
 
 
 def crashing() -> bytes:

@@ -1,8 +1,9 @@
-"""Fuzz the converter: ``python -m hostile [--seconds N] [--seed N] [--only NAME] [--keep DIR]``; POSIX only.
+"""Fuzz the converter: ``python -m hostile [--seconds N] [--seed N] [--only NAME | --model FILE…] [--keep DIR]``.
 
 Every damaged model is converted in a forked process. What ends in a bundle or a MidstreamError is fine; anything else
-(another exception, a signal, more time or memory than a bad file may take) is kept in DIR as a file, with the reason
-beside it.
+(another exception, a signal, more time than a bad file may take) is kept in DIR as a file, with the reason beside it.
+So is what breaks the runtime in its trial or needs much memory, but without being counted: damage can make an honest
+model a giant.
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import onnx
 
 from hostile.models import ONNX, TFLITE
 from hostile.mutate import damaged_bytes, edited_onnx, edited_tflite
 from midstream.engines import Program, engine_for
-from midstream.errors import BundleError, InputError, MidstreamError, ModelError
+from midstream.errors import BundleError, InputError, MidstreamError, ModelError, printable
 from midstream_converters import opening
 from midstream_converters.convert import convert
 from midstream_converters.opening import Options
-from midstream_converters.trial import Limits, _plain
+from midstream_converters.trial import Limits
 
 SECONDS, MEMORY_BYTES = 60, 3 << 30
 
@@ -42,7 +45,7 @@ class ForkedTrial:
 
     def __enter__(self) -> ForkedTrial:
         if problem := self._try(None):
-            raise ModelError(f"{self._path}: {_plain(problem)}")
+            raise ModelError(f"{self._path}: {printable(problem)}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,7 +53,7 @@ class ForkedTrial:
 
     def refusal(self, inputs: Mapping[str, Any]) -> str | None:
         problem = self._try(inputs)
-        return problem and _plain(problem)
+        return problem and printable(problem)
 
     def _try(self, inputs: Mapping[str, Any] | None) -> str | None:
         reading, writing = os.pipe()
@@ -100,6 +103,8 @@ def outcome(content: bytes, name: str, forked: bool) -> tuple[str, str]:
                 answer = ("broke the trial" if broken else "refused", text)
                 if "\n" in text or len(text) > 2000 or not text.isprintable():
                     answer = ("unreadable", repr(text))
+            except MemoryError:
+                answer = ("large", "MemoryError")
             except BaseException:  # noqa: BLE001  it is told
                 answer = ("raised", traceback.format_exc())
         os.write(writing, json.dumps(answer).encode())
@@ -118,13 +123,19 @@ def outcome(content: bytes, name: str, forked: bool) -> tuple[str, str]:
     return word, text
 
 
-def mutant(name: str, rng: random.Random) -> bytes | None:
-    structured = rng.random() < 0.8
-    if name in TFLITE:
-        content = TFLITE[name]()
-        return edited_tflite(content, rng) if structured else damaged_bytes(content, rng)
-    model = ONNX[name]()
-    return edited_onnx(model, rng) if structured else damaged_bytes(model.SerializeToString(), rng)
+def mutant(content: bytes, name: str, rng: random.Random) -> bytes | None:
+    if rng.random() < 0.2:
+        return damaged_bytes(content, rng)
+    return edited_tflite(content, rng) if "tflite" in name else edited_onnx(onnx.ModelProto.FromString(content), rng)
+
+
+def models(files: Sequence[Path], only: str) -> dict[str, bytes]:
+    """What is damaged: the files where some are given, else the small models whose names have ``only`` in them."""
+    if files:
+        return {path.name: path.read_bytes() for path in files}
+    made = {name: maker() for name, maker in TFLITE.items()}
+    made |= {name: maker().SerializeToString() for name, maker in ONNX.items()}
+    return {name: content for name, content in made.items() if only in name}
 
 
 def main() -> int:
@@ -132,27 +143,28 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=None, help="default: another one each time")
     parser.add_argument("--only", default="", help="part of the names of the models to damage")
+    parser.add_argument("--model", type=Path, action="append", default=[], help="a file to damage instead")
     parser.add_argument("--keep", type=Path, default=Path(".cache/fuzz"), help="where findings go")
     parser.add_argument("--real-trial", action="store_true", help="use the trial of production, not a forked one")
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
-    rng, names = random.Random(seed), [name for name in (*TFLITE, *ONNX) if options.only in name]
+    rng, sources = random.Random(seed), models(options.model, options.only)
     counts: Counter[str] = Counter()
     findings = 0
     end = time.monotonic() + options.seconds
     while time.monotonic() < end:
-        name = rng.choice(names)
-        content = mutant(name, rng)
+        name = rng.choice(list(sources))
+        content = mutant(sources[name], name, rng)
         if content is None:
             continue
-        word, text = outcome(content, "model.tflite" if name in TFLITE else "model.onnx", not options.real_trial)
+        word, text = outcome(content, "model.tflite" if "tflite" in name else "model.onnx", not options.real_trial)
         counts[word] += 1
         if word not in ("converted", "refused"):
             options.keep.mkdir(parents=True, exist_ok=True)
             path = options.keep / f"{word.replace(' ', '-')}-{seed}-{sum(counts.values())}-{name}"
             path.write_bytes(content)
             path.with_name(path.name + ".txt").write_text(text)
-            findings += word != "broke the trial"
+            findings += word not in ("broke the trial", "large")
             print(f"{word}: {path}: {text.strip().splitlines()[-1] if text.strip() else ''}"[:300], flush=True)
     print(f"seed {seed}: {dict(counts)}")
     return int(findings > 0)

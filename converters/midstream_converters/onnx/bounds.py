@@ -7,12 +7,13 @@ shape and type need, and external data wholly in files of the model's folder.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from midstream.errors import ModelError
-from midstream_converters.onnx.content import content_problem, is_external
+from midstream_converters.onnx.content import MAX_RANK, content_bytes, content_problem, is_external, short_name
 from midstream_converters.onnx.external import resolve_external
 from midstream_converters.onnx.proto import Graph, Node, onnx
 
@@ -23,12 +24,18 @@ MAX_CALLS = 50
 """Levels of functions that call functions."""
 MAX_SHARING = 2
 """How often, on the average, a byte of an external data file is used."""
+MAX_SPARSITY = 64
+"""How many times as large as what is stored of it a sparse tensor is; small ones may be more."""
 _SMALL_BYTES = 1 << 20
+_SMALL_SPARSE_BYTES = 64 << 20
+_SPARSE_ITEM_BYTES = 4
+_MAX_NAME = 100
 
 
 def check_bounds(model: onnx.ModelProto, path: Path) -> None:
     """Raise ModelError naming the first part of a model that is out of bounds, and the remedy."""
-    problem = _nesting_problem(model) or _size_problem(model) or _order_problem(model) or _content_problem(model)
+    problem = _nesting_problem(model) or _size_problem(model) or _order_problem(model)
+    problem = problem or _content_problem(model) or _sparse_problem(model)
     if problem:
         raise ModelError(f"{path} is not a sound ONNX model: {problem}; export it again")
     try:
@@ -78,7 +85,7 @@ def _size_problem(model: onnx.ModelProto) -> str | None:
     try:
         order = list(TopologicalSorter(calls).static_order())
     except CycleError as error:
-        return f"its function {error.args[1][0][1]!r} calls itself"
+        return f"its function {error.args[1][0][1][:_MAX_NAME]!r} calls itself"
     sizes: dict[tuple[str, str, str], int] = {}
     depths: dict[tuple[str, str, str], int] = {}
     for key in order:
@@ -100,7 +107,7 @@ def _order_problem(model: onnx.ModelProto) -> str | None:
     problem = _late_value(model.graph.node, _given(model.graph), (), [])
     for function in model.functions:
         problem = problem or _late_value(function.node, function.input, (), [])
-    return problem and f"a node reads {problem!r} before another makes it, or makes it from itself"
+    return problem and f"a node reads {problem[:_MAX_NAME]!r} before another makes it, or makes it from itself"
 
 
 def _given(graph: Graph) -> Iterator[str]:
@@ -137,30 +144,53 @@ def _late_value(
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every stored tensor: initializers and those in attributes, sparse ones and those of inner graphs too."""
-    yield from _stored(model.graph)
+    """Every stored tensor: initializers, those in attributes, and the parts of sparse ones; of inner graphs too."""
+    for graph in _graphs(model):
+        yield from graph.initializer
     for nodes in _bodies(model):
         for node in _all_nodes(nodes):
             for attribute in node.attribute:
                 if attribute.HasField("t"):
                     yield attribute.t
                 yield from attribute.tensors
-                sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-                for tensor in [*sparse, *attribute.sparse_tensors]:
-                    yield from (tensor.values, tensor.indices)
-            for graph in _inner(node):
-                yield from _stored(graph)
-
-
-def _stored(graph: Graph) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for tensor in graph.sparse_initializer:
+    for tensor in _sparse_tensors(model):
         yield from (tensor.values, tensor.indices)
 
 
+def _sparse_tensors(model: onnx.ModelProto) -> Iterator[onnx.SparseTensorProto]:
+    for graph in _graphs(model):
+        yield from graph.sparse_initializer
+    for nodes in _bodies(model):
+        for node in _all_nodes(nodes):
+            for attribute in node.attribute:
+                if attribute.HasField("sparse_tensor"):
+                    yield attribute.sparse_tensor
+                yield from attribute.sparse_tensors
+
+
+def _graphs(model: onnx.ModelProto) -> Iterator[Graph]:
+    yield model.graph
+    for nodes in _bodies(model):
+        for node in _all_nodes(nodes):
+            yield from _inner(node)
+
+
 def _content_problem(model: onnx.ModelProto) -> str | None:
-    problems = ((tensor.name, content_problem(tensor)) for tensor in _tensors(model))
-    return next((f"tensor {name!r} {problem}" for name, problem in problems if problem), None)
+    problems = ((short_name(tensor), content_problem(tensor)) for tensor in _tensors(model))
+    return next((f"tensor {name} {problem}" for name, problem in problems if problem), None)
+
+
+def _sparse_problem(model: onnx.ModelProto) -> str | None:
+    """Whether its sparse tensors would be of another order than the file when they are filled in."""
+    filled = stored = 0
+    for tensor in _sparse_tensors(model):
+        if any(size < 0 for size in tensor.dims):
+            return f"a sparse tensor has the shape {list(tensor.dims[:MAX_RANK])}"
+        filled += math.prod(tensor.dims) * _SPARSE_ITEM_BYTES
+        stored += content_bytes(tensor.values)
+    if filled > MAX_SPARSITY * stored + _SMALL_SPARSE_BYTES:
+        return f"its sparse tensors of {stored} bytes would take {filled} bytes when they are filled in"
+    return None
 
 
 def _check_external(model: onnx.ModelProto, path: Path) -> None:

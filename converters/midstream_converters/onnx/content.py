@@ -7,6 +7,7 @@ import math
 from midstream_converters.onnx.proto import onnx
 
 MAX_RANK = 32
+_MAX_NAME = 100
 
 # numpy has no such types; a byte of raw data holds parts of several of them, and so does a number of the first ones.
 _PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
@@ -21,6 +22,11 @@ _FIELDS = {
     "UINT64": "uint64_data",
     "STRING": "string_data",
 }
+
+
+def short_name(tensor: onnx.TensorProto) -> str:
+    """The tensor's name for a message, in quotes; a file may hold one of megabytes."""
+    return repr(tensor.name[:_MAX_NAME])
 
 
 def content_bytes(tensor: onnx.TensorProto) -> int:

@@ -11,19 +11,22 @@ import stat
 from pathlib import Path
 
 from midstream.errors import ModelError
-from midstream_converters.onnx.content import content_bytes
+from midstream_converters.onnx.content import content_bytes, short_name
 from midstream_converters.onnx.proto import onnx
 
+_MAX_LOCATION = 1000
 _NUMBER = re.compile(r"[0-9]{1,19}")
 
 
 def resolve_external(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, int]:
     """File, offset and length of a tensor's external data. Raises ModelError where it is not wholly there."""
     fields = {entry.key: entry.value for entry in tensor.external_data}
-    named = f"the external data of tensor {tensor.name!r}"
+    named = f"the external data of tensor {short_name(tensor)}"
     location = fields.get("location", "")
-    if len(fields) < len(tensor.external_data) or not location:
-        raise ModelError(f"{named} is at {location!r}, which is no file of {folder}; export the model again")
+    if len(fields) < len(tensor.external_data) or not 0 < len(location) <= _MAX_LOCATION:
+        raise ModelError(
+            f"{named} is at {location[:_MAX_LOCATION]!r}, which is no file of {folder}; export the model again"
+        )
     path = _inside(location, folder, named)
     wanted = content_bytes(tensor)
     offset = _number(fields.get("offset", "0"), "offset", named)

@@ -21,7 +21,7 @@ from midstream.tensors import CARRIED_DTYPES, Tensor, Tensors, TensorSpec
 from midstream_converters.graph import ModelGraph, Node, Value
 from midstream_converters.onnx.bounds import check_bounds
 from midstream_converters.onnx.content import content_bytes
-from midstream_converters.onnx.probe import probe_values
+from midstream_converters.onnx.probe import probe_sizes
 from midstream_converters.onnx.proto import all_nodes, onnx, reads
 from midstream_converters.onnx.simplify import simplify
 from midstream_converters.onnx.sizes import sized_by_content
@@ -34,6 +34,19 @@ _KNOWN_DOMAINS = frozenset({
     "", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft",
     "com.microsoft.nchwc", "com.ms.internal.nhwc",
 })  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OnnxInputs:
+    """What a model takes: all inputs that have no default, and those of them that are bound to a value."""
+
+    all: tuple[TensorSpec, ...]
+    fixed: Tensors
+
+    @property
+    def free(self) -> tuple[TensorSpec, ...]:
+        """Those that are not bound."""
+        return tuple(spec for spec in self.all if spec.name not in self.fixed)
 
 
 @dataclass(frozen=True)
@@ -83,20 +96,26 @@ def declared_names(model: onnx.ModelProto) -> tuple[tuple[str, ...], tuple[str, 
     )
 
 
-def read_onnx(model: onnx.ModelProto, values: Mapping[str, Any], path: Path, weights: WeightStore) -> OnnxModel:
-    """Simplify a model that the runtime loads, with some inputs bound to values, and list what it takes.
-
-    Its large constants go to ``weights``.
+def declared_inputs(model: onnx.ModelProto, values: Mapping[str, Any], path: Path) -> OnnxInputs:
+    """What a model takes, with some inputs bound to values.
 
     Raises ModelError naming what cannot be carried, InputError on a value that an input does not take.
     """
     defaults = {tensor.name for tensor in model.graph.initializer}
-    before = {value.name: _io_spec(value, path) for value in model.graph.input if value.name not in defaults}
-    fixed = {name: _bound(name, value, before, path) for name, value in values.items()}
+    specs = {value.name: _io_spec(value, path) for value in model.graph.input if value.name not in defaults}
+    return OnnxInputs(tuple(specs.values()), {name: _bound(name, value, specs, path) for name, value in values.items()})
+
+
+def read_onnx(model: onnx.ModelProto, inputs: OnnxInputs, path: Path, weights: WeightStore) -> OnnxModel:
+    """Simplify a model that was seen to run; its large constants go to ``weights``.
+
+    Raises ModelError naming what cannot be carried.
+    """
+    defaults = {tensor.name for tensor in model.graph.initializer}
     # Before version 4 of the format every initializer had to be listed, and none could be replaced.
     listed = model.graph.input if model.ir_version >= 4 else ()
     replaceable = {value.name: _copied(value) for value in listed if value.name in defaults}
-    simplify(model, fixed, path.parent)
+    simplify(model, inputs.fixed, path.parent)
     if not model.graph.node:
         raise ModelError(f"{path} has no layers that lead to an output; there is nothing to slice")
     store_constants(model, path.parent, weights)
@@ -104,9 +123,9 @@ def read_onnx(model: onnx.ModelProto, values: Mapping[str, Any], path: Path, wei
         model,
         weights.path.parent,
         {tensor.name: tensor for tensor in model.graph.initializer},
-        tuple(_io_spec(value, path) for value in model.graph.input),
-        tuple(before.values()),
-        fixed,
+        inputs.free,
+        inputs.all,
+        inputs.fixed,
         replaceable,
     )
 
@@ -123,8 +142,8 @@ def build_graph(source: OnnxModel, sample: Tensors, path: Path) -> ModelGraph:
             dynamic.update(node.output)
     inferred = _inferred(source.model)
     made = [name for node in graph.node for name in node.output if name]
-    shown = [name for name in made if _has_numpy_type(inferred.get(name))]
-    seen = probe_values(source.model, sample, shown, source.folder)
+    shown = {name: _known_type(inferred.get(name)) for name in made if _has_numpy_type(inferred.get(name))}
+    seen = probe_sizes(source.model, sample, shown, source.folder)
     values = {name: Value(None, 0) for name in made} | _values(source, inferred, sample, seen, path)
     shapes = {name: np.shape(array) for name, array in (seen | sample).items() if isinstance(array, np.ndarray)}
     nodes = tuple(
@@ -191,9 +210,16 @@ def _has_numpy_type(value: onnx.ValueInfoProto | None) -> bool:
     return elem_type == onnx.TensorProto.STRING or _numpy_dtype(elem_type) is not None
 
 
+def _known_type(value: onnx.ValueInfoProto | None) -> np.dtype[np.generic] | None:
+    is_tensor = value is not None and value.type.WhichOneof("value") == "tensor_type"
+    return _numpy_dtype(value.type.tensor_type.elem_type) if value is not None and is_tensor else None
+
+
 def _numpy_dtype(elem_type: int) -> np.dtype[np.generic] | None:
-    """The dtype of numpy's own that holds this type; None for strings, bfloat16, float8 and four-bit integers."""
+    """The dtype of numpy's own that holds this type; None for strings, bfloat16, float8, small integers and no types."""
     if elem_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
+        return None
+    if elem_type not in onnx.TensorProto.DataType.values():
         return None
     dtype: np.dtype[np.generic] = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
     return dtype if dtype.name in CARRIED_DTYPES else None

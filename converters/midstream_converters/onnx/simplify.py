@@ -28,7 +28,9 @@ def simplify(model: onnx.ModelProto, fixed: Mapping[str, Tensor], folder: Path) 
     _drop_default_inputs(graph)
     _bind_inputs(graph, fixed)
     _lift_constants(graph)
-    while _inline_one_if(model, folder):
+    # What nothing needs, no run of the whole model has shown to be harmless.
+    _drop_dead(graph)
+    while _inline_ifs(model, folder):
         _lift_constants(graph)
     _lift_inner(graph)
     _drop_dead(graph)
@@ -89,49 +91,61 @@ def _constant_tensor(node: Node) -> onnx.TensorProto | None:
     return numpy_helper.from_array(value, node.output[0])
 
 
-def _inline_one_if(model: onnx.ModelProto, folder: Path) -> bool:
+def _inline_ifs(model: onnx.ModelProto, folder: Path) -> bool:
+    """Put a branch where each If of a constant condition stood; False where there was none."""
     graph = model.graph
-    for position, node in enumerate(graph.node):
-        if node.op_type == "If" and not node.domain:
-            condition = _constant_value(model, node.input[0], folder)
-            if condition is not None:
-                branch = "then_branch" if bool(np.asarray(condition).reshape(-1)[0]) else "else_branch"
-                body = next(a.g for a in node.attribute if a.name == branch)
-                _inline(graph, position, node, body)
-                return True
-    return False
-
-
-def _constant_value(model: onnx.ModelProto, name: str, folder: Path) -> Any | None:
-    """What a value is, where it follows from constants alone."""
-    graph = model.graph
-    producers = {output: index for index, node in enumerate(graph.node) for output in node.output}
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    if name in constants:
-        return numpy_helper.to_array(constants[name], base_dir=str(folder))
-    needed: set[int] = set()
-    used: set[str] = set()
-    pending = [name]
-    while pending:
-        value = pending.pop()
-        if value in constants:
-            used.add(value)
-        elif value not in producers:
-            return None
-        elif producers[value] not in needed:
-            needed.add(producers[value])
-            pending.extend(reads(graph.node[producers[value]]))
-    nodes = [graph.node[index] for index in sorted(needed)]
-    part = onnx.helper.make_graph(nodes, "condition", [], [], [constants[value] for value in sorted(used)])
-    small = onnx.helper.make_model(
-        part, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions
-    )
-    return probe_values(small, {}, [name], folder)[name]
-
-
-def _inline(graph: Graph, position: int, node: Node, body: Graph) -> None:
-    """Put a branch's nodes where its If stood; inner names get a prefix of their own, outputs the If's names."""
+    conditions = _constant_conditions(model, folder)
+    if not conditions:
+        return False
     taken = _all_names(graph)
+    nodes: list[Node] = []
+    for node in graph.node:
+        condition = conditions.get(node.input[0]) if _is_if(node) else None
+        if condition is None:
+            nodes.append(_copy(node))
+        else:
+            branch = "then_branch" if condition else "else_branch"
+            nodes.extend(_branch(graph, node, next(a.g for a in node.attribute if a.name == branch), taken))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return True
+
+
+def _is_if(node: Node) -> bool:
+    return bool(node.op_type == "If" and not node.domain)
+
+
+def _constant_conditions(model: onnx.ModelProto, folder: Path) -> dict[str, bool]:
+    """What those conditions of Ifs are that follow from constants alone; one run tells all of them."""
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    known = set(constants)
+    for node in graph.node:
+        if known.issuperset(reads(node)) and not node.op_type.startswith("Random"):
+            known.update(node.output)
+    conditions = dict.fromkeys(node.input[0] for node in graph.node if _is_if(node) and node.input[0] in known)
+    needed = set(conditions)
+    nodes = []
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(node.output):
+            needed.update(reads(node))
+            nodes.append(node)
+    values: dict[str, Any] = {
+        name: numpy_helper.to_array(constants[name], base_dir=str(folder)) for name in conditions if name in constants
+    }
+    if computed := [name for name in conditions if name not in constants]:
+        part = onnx.helper.make_graph(
+            nodes[::-1], "conditions", [], [], [constants[name] for name in sorted(needed & constants.keys())]
+        )
+        small = onnx.helper.make_model(
+            part, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions
+        )
+        values |= probe_values(small, {}, computed, folder)
+    return {name: bool(np.asarray(value).reshape(-1)[0]) for name, value in values.items()}
+
+
+def _branch(graph: Graph, node: Node, body: Graph, taken: set[str]) -> list[Node]:
+    """The nodes for an If's place; inner names get a prefix of their own, outputs the If's names."""
     prefix = node.name or node.output[0]
     own = [name for inner in body.node for name in inner.output if name]
     own += [tensor.name for tensor in body.initializer]
@@ -153,10 +167,7 @@ def _inline(graph: Graph, position: int, node: Node, body: Graph) -> None:
         constant.CopyFrom(tensor)
         constant.name = names[tensor.name]
         graph.initializer.append(constant)
-    before = [_copy(other) for other in graph.node[:position]]
-    after = [_copy(other) for other in graph.node[position + 1 :]]
-    del graph.node[:]
-    graph.node.extend([*before, *inlined, *copies, *after])
+    return inlined + copies
 
 
 def _lift_inner(graph: Graph) -> None:

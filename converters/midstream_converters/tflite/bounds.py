@@ -14,7 +14,7 @@ from midstream.errors import ModelError
 from midstream_converters.tflite.layout import LAYOUTS, Behind, Field, Layout, Numbers, Tables, Text, Union
 
 # Builders share equal strings, vectors and tables; real models do so for a small part of the file.
-MAX_SHARING = 4
+MAX_SHARING = 2
 MAX_TABLES = 250_000
 _SMALL_BYTES = 64 << 10
 
@@ -66,9 +66,6 @@ class _Walk:
         """Check one table; gives those it points to."""
         data = self._data
         shape = self._shape(name, at)
-        self._tables_left -= 1
-        if self._tables_left < 0:
-            raise _DamagedError(f"it has more than {MAX_TABLES} tables")
         if at + shape.size > self._end:
             raise _DamagedError(f"the {name} at byte {at} ends behind the file")
         self._spend(shape.size + 4)
@@ -80,9 +77,11 @@ class _Walk:
                     raise _DamagedError(f"the {name} at byte {at} has a shape of {count} axes")
             elif isinstance(field, Tables) and field.many:
                 start, count = self._vector(where, 4)
+                self._count(count)
                 offsets = struct.unpack_from(f"<{count}I", data, start)
                 yield from ((field.name, self._inside(start + 4 * i + step)) for i, step in enumerate(offsets))
             elif isinstance(field, Tables):
+                self._count(1)
                 yield field.name, self._target(where)
             elif isinstance(field, Text):
                 start, count = self._vector(where, 1)
@@ -91,6 +90,7 @@ class _Walk:
             elif isinstance(field, Union):
                 choice = data[at + partner] if partner else 0
                 if choice:
+                    self._count(1)
                     yield field.choices.get(choice, "?"), self._target(where)
             else:
                 self._behind(_U64(data, where)[0], _U64(data, at + partner)[0] if partner else 0)
@@ -148,6 +148,11 @@ class _Walk:
             if offset + size > self._end:
                 raise _DamagedError(f"the {size} bytes of data at byte {offset} end behind the file")
             self._spend(size)
+
+    def _count(self, tables: int) -> None:
+        self._tables_left -= tables
+        if self._tables_left < 0:
+            raise _DamagedError(f"it has more than {MAX_TABLES} tables")
 
     def _spend(self, size: int) -> None:
         self._left -= size

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from midstream.errors import MidstreamError
+from midstream.errors import MidstreamError, printable
+
+_MAX_LINE = 2000
 
 if TYPE_CHECKING:
     import typer
@@ -80,7 +82,8 @@ def _explain(error: Exception) -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    sys.stderr.write(f"midstream: {' '.join(message.split())}\n")
+    """Names out of a file may be in a message: none of them makes the terminal do things, or fills it."""
+    sys.stderr.write(f"midstream: {printable(' '.join(message.split()), _MAX_LINE)}\n")
     raise SystemExit(status)
 
 

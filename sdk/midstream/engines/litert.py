@@ -65,11 +65,18 @@ class LiteRtSession:
     def reset(self) -> None:
         """Set every variable tensor to its first value."""
         if self._has_resources and self._ran:
-            self._interpreter = self._load()
-            self._shapes = [tuple(int(size) for size in detail["shape"]) for _, detail in self._inputs]
-            self._allocated = self._ran = False
+            self._start_anew()
         elif self._allocated:
-            self._interpreter.reset_all_variables()
+            try:
+                self._interpreter.reset_all_variables()
+            except RuntimeError:
+                # A subgraph that nothing calls has variables too, but no memory for them: the runtime gives up there.
+                self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._interpreter = self._load()
+        self._shapes = [tuple(int(size) for size in detail["shape"]) for _, detail in self._inputs]
+        self._allocated = self._ran = False
 
     def close(self) -> None:
         """Drop the interpreter and the model bytes it points into."""

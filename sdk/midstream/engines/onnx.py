@@ -65,6 +65,24 @@ def write_optimised(program: Program, target: Path) -> None:
     _open(program, options)
 
 
+def output_types(program: Program) -> dict[str, str]:
+    """What the runtime finds the outputs of a slice to be, such as ``"tensor(float)"``; nothing is run.
+
+    Raises BundleError where the runtime refuses the slice.
+    """
+    return {output.name: output.type for output in _open(program, _options(program, 1)).get_outputs()}
+
+
+def run_sizes_first(program: Program, inputs: Mapping[str, Tensor]) -> Tensors:
+    """One run in which sizes are asked for as soon as they are there, so that large values need not be kept for it.
+
+    Raises BundleError where the runtime refuses the slice, InputError where it refuses the values.
+    """
+    options = _options(program, 1)
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    return OnnxSession(_open(program, options), program.record.outputs).run(inputs)
+
+
 def _options(program: Program, threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
