@@ -28,6 +28,11 @@ CONVERSIONS: Sequence[tuple[Path, Options]] = (
 
 def interleaved_ms(runs: Sequence[Callable[[], object]], rounds: int) -> list[float]:
     """Median milliseconds of each, taking turns, so that whatever else the machine does meets them alike."""
+    return [median(series) for series in interleaved_series(runs, rounds)]
+
+
+def interleaved_series(runs: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
+    """The milliseconds of every run of each, after one run of each that does not count."""
     times: list[list[float]] = [[] for _ in runs]
     for run in runs:
         run()
@@ -36,7 +41,7 @@ def interleaved_ms(runs: Sequence[Callable[[], object]], rounds: int) -> list[fl
             start = time.perf_counter()
             run()
             times[position].append((time.perf_counter() - start) * 1e3)
-    return [median(series) for series in times]
+    return times
 
 
 def machine() -> str:
