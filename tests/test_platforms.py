@@ -11,8 +11,10 @@ import pytest
 
 from midstream.broker import Broker
 
+# Windows ends a process in one way only, and its subprocess module asks for no signal.
 BARE = """
-import os, select, signal, sys
+import os, select, signal, subprocess, sys
+subprocess.Popen.kill = subprocess.Popen.terminate
 for name in ("fcntl", "grp", "pwd", "resource", "termios", "tty", "pty"):
     sys.modules[name] = None
 for module, names in (

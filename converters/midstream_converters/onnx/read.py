@@ -216,7 +216,7 @@ def _known_type(value: onnx.ValueInfoProto | None) -> np.dtype[np.generic] | Non
 
 
 def _numpy_dtype(elem_type: int) -> np.dtype[np.generic] | None:
-    """The dtype of numpy's own that holds this type; None for strings, bfloat16, float8, small integers and no types."""
+    """The dtype of numpy's own that holds this type; None for strings, bfloat16, float8, small integers."""
     if elem_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
         return None
     if elem_type not in onnx.TensorProto.DataType.values():
