@@ -83,7 +83,7 @@ def test_wrong_fields_are_read_or_refused(name: str, random: Random) -> None:
         read_or_refused(data)
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(name=st.sampled_from(sorted(ONNX)), random=st.randoms(use_true_random=False))
 def test_wrong_fields_are_converted_or_refused(
     name: str, random: Random, tmp_path_factory: pytest.TempPathFactory

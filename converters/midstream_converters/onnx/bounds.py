@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -35,11 +36,12 @@ _MAX_NAME = 100
 def check_bounds(model: onnx.ModelProto, path: Path) -> None:
     """Raise ModelError naming the first part of a model that is out of bounds, and the remedy."""
     problem = _nesting_problem(model) or _size_problem(model) or _order_problem(model)
-    problem = problem or _content_problem(model) or _sparse_problem(model)
+    stored = _Stored() if problem else _Stored.of(model)
+    problem = problem or _content_problem(stored) or _sparse_problem(stored)
     if problem:
         raise ModelError(f"{path} is not a sound ONNX model: {problem}; export it again")
     try:
-        _check_external(model, path)
+        _check_external(stored, path)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
 
@@ -143,60 +145,71 @@ def _late_value(
     return next((name for name in results if name and late(name)), None)
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every stored tensor: initializers, those in attributes, and the parts of sparse ones; of inner graphs too."""
-    for graph in _graphs(model):
-        yield from graph.initializer
-    for nodes in _bodies(model):
-        for node in _all_nodes(nodes):
+@dataclass(frozen=True)
+class _Stored:
+    """Every stored tensor: initializers and those in attributes, of inner graphs too."""
+
+    dense: list[onnx.TensorProto] = field(default_factory=list)
+    sparse: list[onnx.SparseTensorProto] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto) -> _Stored:
+        """Those of a model whose graphs are not nested too deep."""
+        stored = cls()
+        stored._add_graph(model.graph)
+        for function in model.functions:
+            stored._add_nodes(function.node)
+        return stored
+
+    def _add_graph(self, graph: Graph) -> None:
+        self.dense.extend(graph.initializer)
+        self.sparse.extend(graph.sparse_initializer)
+        self._add_nodes(graph.node)
+
+    def _add_nodes(self, nodes: Sequence[Node]) -> None:
+        for node in nodes:
             for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
-    for tensor in _sparse_tensors(model):
-        yield from (tensor.values, tensor.indices)
+                for filled, _ in attribute.ListFields():
+                    if filled.name == "t":
+                        self.dense.append(attribute.t)
+                    elif filled.name == "tensors":
+                        self.dense.extend(attribute.tensors)
+                    elif filled.name == "sparse_tensor":
+                        self.sparse.append(attribute.sparse_tensor)
+                    elif filled.name == "sparse_tensors":
+                        self.sparse.extend(attribute.sparse_tensors)
+            for graph in _inner(node):
+                self._add_graph(graph)
+
+    def all(self) -> Iterator[onnx.TensorProto]:
+        """The dense ones, and the two parts of each sparse one."""
+        yield from self.dense
+        for tensor in self.sparse:
+            yield from (tensor.values, tensor.indices)
 
 
-def _sparse_tensors(model: onnx.ModelProto) -> Iterator[onnx.SparseTensorProto]:
-    for graph in _graphs(model):
-        yield from graph.sparse_initializer
-    for nodes in _bodies(model):
-        for node in _all_nodes(nodes):
-            for attribute in node.attribute:
-                if attribute.HasField("sparse_tensor"):
-                    yield attribute.sparse_tensor
-                yield from attribute.sparse_tensors
-
-
-def _graphs(model: onnx.ModelProto) -> Iterator[Graph]:
-    yield model.graph
-    for nodes in _bodies(model):
-        for node in _all_nodes(nodes):
-            yield from _inner(node)
-
-
-def _content_problem(model: onnx.ModelProto) -> str | None:
-    problems = ((short_name(tensor), content_problem(tensor)) for tensor in _tensors(model))
+def _content_problem(stored: _Stored) -> str | None:
+    problems = ((short_name(tensor), content_problem(tensor)) for tensor in stored.all())
     return next((f"tensor {name} {problem}" for name, problem in problems if problem), None)
 
 
-def _sparse_problem(model: onnx.ModelProto) -> str | None:
+def _sparse_problem(stored: _Stored) -> str | None:
     """Whether its sparse tensors would be of another order than the file when they are filled in."""
-    filled = stored = 0
-    for tensor in _sparse_tensors(model):
+    filled = held = 0
+    for tensor in stored.sparse:
         if any(size < 0 for size in tensor.dims):
             return f"a sparse tensor has the shape {list(tensor.dims[:MAX_RANK])}"
         filled += math.prod(tensor.dims) * _SPARSE_ITEM_BYTES
-        stored += content_bytes(tensor.values)
-    if filled > MAX_SPARSITY * stored + _SMALL_SPARSE_BYTES:
-        return f"its sparse tensors of {stored} bytes would take {filled} bytes when they are filled in"
+        held += content_bytes(tensor.values)
+    if filled > MAX_SPARSITY * held + _SMALL_SPARSE_BYTES:
+        return f"its sparse tensors of {held} bytes would take {filled} bytes when they are filled in"
     return None
 
 
-def _check_external(model: onnx.ModelProto, path: Path) -> None:
+def _check_external(stored: _Stored, path: Path) -> None:
     """Raise ModelError where external data is not there, or is used so often that it would grow in memory."""
     used, files = 0, set()
-    for tensor in _tensors(model):
+    for tensor in stored.all():
         if is_external(tensor):
             file, _, length = resolve_external(tensor, path.parent)
             used += length

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 from midstream_converters.onnx.proto import onnx
 
 MAX_RANK = 32
 _MAX_NAME = 100
+_NAMES = {number: name for name, number in onnx.TensorProto.DataType.items() if name != "UNDEFINED"}
 
 # numpy has no such types; a byte of raw data holds parts of several of them, and so does a number of the first ones.
 _PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
@@ -33,7 +35,7 @@ def content_bytes(tensor: onnx.TensorProto) -> int:
     """Bytes of a tensor's content; 0 for strings."""
     if tensor.data_type == onnx.TensorProto.STRING:
         return 0
-    return (int(math.prod(tensor.dims)) * _bits(tensor) + 7) // 8
+    return (int(math.prod(tensor.dims)) * _bits(_NAMES[tensor.data_type]) + 7) // 8
 
 
 def is_external(tensor: onnx.TensorProto) -> bool:
@@ -63,11 +65,10 @@ def content_problem(tensor: onnx.TensorProto) -> str | None:
 
 
 def _kind(tensor: onnx.TensorProto) -> str | None:
-    known = onnx.TensorProto.DataType
-    number = tensor.data_type
-    return known.Name(number) if number in known.values() and number != onnx.TensorProto.UNDEFINED else None
+    return _NAMES.get(tensor.data_type)
 
 
-def _bits(tensor: onnx.TensorProto) -> int:
-    small = _BITS.get(_kind(tensor) or "")
-    return small or 8 * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+@cache
+def _bits(kind: str) -> int:
+    number = onnx.TensorProto.DataType.Value(kind)
+    return _BITS.get(kind) or 8 * int(onnx.helper.tensor_dtype_to_np_dtype(number).itemsize)
