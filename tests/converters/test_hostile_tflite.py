@@ -349,6 +349,13 @@ def test_state_in_a_subgraph_that_nothing_calls_is_no_hindrance(tmp_path: Path) 
     assert converted_or_refused(packed(model), tmp_path) == ""
 
 
+def test_a_constant_that_is_an_output_is_given_by_the_tail(tmp_path: Path) -> None:
+    """Found by fuzzing: the tail does not read it."""
+    model = schema.ModelT.InitFromObj(model_at(TFLITE["tflite_floats"]()))
+    model.subgraphs[0].outputs = [*model.subgraphs[0].outputs, 1]
+    assert converted_or_refused(packed(model), tmp_path) == ""
+
+
 @pytest.mark.parametrize("shape", [[1 << 30, 1 << 30, 1 << 30], [1, 1 << 20, 1 << 20, 3], [1, 50_000, 50_000, 3]])
 def test_an_input_of_gigabytes_is_refused(shape: list[int], tmp_path: Path) -> None:
     build = Sketch()

@@ -113,7 +113,8 @@ class _Build:
         tensors = _Tensors(self, graph, source, {*inputs, *outputs})
         graph.inputs = tensors.numbers(inputs)
         graph.operators = [self._operator(operator, tensors) for operator in operators]
-        missing = [number for number in outputs if number not in tensors]
+        # A constant may be an output of the model: every slice that gives it can, whether its layers read it or not.
+        missing = [n for n in outputs if n not in tensors and not self.buffer(source.tensors[n].buffer)]
         if missing and operators:
             raise ValueError(f"these layers do not make tensors {missing}")
         graph.outputs = tensors.numbers(outputs)
