@@ -18,6 +18,14 @@ from midstream.broker import Broker
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Commands keep bundles of their own, not among the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIDSTREAM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Broker]:
     """A broker on a free loopback port: mosquitto where it is installed, else iotcore."""
