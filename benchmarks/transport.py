@@ -94,7 +94,7 @@ def relay() -> Iterator[socket.socket]:
             [
                 "socat",
                 f"TCP-LISTEN:{relay_port},bind=127.0.0.1,reuseaddr,nodelay",
-                f"TCP:127.0.0.1:{echo_port},nodelay",
+                f"TCP:127.0.0.1:{echo_port},nodelay,retry=50,interval=0.1",
             ]
         ),
     ]
@@ -129,7 +129,10 @@ def echo(peer: socket.socket, payload: bytes) -> None:
     peer.sendall(payload)
     left = len(payload)
     while left:
-        left -= len(peer.recv(left))
+        part = peer.recv(left)
+        if not part:
+            raise SystemExit("the relay closed the connection")
+        left -= len(part)
 
 
 def page(kind: str, ours_ms: float, relay_ms: float, parts: list[dict[str, float]]) -> str:

@@ -20,6 +20,10 @@ def ticket(number: int, deadline: float = FAR, work_s: float = 1.0) -> Ticket:
     return Ticket(deadline, number, work_s, arrived=0.0)
 
 
+def large(number: int, size_bytes: int) -> Ticket:
+    return Ticket(FAR, number, 1.0, 0.0, size_bytes)
+
+
 def tickets(jobs: Sequence[tuple[float, float]], later: float = 0.0) -> list[Ticket]:
     return [ticket(number, later + deadline, work_s) for number, (deadline, work_s) in enumerate(jobs)]
 
@@ -153,3 +157,18 @@ def test_an_empty_queue_gives_none() -> None:
 def test_a_refusal_says_why() -> None:
     assert Admission.FULL.value == "the queue is full"
     assert Admission.LATE.value == "it cannot be finished in the time that remains"
+
+
+def test_what_would_hold_too_much_memory_is_not_let_in() -> None:
+    queue = EarliestDeadlineFirst(capacity=10, workers=1, capacity_bytes=100)
+    assert queue.offer(large(0, 60), now=0.0) is Admission.ACCEPTED
+    assert queue.offer(large(1, 41), now=0.0) is Admission.FULL
+    assert queue.offer(large(2, 40), now=0.0) is Admission.ACCEPTED
+    queue.take()
+    assert queue.offer(large(3, 60), now=0.0) is Admission.ACCEPTED
+
+
+def test_one_request_alone_is_always_let_in() -> None:
+    queue = EarliestDeadlineFirst(capacity=10, workers=1, capacity_bytes=100)
+    assert queue.offer(large(0, 5000), now=0.0) is Admission.ACCEPTED
+    assert queue.offer(large(1, 1), now=0.0) is Admission.FULL

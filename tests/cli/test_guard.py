@@ -140,3 +140,11 @@ def test_what_native_libraries_write_is_not_on_stderr_unless_it_is_asked_for() -
     for options, said in (([], "midstream: ours\n"), (["--verbose"], "native\nmidstream: ours\n")):
         done = subprocess.run([sys.executable, "-c", program, *options], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (2, said)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_mistake(closed: str) -> None:
+    command = f"{sys.executable} -m midstream.cli.main --version {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "midstream 0.1.0\n" if closed == "2>&-" else "")
+    assert done.stderr == ""

@@ -30,6 +30,7 @@ def guarded(load: Callable[[], typer.Typer]) -> NoReturn:
     """
     signal.signal(signal.SIGTERM, _end)
     try:
+        _open_streams()
         if not _VERBOSE & set(sys.argv):
             _take_stderr()
         status = load()(standalone_mode=False)
@@ -50,6 +51,13 @@ def guarded(load: Callable[[], typer.Typer]) -> NoReturn:
         _explain(error)
         raise
     raise SystemExit(status if isinstance(status, int) else 0)
+
+
+def _open_streams() -> None:
+    """Where stdout or stderr was closed, what is printed there goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 def _take_stderr() -> None:

@@ -84,6 +84,7 @@ class Gateway:
         self._stopping = False
         self._stopped = threading.Event()
         self._published: Presence | None = None
+        self._cannot_announce: PeerError | None = None
         self._threads: list[threading.Thread] = []
         presence = topics.presence_topic(self.gateway_id)
         self._transport = MqttTransport(
@@ -134,6 +135,8 @@ class Gateway:
         while not self._stopped.is_set():
             if self.given_up:
                 raise PeerError(self.last_error or "the broker refuses this gateway")
+            if self._cannot_announce is not None:
+                raise self._cannot_announce
             self._publish_presence()
             self._stopped.wait(PRESENCE_EVERY_S)
 
@@ -167,6 +170,8 @@ class Gateway:
             try:
                 self._publish_presence(always=True)
             except PeerError as error:
+                # The next connection may be as short as this one: `serve` has to hear of it here.
+                self._cannot_announce = error
                 _log.warning("%s", error)
 
     def _publish_presence(self, *, always: bool = False) -> None:
