@@ -295,6 +295,12 @@ def test_functions_that_call_themselves_are_refused() -> None:
     assert "calls itself" in refused(model)
 
 
+def test_functions_of_the_same_name_are_refused() -> None:
+    model = doubling(3)
+    model.functions.append(model.functions[1])
+    assert "same name" in refused(model)
+
+
 CYCLES = {
     "itself": "g (float[1,8] x) => (float[1,8] y) { y = Add(x, y) }",
     "each other": "g (float[1,8] x) => (float[1,8] y) { a = Add(x, y)\n y = Relu(a) }",

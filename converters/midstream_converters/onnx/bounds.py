@@ -83,6 +83,8 @@ def _size_problem(model: onnx.ModelProto) -> str | None:
     if plain > MAX_NODES:
         return f"it has {plain} nodes, more than {MAX_NODES}"
     bodies = {(f.domain, f.name, getattr(f, "overload", "")): f.node for f in model.functions}
+    if len(bodies) < len(model.functions):
+        return "several of its functions have the same name"
     calls = {key: [callee for callee in _callees(nodes) if callee in bodies] for key, nodes in bodies.items()}
     try:
         order = list(TopologicalSorter(calls).static_order())

@@ -166,7 +166,7 @@ def build_graph(source: OnnxModel, sample: Tensors, path: Path) -> ModelGraph:
 def _inferred(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     try:
         shaped = onnx.shape_inference.infer_shapes(model)
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError, RuntimeError):
         # Without inference every size that may vary counts as dynamic, which is always true enough to check against.
         return {}
     return {value.name: value for value in shaped.graph.value_info}
