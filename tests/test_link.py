@@ -16,6 +16,7 @@ from midstream.errors import InputError, MidstreamError
 from midstream.link import LinkEmulator
 
 WAIT_S = 10.0
+TRIES = 4
 
 
 @pytest.fixture
@@ -55,6 +56,11 @@ def transfer_ms(source: socket.socket, sink: socket.socket, size: int) -> float:
     return elapsed
 
 
+def quickest_ms(source: socket.socket, sink: socket.socket, size: int) -> float:
+    """The shortest of some transfers: a busy machine only ever adds to what the link takes."""
+    return min(transfer_ms(source, sink, size) for _ in range(TRIES))
+
+
 def open_descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
@@ -68,41 +74,44 @@ def test_each_direction_has_its_own_rate(server: socket.socket) -> None:
     with LinkEmulator(target(server), uplink_kbps=4000, downlink_kbps=16_000) as link:
         client, end = pair(link, server)
         with client, end:
-            assert 100 <= transfer_ms(client, end, 50_000) < 150
-            assert 50 <= transfer_ms(end, client, 100_000) < 100
+            assert 100 <= quickest_ms(client, end, 50_000) < 150
+            assert 50 <= quickest_ms(end, client, 100_000) < 100
 
 
 def test_without_limits_it_is_quick(server: socket.socket) -> None:
     with LinkEmulator(target(server)) as link:
         client, end = pair(link, server)
         with client, end:
-            assert transfer_ms(client, end, 5_000_000) < 1000
+            assert quickest_ms(client, end, 5_000_000) < 1000
 
 
 def test_half_the_round_trip_is_added_each_way(server: socket.socket) -> None:
     with LinkEmulator(target(server), rtt_ms=60) as link:
         client, end = pair(link, server)
         with client, end:
-            assert 30 <= transfer_ms(client, end, 1) < 55
-            assert 30 <= transfer_ms(end, client, 1) < 55
+            assert 30 <= quickest_ms(client, end, 1) < 55
+            assert 30 <= quickest_ms(end, client, 1) < 55
 
 
 def test_delay_does_not_limit_throughput(server: socket.socket) -> None:
     with LinkEmulator(target(server), uplink_kbps=80_000, rtt_ms=200) as link:
         client, end = pair(link, server)
         with client, end:
-            assert 300 <= transfer_ms(client, end, 2_000_000) < 400
+            assert 300 <= quickest_ms(client, end, 2_000_000) < 400
 
 
 def test_connections_share_the_rate_of_a_direction(server: socket.socket) -> None:
     with LinkEmulator(target(server), uplink_kbps=8000) as link:
         first, second = pair(link, server), pair(link, server)
         with ThreadPoolExecutor() as threads:
-            times = list(threads.map(lambda ends: transfer_ms(ends[0], ends[1], 50_000), (first, second)))
+            tries = [
+                list(threads.map(lambda ends: transfer_ms(ends[0], ends[1], 50_000), (first, second)))
+                for _ in range(TRIES)
+            ]
         for sock in (*first, *second):
             sock.close()
-    assert min(times) >= 60
-    assert 98 <= max(times) < 150
+    assert min(min(times) for times in tries) >= 60
+    assert 98 <= min(max(times) for times in tries) < 150
 
 
 def test_what_the_wire_does_not_take_stays_with_the_sender(server: socket.socket) -> None:
@@ -130,11 +139,11 @@ def test_it_changes_while_it_runs(server: socket.socket) -> None:
         with client, end:
             assert transfer_ms(client, end, 10_000) >= 105
             link.set(uplink_kbps=80_000)
-            assert 5 <= transfer_ms(client, end, 10_000) < 60
+            assert 5 <= quickest_ms(client, end, 10_000) < 60
             link.set(rtt_ms=200)
-            assert 100 <= transfer_ms(client, end, 10_000) < 160
+            assert 100 <= quickest_ms(client, end, 10_000) < 160
             link.set(uplink_kbps=None, rtt_ms=0)
-            assert transfer_ms(client, end, 10_000) < 60
+            assert quickest_ms(client, end, 10_000) < 60
 
 
 def test_a_cut_stalls_and_a_restored_link_goes_on(server: socket.socket) -> None:
