@@ -228,10 +228,12 @@ class _Work:
 
     def _middles(self, prover: Prover, kept: Sequence[Proven]) -> None:
         """Slices between two of these cuts, where the first's head is a part of the second's."""
-        pairs = list(combinations(sorted(kept, key=lambda proven: len(proven.candidate.head)), 2))
+        ordered = sorted(kept, key=lambda proven: len(proven.candidate.head))
         with ThreadPoolExecutor(self._workers(), "midstream-proof") as pool:
-            made = pool.map(lambda pair: prover.prove_middle(*pair), pairs)
-            for done, ((first, second), part) in enumerate(zip(pairs, made, strict=True)):
+            ends = list(zip(ordered, pool.map(prover.crossing, ordered), strict=True))
+            pairs = list(combinations(ends, 2))
+            made = pool.map(lambda pair: prover.prove_middle(*pair[0], *pair[1]), pairs)
+            for done, (((first, _), (second, _)), part) in enumerate(zip(pairs, made, strict=True)):
                 self._progress("joining cuts", done, len(pairs))
                 if part is not None:
                     self._add(middle_name(first.candidate.id, second.candidate.id), part)
