@@ -45,10 +45,10 @@ from midstream.tensors import Tensors
 from midstream_converters import slicing
 from midstream_converters.convert import convert
 from midstream_converters.cuts import Candidate, Cutter
+from midstream_converters.difference import max_abs_error
 from midstream_converters.opening import Opened, Options, open_model, read_model
 from midstream_converters.recipe import BundleCache, recipe_of
 from midstream_converters.samples import GENERATED_SAMPLES, InputTypes, read_calibration
-from midstream_converters.verify import max_abs_error
 from midstream_converters.weights import WeightStore
 
 T = TypeVar("T")

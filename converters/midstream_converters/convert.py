@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from importlib import metadata
 from itertools import combinations
@@ -31,24 +32,24 @@ from midstream.manifest import (
 )
 from midstream.tensors import Tensors
 from midstream_converters import slicing
-from midstream_converters.cuts import rank_cuts
+from midstream_converters.cuts import Candidate, rank_cuts
+from midstream_converters.difference import max_abs_error
 from midstream_converters.emit import check_target, staging, write_bundle
 from midstream_converters.graph import Slice, Source
 from midstream_converters.opening import ModelFile, Opened, Options, open_model, read_model
+from midstream_converters.pool import Pool, proving
 from midstream_converters.proving import Loaded, Proven, Prover
 from midstream_converters.recipe import BundleCache, made_by, recipe_of
 from midstream_converters.samples import GENERATED_SAMPLES, read_calibration
-from midstream_converters.verify import max_abs_error
 from midstream_converters.weights import WeightStore
 
 Progress = Callable[[str, int, int], None]
 
 # Between this many of the most useful cuts there are slices for plans of three and more stages.
 MIDDLE_CUTS = 6
-# Proofs run beside each other, each with a copy of what the runtime makes of the weights.
-_MAX_WORKERS = 4
-_ALONE_BYTES = 256 << 20
 _TIMED_RUNS = 5
+# Runs of the whole model that the proof of a cut takes, alternatives included.
+_RUNS_A_PROOF = 4
 
 
 def convert(
@@ -92,11 +93,12 @@ def _convert(model: ModelFile, folder: Path, options: Options, recipe: str, prog
 
 @dataclass(frozen=True)
 class _Reference:
-    """Inputs, what the whole model answers to them, and its time."""
+    """Inputs, what the whole model answers to them, and the times of its run and of loading it."""
 
     samples: list[Tensors]
     expected: list[Tensors]
     whole_ms: float
+    load_ms: float
 
 
 class _Work:
@@ -123,8 +125,19 @@ class _Work:
             reference.expected,
             self._options.tolerance,
         )
-        kept, rejected = self._cuts(prover)
-        self._middles(prover, kept[:MIDDLE_CUTS])
+        wanted = len(prover.candidates)
+        if self._options.max_cuts is not None:
+            wanted = min(self._options.max_cuts, wanted)
+        expected_s = wanted * (reference.load_ms + _RUNS_A_PROOF * reference.whole_ms) / 1e3
+        with proving(prover, self._weights_path.stat().st_size, expected_s) as pool:
+            try:
+                kept, rejected = self._cuts(prover.candidates, wanted, pool)
+                self._middles(kept[:MIDDLE_CUTS], pool)
+            except BrokenProcessPool:
+                raise ModelError(
+                    f"{opened.file.path}: {self._engine.version()} breaks down on a slice of it, or lacks memory; "
+                    "keep fewer cuts with --max-cuts, or report the model"
+                ) from None
         kept.sort(key=lambda proven: (len(proven.candidate.head), proven.candidate.id))
         rejected.sort(key=lambda cut: (len(cut.id), cut.id))
         for proven in kept:
@@ -165,7 +178,9 @@ class _Work:
         part = slicing.whole(opened.source)
         self._add(WHOLE, part)
         program = Program(part.record, part.content, self._weights_path)
+        start = time.perf_counter()
         with Loaded(self._engine.load(program), part.record.inputs) as whole:
+            load_ms = (time.perf_counter() - start) * 1e3
             rebuilt = [whole.run(sample) for sample in samples]
             error = max(max_abs_error(want, got) for want, got in zip(expected, rebuilt, strict=True))
             if error > tolerance:
@@ -173,7 +188,8 @@ class _Work:
                     f"{opened.file.path}: the rebuilt model differs from the file by {error:.3g} on "
                     f"{self._engine.version()}; allow it with --tolerance {2 * error:.1g} or report the model"
                 )
-            return _Reference(samples, rebuilt, median(whole.time_ms(samples[0]) for _ in range(_TIMED_RUNS)))
+            whole_ms = median(whole.time_ms(samples[0]) for _ in range(_TIMED_RUNS))
+            return _Reference(samples, rebuilt, whole_ms, load_ms)
 
     def _samples(self) -> list[Tensors]:
         opened = self._opened
@@ -198,49 +214,34 @@ class _Work:
             )
         return answers[0]
 
-    def _cuts(self, prover: Prover) -> tuple[list[Proven], list[RejectedCut]]:
+    def _cuts(self, candidates: Sequence[Candidate], wanted: int, pool: Pool) -> tuple[list[Proven], list[RejectedCut]]:
         """The most useful cuts that are exact, best first, and those that are not."""
-        ranked = deque(rank_cuts(prover.candidates))
-        total = len(ranked)
-        wanted = total if self._options.max_cuts is None else min(self._options.max_cuts, total)
+        ranked = deque(rank_cuts(candidates))
         kept: list[Proven] = []
         rejected: list[RejectedCut] = []
         running: deque[Future[Proven | RejectedCut]] = deque()
-        workers = self._workers()
-        with ThreadPoolExecutor(workers, "midstream-proof") as pool:
-            try:
-                while ranked or running:
-                    while ranked and len(running) < 2 * workers and len(kept) + len(running) < wanted:
-                        running.append(pool.submit(prover.prove, ranked.popleft()))
-                    if not running:
-                        break
-                    outcome = running.popleft().result()
-                    heads = {proven.halves.cut.nodes for proven in kept}
-                    if isinstance(outcome, RejectedCut):
-                        rejected.append(outcome)
-                    elif outcome.halves.cut.nodes not in heads:
-                        kept.append(outcome)
-                    self._progress("cutting", len(kept) + len(rejected), min(wanted + len(rejected), total))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        while ranked or running:
+            while ranked and len(running) < 2 * pool.workers and len(kept) + len(running) < wanted:
+                running.append(pool.submit(Prover.prove, ranked.popleft()))
+            if not running:
+                break
+            outcome = running.popleft().result()
+            heads = {proven.halves.cut.nodes for proven in kept}
+            if isinstance(outcome, RejectedCut):
+                rejected.append(outcome)
+            elif outcome.halves.cut.nodes not in heads:
+                kept.append(outcome)
+            self._progress("cutting", len(kept) + len(rejected), min(wanted + len(rejected), len(candidates)))
         return kept, rejected
 
-    def _middles(self, prover: Prover, kept: Sequence[Proven]) -> None:
+    def _middles(self, kept: Sequence[Proven], pool: Pool) -> None:
         """Slices between two of these cuts, where the first's head is a part of the second's."""
-        ordered = sorted(kept, key=lambda proven: len(proven.candidate.head))
-        with ThreadPoolExecutor(self._workers(), "midstream-proof") as pool:
-            ends = list(zip(ordered, pool.map(prover.crossing, ordered), strict=True))
-            pairs = list(combinations(ends, 2))
-            made = pool.map(lambda pair: prover.prove_middle(*pair[0], *pair[1]), pairs)
-            for done, (((first, _), (second, _)), part) in enumerate(zip(pairs, made, strict=True)):
-                self._progress("joining cuts", done, len(pairs))
-                if part is not None:
-                    self._add(middle_name(first.candidate.id, second.candidate.id), part)
-
-    def _workers(self) -> int:
-        large = self._weights_path.stat().st_size > _ALONE_BYTES
-        return 1 if large else min(_MAX_WORKERS, os.cpu_count() or 1)
+        pairs = list(combinations(sorted(kept, key=lambda proven: len(proven.candidate.head)), 2))
+        made = [pool.submit(Prover.prove_middle, first, second) for first, second in pairs]
+        for done, ((first, second), part) in enumerate(zip(pairs, made, strict=True)):
+            self._progress("joining cuts", done, len(pairs))
+            if (middle := part.result()) is not None:
+                self._add(middle_name(first.candidate.id, second.candidate.id), middle)
 
     def _add(self, name: str, part: Slice) -> None:
         self._records[name] = part.record

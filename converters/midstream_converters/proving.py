@@ -16,12 +16,9 @@ from midstream.manifest import RejectedCut, SliceCost
 from midstream.tensors import Tensors, TensorSpec
 from midstream_converters import exact, slicing
 from midstream_converters.cuts import Candidate, Cutter
+from midstream_converters.difference import max_abs_error
 from midstream_converters.graph import Slice, Source, Variant
 from midstream_converters.slicing import Halves
-from midstream_converters.verify import max_abs_error
-
-# A boundary is moved before this many of the crossing values, one at a time.
-_MOVES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ class _Outcome:
 
 
 class Prover:
-    """Proves cuts, several threads at once.
+    """Proves cuts; it can be sent to another process, and belongs to one caller at a time.
 
     ``expected`` are the whole model's answers to ``samples``; those of the first sample's shapes are also what times
     and sizes are taken from.
@@ -67,6 +64,7 @@ class Prover:
         self._tolerance = tolerance
         self._cutter = Cutter(source.graph)
         self._heads = {candidate.head for candidate in self.candidates}
+        self._crossed: dict[str, list[Tensors]] = {}
 
     @cached_property
     def candidates(self) -> list[Candidate]:
@@ -84,29 +82,25 @@ class Prover:
 
     def prove(self, candidate: Candidate) -> Proven | RejectedCut:
         """The cut as it is exact, or why it is not."""
-        try:
-            plain = slicing.halves(self._source, candidate)
-            outcome = self._run(plain)
-            if outcome.max_abs_error <= self._tolerance:
-                return self._proven(candidate, plain, outcome)
-            trace = cache(partial(self._trace, plain))
-            for other, halves in self._alternatives(candidate, trace):
-                tried = self._run(halves)
-                if tried.max_abs_error <= self._tolerance:
-                    return self._proven(other, halves, tried)
-            if math.isinf(outcome.max_abs_error):
-                return RejectedCut(candidate.id, "its two sides give another shape, or infinite differences")
-            return RejectedCut(candidate.id, exact.cause(trace(), self._engine.version()), outcome.max_abs_error)
-        except (BundleError, InputError) as error:
-            return RejectedCut(candidate.id, str(error))
+        with _Sides(self._load, self._samples) as sides:
+            try:
+                plain = slicing.halves(self._source, candidate)
+                outcome = self._run(plain, sides)
+                if outcome.max_abs_error <= self._tolerance:
+                    return self._proven(candidate, plain, outcome)
+                trace = cache(partial(self._trace, plain))
+                for other, halves in self._alternatives(candidate, trace):
+                    tried = self._run(halves, sides)
+                    if tried.max_abs_error <= self._tolerance:
+                        return self._proven(other, halves, tried)
+                if math.isinf(outcome.max_abs_error):
+                    return RejectedCut(candidate.id, "its two sides give another shape, or infinite differences")
+                return RejectedCut(candidate.id, exact.cause(trace(), self._engine.version()), outcome.max_abs_error)
+            except (BundleError, InputError) as error:
+                return RejectedCut(candidate.id, str(error))
 
-    def prove_middle(
-        self, first: Proven, before: Sequence[Tensors], second: Proven, after: Sequence[Tensors]
-    ) -> Slice | None:
-        """What runs between two proven cuts, where it hands on the bits that the second cut's own head does.
-
-        ``before`` and ``after`` are what crosses the two.
-        """
+    def prove_middle(self, first: Proven, second: Proven) -> Slice | None:
+        """What runs between two proven cuts, where it hands on the bits that the second cut's own head does."""
         plain = Variant(first.halves.wide, second.halves.wide)
         off = tuple(dict.fromkeys(first.halves.tail.record.without + second.halves.head.record.without))
         for variant in dict.fromkeys((plain, replace(plain, without=off))):
@@ -114,7 +108,7 @@ class Prover:
             if made is None:
                 return None
             try:
-                if self._hands_on(made, before, after):
+                if self._hands_on(made, self._crossing(first), self._crossing(second)):
                     return made
             except (BundleError, InputError):
                 continue
@@ -128,9 +122,9 @@ class Prover:
             yield candidate, slicing.halves(self._source, candidate, wide=True)
         for head, tail in exact.switched_off(trace()):
             yield candidate, slicing.halves(self._source, candidate, wide=wide, head_without=head, tail_without=tail)
-        for moved, _ in zip(self._cutter.moved_before(candidate), range(_MOVES), strict=False):
-            if moved.head not in self._heads:
-                yield moved, slicing.halves(self._source, moved)
+        moved = next(self._cutter.moved_before(candidate), None)
+        if trace().parted and moved is not None and moved.head not in self._heads:
+            yield moved, slicing.halves(self._source, moved)
 
     def _trace(self, plain: Halves) -> exact.Trace:
         operators = self._source.operators
@@ -140,36 +134,40 @@ class Prover:
         cut = replace(halves.cut, tensors=outcome.specs, payload_bytes=outcome.payload_bytes)
         return Proven(candidate, replace(halves, cut=cut), outcome.cost)
 
-    def _run(self, halves: Halves) -> _Outcome:
+    def _run(self, halves: Halves, sides: _Sides) -> _Outcome:
         """Head, then tail, on every sample from reset state, until one differs; a lone one runs twice, to be timed."""
         cut, specs, worst, payload = halves.cut, halves.cut.tensors, 0.0, 0
         head_ms, tail_ms = [], []
-        with self._load(halves.head) as head, self._load(halves.tail) as tail:
-            for index in range(len(self._samples)) if self._is_timed else (*range(len(self._samples)), 0):
-                sample, want = self._samples[index], self._expected[index]
-                start = time.perf_counter()
-                first = sample | head.run(sample)
-                middle = time.perf_counter()
-                crossing = {spec.name: first[spec.name] for spec in specs}
-                specs = tuple(spec.loosened(first[spec.name].shape) for spec in specs)
-                second = tail.run(crossing)
-                end = time.perf_counter()
-                got = {name: first[name] for name in cut.head_outputs} | second
-                worst = max(worst, max_abs_error(want, got))
-                if worst > self._tolerance:
-                    break
-                if _shapes(sample) == _shapes(self._samples[0]):
-                    payload = sum(tensor.nbytes for tensor in crossing.values())
-                    head_ms.append((middle - start) * 1e3)
-                    tail_ms.append((end - middle) * 1e3)
+        rounds = range(len(self._samples) if self._is_timed else len(self._samples) + 1)
+        for index in rounds:
+            sample, want = (given[index % len(self._samples)] for given in (self._samples, self._expected))
+            made, took = sides.head(halves.head, index)
+            first = sample | made
+            crossing = {spec.name: first[spec.name] for spec in specs}
+            specs = tuple(spec.loosened(first[spec.name].shape) for spec in specs)
+            start = time.perf_counter()
+            second = sides.load(halves.tail).run(crossing)
+            end = time.perf_counter()
+            got = {name: first[name] for name in cut.head_outputs} | second
+            worst = max(worst, max_abs_error(want, got))
+            if worst > self._tolerance:
+                break
+            if _shapes(sample) == _shapes(self._samples[0]):
+                payload = sum(tensor.nbytes for tensor in crossing.values())
+                head_ms.append(took)
+                tail_ms.append((end - start) * 1e3)
         return _Outcome(worst, specs, payload, SliceCost(min(head_ms, default=0.0), min(tail_ms, default=0.0)))
 
-    def crossing(self, proven: Proven) -> list[Tensors]:
+    def _crossing(self, proven: Proven) -> list[Tensors]:
         """What crosses a proven cut, for each sample."""
-        names = [spec.name for spec in proven.halves.cut.tensors]
-        with self._load(proven.halves.head) as head:
-            made = [sample | head.run(sample) for sample in self._samples]
-        return [{name: tensors[name] for name in names} for tensors in made]
+        known = self._crossed.get(proven.candidate.id)
+        if known is None:
+            names = [spec.name for spec in proven.halves.cut.tensors]
+            with self._load(proven.halves.head) as head:
+                made = [sample | head.run(sample) for sample in self._samples]
+            known = [{name: tensors[name] for name in names} for tensors in made]
+            self._crossed[proven.candidate.id] = known
+        return known
 
     def _hands_on(self, made: Slice, before: Sequence[Tensors], after: Sequence[Tensors]) -> bool:
         with self._load(made) as middle:
@@ -184,6 +182,39 @@ class Prover:
         return Loaded(self._engine.load(Program(part.record, part.content, self._weights_path)), part.record.inputs)
 
 
+class _Sides:
+    """The slices of one cut and its alternatives: each is loaded once, each head runs once on a sample."""
+
+    def __init__(self, load: Callable[[Slice], Loaded], samples: Sequence[Tensors]) -> None:
+        self._load = load
+        self._samples = samples
+        self._loaded: dict[Slice, Loaded] = {}
+        self._made: dict[tuple[Slice, int], tuple[Tensors, float]] = {}
+
+    def __enter__(self) -> _Sides:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for loaded in self._loaded.values():
+            loaded.close()
+
+    def load(self, part: Slice) -> Loaded:
+        """The slice, loaded."""
+        if part not in self._loaded:
+            self._loaded[part] = self._load(part)
+        return self._loaded[part]
+
+    def head(self, part: Slice, index: int) -> tuple[Tensors, float]:
+        """What a head makes of a sample, and in how many milliseconds; the first sample comes after the last again."""
+        known = self._made.get((part, index))
+        if known is None:
+            loaded = self.load(part)
+            start = time.perf_counter()
+            made = loaded.run(self._samples[index % len(self._samples)])
+            known = self._made[part, index] = made, (time.perf_counter() - start) * 1e3
+        return known
+
+
 class Loaded:
     """A loaded slice that starts every run from reset state."""
 
@@ -195,6 +226,10 @@ class Loaded:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory back."""
         self._session.close()
 
     def run(self, tensors: Tensors) -> Tensors:

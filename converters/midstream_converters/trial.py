@@ -65,12 +65,6 @@ class Seen:
     shape: tuple[int, ...] | None
 
 
-def check_loads(engine: EngineName, program: Program, path: Path, model_bytes: int) -> None:
-    """Load a program in a process of its own. Raises ModelError naming ``path`` where that fails in any way."""
-    with Trial(engine, program, path, Limits.for_model(model_bytes)):
-        pass
-
-
 class Trial:
     """A program loaded in a process of its own; ``path`` is the model file that messages name."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from midstream.bundle import Bundle
-from midstream.tensors import Tensor, Tensors
+from midstream.tensors import Tensors
+from midstream_converters.difference import max_abs_error
 
 Run = Callable[[Tensors], Tensors]
 
@@ -24,26 +23,6 @@ class CutProof:
     def passes(self, tolerance: float) -> bool:
         """Whether the difference is within the tolerance; 0 asks for the same bits."""
         return self.max_abs_error <= tolerance
-
-
-def max_abs_error(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> float:
-    """The largest difference over all outputs; 0.0 only for the same bits in the same shapes, NaN equal to NaN."""
-    worst = 0.0
-    for name, want in expected.items():
-        have = got.get(name)
-        if have is None or have.shape != want.shape or have.dtype != want.dtype:
-            return float("inf")
-        if have.tobytes() == want.tobytes():
-            continue
-        with np.errstate(invalid="ignore", over="ignore"):
-            left, right = want.astype(np.float64), have.astype(np.float64)
-            same = (left == right) | (np.isnan(left) & np.isnan(right))
-            difference = np.where(same, 0.0, np.abs(left - right))
-        if not np.all(np.isfinite(difference)):
-            return float("inf")
-        # Bits that differ where values do not (-0.0 and 0.0, kinds of NaN) still count, as the least there is.
-        worst = max(worst, float(difference.max(initial=0.0)), float(np.finfo(np.float64).tiny))
-    return worst
 
 
 def prove(cuts: tuple[str, ...], split: Run, samples: Sequence[Tensors], expected: Sequence[Tensors]) -> CutProof:

@@ -15,13 +15,18 @@ from hostile.models import ONNX, TFLITE, onnx_model
 from midstream.engines import Program
 from midstream.errors import InputError, ModelError
 from midstream.manifest import EngineName, SliceRecord
-from midstream_converters.trial import Limits, Seen, Trial, check_loads
+from midstream_converters.trial import Limits, Seen, Trial
 
 PLENTY = Limits(30.0, 768 << 20)
 
 
 def program(content: bytes, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Program:
     return Program(SliceRecord("model", len(content), inputs, outputs), content, Path("weights.bin"))
+
+
+def load(engine: EngineName, loaded: Program, path: Path) -> None:
+    with Trial(engine, loaded, path, Limits.for_model(100)):
+        pass
 
 
 def counting() -> Program:
@@ -73,7 +78,7 @@ def test_state_is_fresh_in_every_run() -> None:
 )
 def test_what_the_runtime_does_not_load_is_refused(engine: EngineName, said: str) -> None:
     with pytest.raises(ModelError, match=f"^some/model is {said}.* refuses: "):
-        check_loads(engine, program(b"\x08\x08 this is no model", ("x",), ("y",)), Path("some/model"), 100)
+        load(engine, program(b"\x08\x08 this is no model", ("x",), ("y",)), Path("some/model"))
 
 
 def test_what_takes_too_long_is_ended() -> None:
@@ -108,7 +113,7 @@ def crashing() -> bytes:
 
 def test_what_ends_the_process_is_an_error_that_says_how() -> None:
     with pytest.raises(ModelError, match=r"^m\.onnx: onnxruntime breaks down on it \(.+\); .* MIDSTREAM_TRIAL_MEMORY"):
-        check_loads("onnx", program(crashing(), ("x",), ("y",)), Path("m.onnx"), 100)
+        load("onnx", program(crashing(), ("x",), ("y",)), Path("m.onnx"))
 
 
 def test_nothing_is_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +130,7 @@ def test_nothing_is_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyError), Trial("onnx", counting(), Path("m.onnx"), PLENTY):
         raise KeyError
     with pytest.raises(ModelError):
-        check_loads("onnx", program(crashing(), ("x",), ("y",)), Path("m.onnx"), 100)
+        load("onnx", program(crashing(), ("x",), ("y",)), Path("m.onnx"))
     assert len(started) == 3
     for child in started:
         assert child.returncode is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from midstream.manifest import WEIGHT_ALIGNMENT, EngineName, SliceRecord
@@ -35,20 +35,39 @@ class TfliteSource:
 
     def __init__(self, model: TfliteModel, weights: WeightStore) -> None:
         self._model = model
-        self._weights = weights
         self.graph: ModelGraph = model.graph
         self.inputs: tuple[TensorSpec, ...] = model.inputs
         self.outputs: tuple[TensorSpec, ...] = model.outputs
         self._index = {key: index for index, key in enumerate(model.keys)}
+        self._places: dict[int, WeightRange] = {}
+        self._place(weights)
+
+    def _place(self, weights: WeightStore) -> None:
+        """Put every weight that layers use where slices will find it."""
+
+        def place(buffer: int) -> WeightRange:
+            self._places[buffer] = weights.add(bytes(self._model.model.buffers[buffer].data))
+            return self._places[buffer]
+
+        self._build(place, range(len(self.graph.nodes)), self.graph.inputs, self.graph.outputs)
+
+    def _build(
+        self,
+        place: Callable[[int], WeightRange],
+        nodes: Sequence[int],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+    ) -> _Build:
+        build = _Build(self._model.model, place)
+        build.add_main([self._index[key] for key in inputs], nodes, [self._index[key] for key in outputs])
+        return build
 
     def slice(
         self, member: str, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], variant: Variant
     ) -> Slice:
         """A flatbuffer that runs these layers; LiteRT computes a layer alone as it does among others."""
         del variant
-        build = _Build(self._model.model, self._weights)
-        build.add_main([self._index[key] for key in inputs], nodes, [self._index[key] for key in outputs])
-        program, ranges = build.finish()
+        program, ranges = self._build(self._places.__getitem__, nodes, inputs, outputs).finish()
         return Slice(SliceRecord(member, len(program), tuple(inputs), tuple(outputs), ranges), program)
 
     def operators(self, part: Slice) -> Counter[str]:
@@ -58,11 +77,14 @@ class TfliteSource:
 
 
 class _Build:
-    """One flatbuffer in the making: old subgraph, buffer and operator-code numbers mapped to new ones."""
+    """One flatbuffer in the making: old subgraph, buffer and operator-code numbers mapped to new ones.
 
-    def __init__(self, source: Any, weights: WeightStore) -> None:
+    ``place`` says where the weight of a buffer of the source lies.
+    """
+
+    def __init__(self, source: Any, place: Callable[[int], WeightRange]) -> None:
         self._source = source
-        self._weights = weights
+        self._place = place
         self._subgraphs: dict[int, int] = {}
         self._buffers: dict[int, int] = {0: 0}
         self._codes: dict[int, int] = {}
@@ -142,7 +164,7 @@ class _Build:
             if len(data) <= _INLINE_BYTES:
                 buffer.data = data
             else:
-                place = self._weights.add(bytes(data))
+                place = self._place(old)
                 buffer.offset, buffer.size = _PLACEHOLDER, place.length
                 self._external.append((buffer, place))
             self._buffers[old] = len(self._model.buffers)

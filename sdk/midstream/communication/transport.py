@@ -8,17 +8,15 @@ sent it has a deadline and sends again.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
 import logging
 import random
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from midstream.allocator import tune_allocator
 from midstream.communication.address import BrokerAddress, Refusal, parse_broker_url, silent, unreachable
 from midstream.communication.chunks import CHUNK_BYTES
 from midstream.communication.outbox import Outbox, Publish, Subscribe, pack_properties
@@ -26,7 +24,7 @@ from midstream.communication.session import CONNECT_TIMEOUT_S, MAX_PACKET_BYTES,
 from midstream.communication.waiting import Waiter
 from midstream.errors import PeerError
 
-__all__ = ["BrokerAddress", "Message", "MqttTransport", "parse_broker_url", "tune_allocator"]
+__all__ = ["BrokerAddress", "Message", "MqttTransport", "parse_broker_url"]
 
 logger = logging.getLogger("midstream.transport")
 
@@ -44,24 +42,6 @@ _IDLE_MS: Final = 1000
 
 # Of a PUBLISH packet: its type and length, its topic's length, its id, and the length of its properties.
 _FIXED_BYTES: Final = 1 + 4 + 2 + 2 + 1
-
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
-
-
-@functools.cache
-def tune_allocator() -> bool:
-    """Let glibc keep big buffers rather than map and fault them anew: 6.2 ms become 1.9 at 800 kB.
-
-    Once a process; returns whether it was possible (glibc only).
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):
-        return False
-    settings = ((_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 256 << 20), (_M_TOP_PAD, 16 << 20))
-    results = [libc.mallopt(name, value) for name, value in settings]
-    return all(result == 1 for result in results)
 
 
 class MqttTransport:

@@ -6,6 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import cast
 
+from midstream.allocator import tune_allocator
 from midstream.engines.base import Engine, Program, Session
 from midstream.errors import MissingExtraError
 from midstream.manifest import EngineName
@@ -23,4 +24,5 @@ def engine_for(name: EngineName) -> Engine:
     extra, packages, purpose = _EXTRAS[name]
     if not any(find_spec(package) for package in packages):
         raise MissingExtraError(packages[0].replace("_", "-"), extra, purpose)
+    tune_allocator()
     return cast("Engine", import_module(f"midstream.engines.{name}").ENGINE)

@@ -26,7 +26,8 @@ class LiteRtSession:
 
     def __init__(self, load: Callable[[], Any], record: SliceRecord) -> None:
         self._load = load
-        self._interpreter = interpreter = load()
+        self._start_anew()
+        interpreter = self._interpreter
         # What variables and tables hold belongs to the interpreter: only a new one starts anew.
         kinds = {operator["op_name"] for operator in interpreter._get_ops_details()}
         self._has_resources = not kinds.isdisjoint(("VAR_HANDLE", "HASHTABLE", "CALL_ONCE"))
@@ -36,8 +37,6 @@ class LiteRtSession:
             (name, detail["index"])
             for name, detail in zip(record.outputs, interpreter.get_output_details(), strict=True)
         ]
-        self._shapes = [tuple(int(size) for size in detail["shape"]) for _, detail in self._inputs]
-        self._allocated = self._ran = False
 
     def run(self, inputs: Mapping[str, Tensor]) -> Tensors:
         """Outputs by name; inputs of dynamic size are resized. Raises InputError where the runtime refuses them."""
@@ -74,8 +73,8 @@ class LiteRtSession:
                 self._start_anew()
 
     def _start_anew(self) -> None:
-        self._interpreter = self._load()
-        self._shapes = [tuple(int(size) for size in detail["shape"]) for _, detail in self._inputs]
+        self._interpreter: Any = self._load()
+        self._shapes = [tuple(int(size) for size in each["shape"]) for each in self._interpreter.get_input_details()]
         self._allocated = self._ran = False
 
     def close(self) -> None:

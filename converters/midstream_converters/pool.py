@@ -1,0 +1,69 @@
+"""Proofs beside each other, each worker a process of its own: a runtime that loads a slice lets nothing else run."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from typing import Concatenate, ParamSpec, TypeVar
+
+from midstream_converters.proving import Prover
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# A process takes about a second to start: proofs that one worker finishes in less than twice that stay in this one.
+_WORTH_S = 2.0
+_MAX_WORKERS = 4
+# Every worker has a copy of what the runtime makes of the weights.
+_ALONE_BYTES = 256 << 20
+
+_prover: Prover
+
+
+class Pool:
+    """Where a prover works: in processes, or in this one, which then does each piece of work as it is submitted."""
+
+    def __init__(self, prover: Prover, executor: Executor | None = None, workers: int = 1) -> None:
+        self.workers = workers
+        self._prover = prover
+        self._executor = executor
+
+    def submit(self, work: Callable[Concatenate[Prover, P], T], *arguments: P.args, **named: P.kwargs) -> Future[T]:
+        """Have the prover do this; the future raises BrokenProcessPool where the runtime takes a worker down."""
+        if self._executor is not None:
+            call: Callable[..., T] = _work
+            return self._executor.submit(call, work, *arguments, **named)
+        future: Future[T] = Future()
+        future.set_result(work(self._prover, *arguments, **named))
+        return future
+
+
+@contextmanager
+def proving(prover: Prover, weight_bytes: int, expected_s: float) -> Iterator[Pool]:
+    """A pool for work that one worker does in ``expected_s`` seconds; what still runs at the end is given up."""
+    workers = 1 if weight_bytes > _ALONE_BYTES else min(_MAX_WORKERS, os.cpu_count() or 1)
+    if workers == 1 or expected_s < _WORTH_S:
+        yield Pool(prover)
+        return
+    # Unlike the standard library's, its processes do not run the caller's main module again.
+    from loky import ProcessPoolExecutor
+
+    executor = ProcessPoolExecutor(workers, initializer=_start, initargs=(prover,))
+    try:
+        yield Pool(prover, executor, workers)
+    finally:
+        executor.shutdown(kill_workers=True)
+
+
+def _start(prover: Prover) -> None:
+    """In a worker: Ctrl-C is for the process that started it."""
+    global _prover
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _prover = prover
+
+
+def _work(work: Callable[Concatenate[Prover, P], T], *arguments: P.args, **named: P.kwargs) -> T:
+    return work(_prover, *arguments, **named)
