@@ -57,7 +57,7 @@ def graphs(draw: st.DrawFn) -> nx.DiGraph:
     return graph
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(graphs())
 def test_any_graph(graph: nx.DiGraph) -> None:
     check(graph)
@@ -134,6 +134,11 @@ def test_lanes_make_room() -> None:
     assert wide.width > wide.words[0] + 300
     assert narrow.boxes[0].bottom < narrow.lane_y(0, 0) < narrow.boxes[1].y
     assert wide.boxes[0].bottom < wide.lane_y(0, 9) < wide.boxes[1].y
+
+
+def test_small_words_stand_between_the_rows_whatever_the_lanes() -> None:
+    layout = placed(nx.path_graph(2, nx.DiGraph), Lanes(height=28.0))
+    assert layout.boxes[0].bottom + 5 < layout.beside_y(0) < layout.boxes[1].y - 5
 
 
 def test_a_cycle_is_refused() -> None:

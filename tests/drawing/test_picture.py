@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -159,3 +161,8 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(picture, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"midstream\[draw\]"):
         picture.check_target(tmp_path / "m.svg")
+
+
+def test_matplotlib_is_imported_only_to_draw() -> None:
+    code = "import sys, midstream.cli.commands, midstream.drawing.picture; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

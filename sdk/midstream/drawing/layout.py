@@ -102,6 +102,10 @@ class Layout:
         """The middle of a lane."""
         return self.lanes[gap] + lane * self.lane_height
 
+    def beside_y(self, gap: int) -> float:
+        """The middle of small words beside a line, in a gap without lanes."""
+        return self.lanes[gap] + (_STRAIGHT - self.lane_height) / 2
+
     def column_of(self, rank: int) -> Column:
         """The column with this row, and the gap under it."""
         return next(column for column in self.columns if column.first <= rank <= column.last)

@@ -242,7 +242,7 @@ def _draw_lines(axes: Axes, scene: Scene, graph: nx.DiGraph) -> None:
             x, y = line.points[-1]
             heads.append([(x - 3.5, y - 6), (x + 3.5, y - 6), (x, y)])
     axes.add_collection(
-        PathCollection(paths, facecolors="none", edgecolors=colours, linewidths=widths, zorder=1, capstyle="butt")
+        PathCollection(paths, facecolors="none", edgecolors=colours, linewidths=widths, zorder=1, capstyle="round")
     )
     axes.add_collection(PolyCollection(heads, facecolors=_LINE, edgecolors="none", zorder=1.5))
     for note in scene.sizes:

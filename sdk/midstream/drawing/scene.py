@@ -209,7 +209,7 @@ def _sizes(
         right = left + measure(text, DETAIL_PX)
         edge = layout.column_of(gap).area
         if right <= edge.right and not any(line.mark_x < x < right + 4 for x in upright[gap]):
-            notes.append(Note((left, layout.lane_y(gap, 0)), text))
+            notes.append(Note((left, layout.beside_y(gap)), text))
             upright[gap].append((left + right) / 2)
             told.add(source)
     return notes
