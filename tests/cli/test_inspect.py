@@ -49,3 +49,23 @@ def test_what_is_no_bundle_is_one_error(midstream: Midstream, tmp_path: Path, fa
     assert "is missing" in midstream("inspect", tmp_path).error
     assert "is missing" in midstream("inspect", tmp_path / "nowhere").error
     assert "is a file" in midstream("inspect", faces_model).error
+
+
+def test_a_picture_beside_the_tables_or_the_json(midstream: Midstream, faces: Path, tmp_path: Path) -> None:
+    drawn = midstream("inspect", faces, "--graph", tmp_path / "faces.PNG")
+    assert drawn.code == 0
+    assert "cuts (0 candidates rejected)" in drawn.out
+    assert (tmp_path / "faces.PNG").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "faces.svg").write_text("another")
+    assert midstream("inspect", faces, "--graph", tmp_path / "faces.svg", "--json").json["cuts"]
+    assert "CONV_2D" in (tmp_path / "faces.svg").read_text()
+
+
+def test_a_picture_that_cannot_be_is_one_error(midstream: Midstream, faces: Path, tmp_path: Path) -> None:
+    assert ".svg or .png" in midstream("inspect", faces, "--graph", tmp_path / "faces.pdf").error
+    assert ".svg or .png" in midstream("inspect", faces, "--graph", tmp_path / "faces").error
+    assert "no folder" in midstream("inspect", faces, "--graph", tmp_path / "nowhere" / "faces.svg").error
+    (tmp_path / "folder.svg").mkdir()
+    assert "it is a folder" in midstream("inspect", faces, "--graph", tmp_path / "folder.svg").error
+    assert "cannot be written" in midstream("inspect", faces, "--graph", "/proc/faces.svg").error
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.svg"]

@@ -19,11 +19,23 @@ def register(app: typer.Typer) -> None:
     app.command()(inspect)
 
 
-def inspect(bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")], as_json: JsonOption = False) -> None:
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    graph: Annotated[
+        Path | None, typer.Option("--graph", help="Draw layers, costs and cuts into this .svg or .png file.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show a bundle's inputs, outputs, resource map, cuts and sizes."""
     from midstream.bundle import Bundle
 
+    if graph is not None:
+        from midstream.drawing import picture
+
+        picture.check_target(graph)
     opened = Bundle.open(bundle)
+    if graph is not None:
+        picture.write_picture(graph, opened.resource_map, opened.cuts, name=opened.name, whole_ms=opened.costs.whole_ms)
     if as_json:
         print_json(describe(opened))
         return
