@@ -36,7 +36,7 @@ import numpy as np
 import onnx
 import onnx.utils
 import onnxruntime as ort
-from models import CONVERSIONS, MODELS, ROOT, interleaved_series, machine, write_page
+from models import CONVERSIONS, MODELS, ROOT, interleaved_series, machine, table, verdict, write_page
 
 from midstream.bundle import Bundle
 from midstream.errors import MidstreamError
@@ -974,23 +974,9 @@ def spread(items: Sequence[T], count: int) -> list[T]:
     return [items[index] for index in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
-def table(headings: str, rows: Sequence[Sequence[object]]) -> str:
-    """A table; headings are parted by ``|``, and those of numbers begin with a space. Empty without rows."""
-    if not rows:
-        return ""
-    names = headings.split("|")
-    lines = [names, ["---:" if name.startswith(" ") else "---" for name in names], *rows]
-    return "\n".join("| " + " | ".join(str(cell).strip().replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
 def paragraphs(*parts: str) -> str:
     """Those that are not empty, with a line between."""
     return "\n\n".join(part for part in parts if part)
-
-
-def verdict(met: bool) -> str:
-    """In a word."""
-    return "met" if met else "**missed**"
 
 
 def share(part: int, of: int) -> str:

@@ -55,3 +55,17 @@ def write_page(name: str, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     print(text)
+
+
+def table(headings: str, rows: Sequence[Sequence[object]]) -> str:
+    """A table; headings are parted by ``|``, and those of numbers begin with a space. Empty without rows."""
+    if not rows:
+        return ""
+    names = headings.split("|")
+    lines = [names, ["---:" if name.startswith(" ") else "---" for name in names], *rows]
+    return "\n".join("| " + " | ".join(str(cell).strip().replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def verdict(met: bool) -> str:
+    """In a word."""
+    return "met" if met else "**missed**"

@@ -129,7 +129,9 @@ def manifests(draw: st.DrawFn) -> Manifest:
 def graphs(draw: st.DrawFn) -> Graph:
     count = draw(st.integers(0, 6))
     layers = tuple(
-        Layer(index, draw(NAMES), draw(NAMES), draw(COUNTS), draw(COUNTS), draw(COUNTS), draw(st.booleans()))
+        Layer(
+            index, draw(NAMES), draw(NAMES), draw(COUNTS), draw(COUNTS), draw(COUNTS), draw(st.booleans()), draw(COUNTS)
+        )
         for index in range(count)
     )
     targets = draw(st.lists(st.integers(1, count - 1), max_size=6)) if count > 1 else []
@@ -141,6 +143,7 @@ COSTS = st.builds(
     NAMES,
     st.floats(min_value=0, max_value=1e9, exclude_min=True),
     st.dictionaries(NAMES, st.builds(SliceCost, TIMES, TIMES), max_size=4),
+    st.lists(TIMES, max_size=4).map(tuple),
 )
 
 
@@ -208,7 +211,7 @@ def test_all_costs_survive(costs: Costs) -> None:
 
 
 def test_a_slice_may_take_no_time() -> None:
-    costs = Costs("here", 1.0, {"c1": SliceCost(0.0, 1.0), "c2": SliceCost(1.0, 0.0)})
+    costs = Costs("here", 1.0, {"c1": SliceCost(0.0, 1.0), "c2": SliceCost(1.0, 0.0)}, (0.25, 0.75))
     assert costs_from_bytes(costs_to_bytes(costs), "costs.json") == costs
 
 
@@ -240,12 +243,12 @@ def test_what_is_not_finite_is_never_written(value: float) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         manifest_to_bytes(replace(small(), tolerance=value))
     with pytest.raises(ValueError, match="JSON compliant"):
-        costs_to_bytes(Costs("here", value, {}))
+        costs_to_bytes(Costs("here", value, {}, ()))
 
 
 SEALED: dict[str, tuple[bytes, Callable[[bytes, str], object]]] = {
     "manifest.json": (manifest_to_bytes(small()), manifest_from_bytes),
-    "costs.json": (costs_to_bytes(Costs("here", 2.0, {"c1": SliceCost(1.0, 1.5)})), costs_from_bytes),
+    "costs.json": (costs_to_bytes(Costs("here", 2.0, {"c1": SliceCost(1.0, 1.5)}, (2.0,))), costs_from_bytes),
 }
 
 

@@ -35,12 +35,14 @@ from midstream_converters import slicing
 from midstream_converters.cuts import Candidate, rank_cuts
 from midstream_converters.difference import max_abs_error
 from midstream_converters.emit import check_target, staging, write_bundle
-from midstream_converters.graph import Slice, Source
+from midstream_converters.graph import ModelGraph, Node, Slice, Source
+from midstream_converters.loaded import Loaded
 from midstream_converters.opening import ModelFile, Opened, Options, open_model, read_model
 from midstream_converters.pool import Pool, proving
-from midstream_converters.proving import Loaded, Proven, Prover
+from midstream_converters.proving import Proven, Prover
 from midstream_converters.recipe import BundleCache, made_by, recipe_of
 from midstream_converters.samples import GENERATED_SAMPLES, read_calibration
+from midstream_converters.timing import time_layers
 from midstream_converters.weights import WeightStore
 
 Progress = Callable[[str, int, int], None]
@@ -125,6 +127,10 @@ class _Work:
             reference.expected,
             self._options.tolerance,
         )
+        self._progress("timing layers", 0, 1)
+        layers_ms = time_layers(
+            source, self._engine, self._weights_path, prover.candidates, reference.samples[0], reference.whole_ms
+        )
         wanted = len(prover.candidates)
         if self._options.max_cuts is not None:
             wanted = min(self._options.max_cuts, wanted)
@@ -168,7 +174,7 @@ class _Work:
         )
         machine = f"{platform.machine()} {self._engine.version()}"
         costs = {proven.candidate.id: proven.cost for proven in kept}
-        return manifest, Costs(machine, reference.whole_ms, costs, recipe)
+        return manifest, Costs(machine, reference.whole_ms, costs, layers_ms, recipe)
 
     def _reference(self) -> _Reference:
         """The file's own answers, and the proof that the rebuilt whole model gives them too."""
@@ -259,6 +265,7 @@ def _neutral_graph(source: Source) -> Graph:
             node.weight_bytes,
             sum(graph.values[value].bytes for value in node.outputs if value in graph.values),
             node.static,
+            _flops(graph, node),
         )
         for node in graph.nodes
     )
@@ -270,3 +277,9 @@ def _neutral_graph(source: Source) -> Graph:
                 key = (origin, node.index)
                 edges[key] = edges.get(key, 0) + graph.values[value].bytes
     return Graph(layers, tuple(Edge(a, b, size) for (a, b), size in sorted(edges.items())))
+
+
+def _flops(graph: ModelGraph, node: Node) -> int:
+    """Two for each multiply-accumulate; of layers that have none, one for each number they write."""
+    specs = [graph.values[value] for value in node.outputs if value in graph.values]
+    return 2 * node.macs or sum(value.bytes // value.spec.dtype.itemsize for value in specs if value.spec is not None)

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from midstream.manifest import EngineName, SliceRecord
-from midstream.tensors import TensorSpec
+from midstream.tensors import Tensors, TensorSpec
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +144,9 @@ class Source(Protocol):
 
     def operators(self, part: Slice) -> Counter[str]:
         """The operators that the runtime makes of a program, and how many of each; none where it keeps the layers."""
+
+    def profile(self, sample: Tensors) -> Floats | None:
+        """Milliseconds of each layer by index, as the runtime's profiler shows them; None where it has none.
+
+        Raises BundleError or InputError where the model cannot be profiled.
+        """

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 
-from midstream.engines import Engine, Program, Session
+from midstream.engines import Engine, Program
 from midstream.errors import BundleError, InputError
 from midstream.manifest import RejectedCut, SliceCost
 from midstream.tensors import Tensors, TensorSpec
@@ -18,6 +18,7 @@ from midstream_converters import exact, slicing
 from midstream_converters.cuts import Candidate, Cutter
 from midstream_converters.difference import max_abs_error
 from midstream_converters.graph import Slice, Source, Variant
+from midstream_converters.loaded import Loaded
 from midstream_converters.slicing import Halves
 
 
@@ -213,35 +214,6 @@ class _Sides:
             made = loaded.run(self._samples[index % len(self._samples)])
             known = self._made[part, index] = made, (time.perf_counter() - start) * 1e3
         return known
-
-
-class Loaded:
-    """A loaded slice that starts every run from reset state."""
-
-    def __init__(self, session: Session, inputs: tuple[str, ...]) -> None:
-        self._session = session
-        self._inputs = inputs
-
-    def __enter__(self) -> Loaded:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give the memory back."""
-        self._session.close()
-
-    def run(self, tensors: Tensors) -> Tensors:
-        """One run on those of the tensors that the slice takes."""
-        self._session.reset()
-        return self._session.run({name: tensors[name] for name in self._inputs})
-
-    def time_ms(self, tensors: Tensors) -> float:
-        """How long a run takes."""
-        start = time.perf_counter()
-        self.run(tensors)
-        return (time.perf_counter() - start) * 1e3
 
 
 def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:

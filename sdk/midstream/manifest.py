@@ -39,7 +39,10 @@ EngineName = Literal["litert", "onnx"]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One node of the model. ``static`` layers do not depend on any input and run wherever their value is needed."""
+    """One node of the model. ``static`` layers do not depend on any input and run wherever their value is needed.
+
+    ``flops`` are two for each multiply-accumulate, or one for each number that a layer without any writes.
+    """
 
     index: int
     name: str
@@ -48,6 +51,7 @@ class Layer:
     weight_bytes: int
     output_bytes: int
     static: bool = False
+    flops: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +196,15 @@ class SliceCost:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Measured times of a bundle's slices on one machine, with one thread. ``recipe`` is the bundle's."""
+    """Measured times of a bundle's slices on one machine, with one thread. ``recipe`` is the bundle's.
+
+    ``layers_ms`` are those of each layer by index; they add up to ``whole_ms``.
+    """
 
     machine: str
     whole_ms: float
     cuts: dict[str, SliceCost]
+    layers_ms: tuple[float, ...]
     recipe: str = ""
 
 

@@ -66,6 +66,7 @@ def graph_to_bytes(graph: Graph) -> bytes:
             "weight_bytes": [layer.weight_bytes for layer in layers],
             "output_bytes": [layer.output_bytes for layer in layers],
             "static": [layer.index for layer in layers if layer.static],
+            "flops": [layer.flops for layer in layers],
             "edges": [[edge.source, edge.target, edge.bytes] for edge in graph.edges],
         }
     )
@@ -77,10 +78,20 @@ def graph_from_bytes(data: bytes, path: str) -> Graph:
     def build() -> Graph:
         body = json.loads(data)
         static = set(map(_count, body["static"]))
-        columns = zip(body["name"], body["op"], body["macs"], body["weight_bytes"], body["output_bytes"], strict=True)
+        counts = (body[key] for key in ("macs", "weight_bytes", "output_bytes", "flops"))
+        columns = zip(body["name"], body["op"], *counts, strict=True)
         layers = tuple(
-            Layer(index, _text(name), _text(op), _count(macs), _count(weights), _count(output), index in static)
-            for index, (name, op, macs, weights, output) in enumerate(columns)
+            Layer(
+                index,
+                _text(name),
+                _text(op),
+                _count(macs),
+                _count(weights),
+                _count(output),
+                index in static,
+                _count(flops),
+            )
+            for index, (name, op, macs, weights, output, flops) in enumerate(columns)
         )
         edges = tuple(Edge(*map(_count, edge)) for edge in body["edges"])
         if any(not edge.source < edge.target < len(layers) for edge in edges):
@@ -99,6 +110,7 @@ def costs_to_bytes(costs: Costs) -> bytes:
             "whole_ms": costs.whole_ms,
             "recipe": costs.recipe,
             "cuts": {cut_id: [cost.head_ms, cost.tail_ms] for cut_id, cost in costs.cuts.items()},
+            "layers_ms": costs.layers_ms,
         }
     )
 
@@ -109,7 +121,8 @@ def costs_from_bytes(data: bytes, path: str) -> Costs:
 
     def build() -> Costs:
         cuts = {key: SliceCost(_number(head), _number(tail)) for key, (head, tail) in body["cuts"].items()}
-        costs = Costs(_text(body["machine"]), _number(body["whole_ms"]), cuts, _text(body["recipe"]))
+        layers_ms = tuple(map(_number, body["layers_ms"]))
+        costs = Costs(_text(body["machine"]), _number(body["whole_ms"]), cuts, layers_ms, _text(body["recipe"]))
         if costs.whole_ms == 0:
             raise ValueError("the whole model takes no time")
         return costs

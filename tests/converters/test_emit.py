@@ -50,7 +50,7 @@ MANIFEST = Manifest(
     slices={WHOLE: SliceRecord("whole.onnx", len(PROGRAMS["whole.onnx"]), ("x",), ("x",))},
     files={},
 )
-COSTS = Costs("here", 1.5, {})
+COSTS = Costs("here", 1.5, {}, ())
 
 
 def write(folder: Path) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from midstream.bundle import Bundle
 from midstream.errors import BundleError
 from midstream.gateway.served import WHOLE_KEY, ServedBundle
-from midstream.manifest import COSTS_FILE, WEIGHTS_FILE, Costs, SliceCost
+from midstream.manifest import COSTS_FILE, WEIGHTS_FILE, SliceCost
 from midstream.sealed import costs_to_bytes
 from midstream_converters.convert import convert
 from midstream_converters.opening import Options
@@ -60,7 +61,9 @@ def test_measuring_scales_every_expectation_alike(faces: Path, tmp_path: Path) -
     slow = Path(shutil.copytree(faces, tmp_path / "slow"))
     costs = Bundle.open(faces).costs
     slower = {cut: SliceCost(cost.head_ms, 1e4 * cost.tail_ms) for cut, cost in costs.cuts.items()}
-    (slow / COSTS_FILE).write_bytes(costs_to_bytes(Costs("slow", 1e4 * costs.whole_ms, slower, costs.recipe)))
+    (slow / COSTS_FILE).write_bytes(
+        costs_to_bytes(replace(costs, machine="slow", whole_ms=1e4 * costs.whole_ms, cuts=slower))
+    )
     served = ServedBundle(slow, workers=2)
     assert served.expected_ms("") == 1e4 * costs.whole_ms
     served.measure()

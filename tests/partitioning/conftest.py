@@ -57,4 +57,5 @@ def costs() -> Costs:
         "bench",
         whole_ms=10.0,
         cuts={"c0": SliceCost(6.0, 4.0), "c2": SliceCost(7.0, 3.0), "skip": SliceCost(9.5, 0.5)},
+        layers_ms=(6.0, 0.0, 1.0, 2.75, 0.25),
     )

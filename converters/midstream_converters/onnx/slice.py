@@ -13,8 +13,9 @@ from pathlib import Path
 
 from midstream.engines import Program
 from midstream.manifest import WEIGHTS_FILE, EngineName, SliceRecord
-from midstream.tensors import TensorSpec
-from midstream_converters.graph import ModelGraph, Slice, Variant, carried
+from midstream.tensors import Tensors, TensorSpec
+from midstream_converters.graph import PLAIN, Floats, ModelGraph, Slice, Variant, carried
+from midstream_converters.onnx.profile import layer_times
 from midstream_converters.onnx.proto import onnx, reads
 from midstream_converters.onnx.read import OnnxModel
 
@@ -82,6 +83,20 @@ class OnnxSource:
             write_optimised(Program(part.record, part.content, self._model.folder / WEIGHTS_FILE), target)
             graph = onnx.load(target, load_external_data=False).graph
             return Counter(node.op_type for node in graph.node)
+
+    def profile(self, sample: Tensors) -> Floats | None:
+        """As onnxruntime's profiler shows them on the whole model; its nodes are shared out over the layers in them."""
+        from midstream.engines.onnx import profile_nodes
+
+        named = {spec.name: sample[spec.name] for spec in self.inputs}
+        everything = range(len(self.graph.nodes))
+        part = self.slice("profiled", everything, self.graph.inputs, self.graph.outputs, PLAIN)
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "optimised.onnx"
+            program = Program(part.record, part.content, self._model.folder / WEIGHTS_FILE)
+            node_ms = profile_nodes(program, named, target)
+            made = onnx.load(target, load_external_data=False).graph.node
+            return layer_times(self.graph, made, node_ms)
 
     def _carried(self, names: Sequence[str], wide: bool, cast_to: int) -> tuple[list[TensorSpec], list[onnx.NodeProto]]:
         """The specifications under which values are carried, and the casts between those and the layers' own."""

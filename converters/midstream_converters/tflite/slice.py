@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from midstream.manifest import WEIGHT_ALIGNMENT, EngineName, SliceRecord
-from midstream.tensors import TensorSpec
-from midstream_converters.graph import ModelGraph, Slice, Variant
+from midstream.tensors import Tensors, TensorSpec
+from midstream_converters.graph import Floats, ModelGraph, Slice, Variant
 from midstream_converters.tflite.names import tensor_numbers
 from midstream_converters.tflite.read import TfliteModel
 from midstream_converters.tflite.schema import IDENTIFIER, flatbuffers, schema
@@ -74,6 +74,11 @@ class TfliteSource:
         """None: LiteRT keeps the layers."""
         del part
         return Counter()
+
+    def profile(self, sample: Tensors) -> Floats | None:
+        """None: LiteRT's profiler is not in its Python package."""
+        del sample
+        return None
 
 
 class _Build:

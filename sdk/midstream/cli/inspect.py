@@ -65,11 +65,24 @@ def inspect(
             for cut in opened.cuts
         ],
     )
-    layers = sorted(opened.resource_map.nodes(data=True), key=lambda item: -item[1]["cpu_ms"])[:10]
+    resources = opened.resource_map
+    peak = resources.graph["peak_bytes"]
+    layers = sorted(resources.nodes(data=True), key=lambda item: -item[1]["cpu_ms"])[:10]
     print_table(
-        "the ten most expensive layers (times are shared out by work, not measured one by one)",
-        ["layer", "operator", "cpu ms", "memory bytes"],
-        [[str(i), data["op"], f"{data['cpu_ms']:.3f}", f"{data['memory_bytes']:,}"] for i, data in layers],
+        f"the ten most expensive layers, sizes in kB (peak memory of the whole model: {peak / 1e3:,.0f} kB)",
+        ["layer", "operator", "cpu ms", "MFLOP", "weights", "writes", "live"],
+        [
+            [
+                str(index),
+                data["op"],
+                f"{data['cpu_ms']:.3f}",
+                f"{data['flops'] / 1e6:.2f}",
+                f"{data['weight_bytes'] / 1e3:,.1f}",
+                f"{data['activation_bytes'] / 1e3:,.1f}",
+                f"{data['live_bytes'] / 1e3:,.1f}",
+            ]
+            for index, data in layers
+        ],
     )
 
 
@@ -90,6 +103,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             {"id": cut.id, "reason": cut.reason, "max_abs_error": cut.max_abs_error} for cut in bundle.manifest.rejected
         ],
         "middles": [list(pair) for pair in bundle.manifest.middles()],
+        "peak_bytes": graph.graph["peak_bytes"],
         "resource_map": {
             "nodes": [{"index": index, **data} for index, data in graph.nodes(data=True)],
             "edges": [{"source": a, "target": b, **data} for a, b, data in graph.edges(data=True)],
