@@ -117,7 +117,14 @@ def _open_tflite(file: ModelFile, options: Options, weights: WeightStore) -> Ope
 
 
 def _open_onnx(file: ModelFile, options: Options, weights: WeightStore) -> Opened:
-    from midstream_converters.onnx.read import build_graph, declared_inputs, declared_names, parse_onnx, read_onnx
+    from midstream_converters.onnx.read import (
+        build_graph,
+        declared_inputs,
+        declared_names,
+        infer_types,
+        parse_onnx,
+        read_onnx,
+    )
     from midstream_converters.onnx.slice import OnnxSource
 
     path = file.path
@@ -134,7 +141,8 @@ def _open_onnx(file: ModelFile, options: Options, weights: WeightStore) -> Opene
         varied = varied_samples(types, shapes, refusal)
     original = _load("onnx", program, path)
     model = read_onnx(proto, inputs, path, weights)
-    source = OnnxSource(model, build_graph(model, types.generate(shapes, seed=0), path))
+    inferred = infer_types(model.model)
+    source = OnnxSource(model, build_graph(model, inferred, types.generate(shapes, seed=0), path), inferred)
     return Opened(file, source, "onnx", model.all_inputs, types, shapes, varied, original, model.fixed)
 
 

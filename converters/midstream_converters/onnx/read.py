@@ -130,7 +130,9 @@ def read_onnx(model: onnx.ModelProto, inputs: OnnxInputs, path: Path, weights: W
     )
 
 
-def build_graph(source: OnnxModel, sample: Tensors, path: Path) -> ModelGraph:
+def build_graph(
+    source: OnnxModel, inferred: Mapping[str, onnx.ValueInfoProto], sample: Tensors, path: Path
+) -> ModelGraph:
     """The neutral graph, with the sizes that one run on ``sample`` shows."""
     graph = source.model.graph
     dynamic = {value.name for value in graph.input}
@@ -140,7 +142,6 @@ def build_graph(source: OnnxModel, sample: Tensors, path: Path) -> ModelGraph:
         static.append(not follows)
         if follows:
             dynamic.update(node.output)
-    inferred = _inferred(source.model)
     made = [name for node in graph.node for name in node.output if name]
     shown = {name: _known_type(inferred.get(name)) for name in made if _has_numpy_type(inferred.get(name))}
     seen = probe_sizes(source.model, sample, shown, source.folder)
@@ -163,9 +164,14 @@ def build_graph(source: OnnxModel, sample: Tensors, path: Path) -> ModelGraph:
     return ModelGraph(nodes, tuple(spec.name for spec in source.inputs), outputs, values)
 
 
-def _inferred(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+def infer_types(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    """What follows of the types and sizes of a model's values from those of its inputs; empty where nothing does."""
+    known = onnx.ModelProto()
+    known.CopyFrom(model)
+    # Before version 4 of the format inference wants every initializer listed as an input; the runtime does not.
+    known.ir_version = max(model.ir_version, 4)
     try:
-        shaped = onnx.shape_inference.infer_shapes(model)
+        shaped = onnx.shape_inference.infer_shapes(known)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError, RuntimeError):
         # Without inference every size that may vary counts as dynamic, which is always true enough to check against.
         return {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from midstream.engines import Program
@@ -27,8 +27,9 @@ class OnnxSource:
 
     engine: EngineName = "onnx"
 
-    def __init__(self, model: OnnxModel, graph: ModelGraph) -> None:
+    def __init__(self, model: OnnxModel, graph: ModelGraph, inferred: Mapping[str, onnx.ValueInfoProto]) -> None:
         self._model = model
+        self._inferred = inferred
         self.graph = graph
         self.inputs: tuple[TensorSpec, ...] = model.inputs
         specs = (graph.values[name].spec for name in graph.outputs)
@@ -52,10 +53,10 @@ class OnnxSource:
             [*narrowing, *kept, *widening],
             member,
             [
-                *(_value_info(spec) for spec in takes),
+                *(self._declared(spec) for spec in takes),
                 *(self._model.replaceable[name] for name in needed if name in self._model.replaceable),
             ],
-            [_value_info(spec) for spec in gives],
+            [self._declared(spec) for spec in gives],
             [self._model.constants[name] for name in needed],
         )
         model = onnx.helper.make_model(
@@ -97,6 +98,18 @@ class OnnxSource:
             node_ms = profile_nodes(program, named, target)
             made = onnx.load(target, load_external_data=False).graph.node
             return layer_times(self.graph, made, node_ms)
+
+    def _declared(self, spec: TensorSpec) -> onnx.ValueInfoProto:
+        """What a slice says of a value that goes in or out: no more than the runtime finds out in the whole model.
+
+        With sizes that it does not know there, it would optimise the slice in another way.
+        """
+        if not self._inferred or spec.name not in self.graph.producer or spec.name in self.graph.outputs:
+            return _value_info(spec)
+        known = self._inferred.get(spec.name)
+        if known is not None:
+            return known
+        return onnx.helper.make_tensor_value_info(spec.name, onnx.helper.np_dtype_to_tensor_dtype(spec.dtype), None)
 
     def _carried(self, names: Sequence[str], wide: bool, cast_to: int) -> tuple[list[TensorSpec], list[onnx.NodeProto]]:
         """The specifications under which values are carried, and the casts between those and the layers' own."""
