@@ -64,10 +64,11 @@ def quantise(model: ModelFile, options: Options, folder: Path, make: Make | None
         with closing(opened.original) as before:
             names = tuple(spec.name for spec in opened.inputs)
             samples = StoredSamples(folder / "samples", names)
-            samples.store(_real_inputs(opened, calibration))
+            if not samples.store(_real_inputs(opened, calibration)):
+                raise InputError(f"calibration data {calibration} holds no samples")
             data = (make or _maker(model, opened, folder))(samples)
             with closing(_load(opened, data)) as after:
-                comparison, float_ms = _compare(before, after, samples, model.path)
+                comparison, float_ms = _compare(before, after, samples)
     change = Quantisation(
         dtype="int8",
         model_bytes=model.bytes,
@@ -141,7 +142,7 @@ def _load(opened: Opened, data: bytes) -> Session:
         raise ModelError(f"{path} cannot be run any more after quantising: {error}") from None
 
 
-def _compare(before: Session, after: Session, samples: StoredSamples, path: Path) -> tuple[Comparison, float]:
+def _compare(before: Session, after: Session, samples: StoredSamples) -> tuple[Comparison, float]:
     """Hold the answers of both against each other; and the first one's milliseconds for the first input."""
     comparison = Comparison()
     first: Tensors = {}
@@ -152,8 +153,6 @@ def _compare(before: Session, after: Session, samples: StoredSamples, path: Path
             session.reset()
             answers.append({name: value.copy() for name, value in session.run(sample).items()})
         comparison.add(*answers)
-    if comparison.samples == 0:
-        raise InputError(f"the calibration data for {path} holds no samples")
     return comparison, median(_run_ms(before, first) for _ in range(_TIMED_RUNS))
 
 

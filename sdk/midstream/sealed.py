@@ -274,6 +274,8 @@ def _check_parts(manifest: Manifest) -> None:
             raise ValueError(f"the sample shape of {spec.name!r} does not fit it")
     if not set(manifest.fixed) | set(manifest.semantics) <= inputs:
         raise ValueError("an input that is not there has a value or a meaning")
+    if manifest.quantisation and not {change.name for change in manifest.quantisation.outputs} <= outputs:
+        raise ValueError("an output that is not there has changed")
     _check_slice(manifest, WHOLE, inputs, outputs)
     crossing = {cut.id: {spec.name for spec in cut.tensors} for cut in manifest.cuts}
     if len(crossing) != len(manifest.cuts):
