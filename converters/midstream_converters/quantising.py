@@ -21,6 +21,7 @@ from midstream.manifest import WEIGHTS_FILE, Quantisation, SliceRecord
 from midstream.tensors import Tensors
 from midstream_converters.agreement import Comparison
 from midstream_converters.apart import run_apart
+from midstream_converters.narrow import NarrowNumbers
 from midstream_converters.opening import ModelFile, Opened, Options, open_model
 from midstream_converters.samples import MAX_CALIBRATION_BYTES, calibration_samples
 from midstream_converters.stored import StoredSamples
@@ -67,6 +68,11 @@ def quantise(model: ModelFile, options: Options, folder: Path, make: Make | None
             if not samples.store(_real_inputs(opened, calibration)):
                 raise InputError(f"calibration data {calibration} holds no samples")
             data = (make or _maker(model, opened, folder))(samples)
+            if not _narrow_numbers(model, data).quantised:
+                raise ModelError(
+                    f"{model.path} has no layers with weights that can be quantised, or all are in branches and loops; "
+                    "leave --quantize out"
+                )
             with closing(_load(opened, data)) as after:
                 comparison, float_ms = _compare(before, after, samples)
     change = Quantisation(
@@ -80,12 +86,16 @@ def quantise(model: ModelFile, options: Options, folder: Path, make: Make | None
     return Quantised(ModelFile(model.path, data, len(data), sha256(data).hexdigest()), change, float_ms)
 
 
-def _check_float(model: ModelFile) -> None:
+def _narrow_numbers(model: ModelFile, data: bytes) -> NarrowNumbers:
     if model.is_tflite:
         from midstream_converters.tflite.numbers import narrow_numbers
     else:
         from midstream_converters.onnx.numbers import narrow_numbers
-    narrow = narrow_numbers(model.data, model.path)
+    return narrow_numbers(data, model.path)
+
+
+def _check_float(model: ModelFile) -> None:
+    narrow = _narrow_numbers(model, model.data)
     if narrow.quantised:
         raise ModelError(
             f"{model.path} is quantised already ({narrow.quantised}); convert it without --quantize, or give the float "

@@ -7,14 +7,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 
 from midstream.bundle import Bundle
 from midstream.errors import InputError, MissingExtraError, ModelError
 from midstream.manifest import BUNDLE_FILES, COSTS_FILE
+from midstream_converters.apart import run_apart
 from midstream_converters.convert import convert
 from midstream_converters.opening import Options
 from midstream_converters.recipe import BundleCache
+from midstream_converters.stored import StoredSamples
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 DIGITS = MODELS / "digits_calibration.npz"
@@ -76,6 +80,40 @@ def test_the_agreement_told_is_that_of_the_two_models(tmp_path: Path) -> None:
     scale = max(a.max() for a, _ in pairs) - min(a.min() for a, _ in pairs)
     assert change.max_difference == pytest.approx(max(np.abs(a - b).max() for a, b in pairs) / scale)
     assert change.mean_difference == pytest.approx(np.mean([np.abs(a - b).mean() for a, b in pairs]) / scale, rel=1e-4)
+
+
+def test_weights_in_constant_nodes_become_int8_too(assets: Path, tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).normal(size=(3, 1, 3, 48, 192)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=pictures)
+    options = Options(calibration=tmp_path / "x.npz", max_cuts=1, quantize="int8")
+    manifest = convert(assets / "models" / "ch_ppocr_mobile_v2.0_cls_infer.onnx", tmp_path / "b", options)
+    assert manifest.quantisation is not None
+    assert manifest.model_bytes < 0.7 * manifest.quantisation.model_bytes
+
+
+def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
+    parsed = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1,4] x) => (float[1,4] y) { a = Tanh(x)\n y = Relu(a) }'
+    )
+    onnx.save(parsed, tmp_path / "tanh.onnx")
+    np.savez(tmp_path / "x.npz", x=np.ones((2, 1, 4), np.float32))
+    options = Options(calibration=tmp_path / "x.npz", quantize="int8")
+    with pytest.raises(ModelError, match=r"tanh\.onnx has no layers with weights that can be quantised"):
+        convert(tmp_path / "tanh.onnx", tmp_path / "b", options)
+
+
+def test_a_large_model_is_quantised_beside_its_weights(tmp_path: Path) -> None:
+    images = np.load(DIGITS)["image"]
+    made = []
+    for size in (1, 2 << 30):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        StoredSamples(folder / "samples", ("image",)).store({"image": image} for image in images)
+        model = MODELS / "external" / "digits_external.onnx"
+        request = {"name": "x", "model": str(model), "bytes": size, "inputs": ["image"]}
+        run_apart("midstream_converters.onnx.quantise", folder, request, "x", "")
+        made.append(ort.InferenceSession((folder / "made").read_bytes()).run(None, {"image": images[0]})[0])
+    assert made[0].tobytes() == made[1].tobytes()
 
 
 def test_inputs_bound_to_a_value_and_states_are_fed_too(tmp_path: Path) -> None:
