@@ -30,8 +30,8 @@ _CONSTANT_INITIALIZERS = 4
 _LARGE_BYTES = 1 << 30
 
 
-# What has weights and kernels for int8. All that lies between them too took 1.2, 1.4 and 1.7 times as long in three models
-# for reading text, for an agreement on eleven pictures of 1.00 (this: .91), .82 (.82) and .36 (.73).
+# What has weights and kernels for int8. All that lies between them too took 1.2, 1.4 and 1.7 times as long in three
+# models for reading text, for an agreement on eleven pictures of 1.00 (this: .91), .82 (.82) and .36 (.73).
 _WEIGHTED = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
 
 
