@@ -45,8 +45,9 @@ debian() {
         say "apt could not install: ${missing[*]}"
 }
 
+# environment EXTRAS: what is installed for other extras stays, so that going back and forth takes no time.
 environment() {
-    local stamp="$venv/.midstream" wanted
+    local stamp="$venv/.midstream.$1" wanted
     wanted=$( (cat "$root/pyproject.toml"; printf '%s' "$root $1") | sha256sum | cut -d' ' -f1)
     [ -x "$python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return 0
     say "setting up $venv (once; some minutes on a slow line)"

@@ -22,7 +22,7 @@ from midstream_converters.opening import Options
 
 OPTIONAL = (
     "tensorflow", "onnx", "onnxruntime", "ai_edge_litert", "tflite_runtime", "flatbuffers", "librosa", "soundfile",
-    "soxr", "numba", "scipy", "iotcore", "torch", "platformdirs",
+    "soxr", "numba", "scipy", "iotcore", "torch", "platformdirs", "keras", "tf2onnx", "ai_edge_quantizer",
 )  # fmt: skip
 ENGINES = ("midstream.engines.litert", "midstream.engines.onnx")
 # Stands in for an environment in which these packages are not installed.
@@ -248,9 +248,9 @@ def test_a_missing_extra_is_one_error_that_says_what_to_do() -> None:
 
 def test_every_extra_that_an_error_can_name_exists() -> None:
     extras = set(metadata("midstream").get_all("Provides-Extra") or [])
-    assert {"tflite", "onnx", "audio", "broker", "convert"} <= extras
+    assert {"tflite", "onnx", "audio", "broker", "convert", "quantize", "convert-keras"} <= extras
     sources = [Path(midstream.__file__).parent, Path(sys.modules[convert.__module__].__file__ or "").parent]
     text = "".join(path.read_text() for folder in sources for path in folder.rglob("*.py"))
-    named = re.findall(r'MissingExtraError\(\s*"[\w-]+",\s*"(\w+)"', text)
+    named = re.findall(r'MissingExtraError\(\s*(?:"[\w-]+"|\w+),\s*"([\w-]+)"', text)
     assert named
     assert set(named) <= extras

@@ -28,6 +28,8 @@ from midstream.manifest import (
     Graph,
     Layer,
     Manifest,
+    OutputChange,
+    Quantisation,
     RejectedCut,
     SliceCost,
     SliceRecord,
@@ -122,6 +124,19 @@ def manifests(draw: st.DrawFn) -> Manifest:
         stateful=draw(st.booleans()),
         created_by=draw(NAMES),
         recipe=draw(NAMES),
+        quantisation=draw(st.none() | quantisations(wanted)),
+    )
+
+
+def quantisations(outputs: Sequence[str]) -> st.SearchStrategy[Quantisation]:
+    shares, sizes = st.floats(0, 1), st.integers(1, 2**53)
+    kinds = st.sampled_from(["scores", "values", "exact"])
+
+    def change(name: str) -> st.SearchStrategy[OutputChange]:
+        return st.builds(OutputChange, st.just(name), kinds, shares, st.none() | TIMES, st.none() | TIMES)
+
+    return st.builds(
+        Quantisation, st.just("int8"), sizes, NAMES, sizes, shares, st.tuples(*(change(name) for name in outputs))
     )
 
 
@@ -144,6 +159,8 @@ COSTS = st.builds(
     st.floats(min_value=0, max_value=1e9, exclude_min=True),
     st.dictionaries(NAMES, st.builds(SliceCost, TIMES, TIMES), max_size=4),
     st.lists(TIMES, max_size=4).map(tuple),
+    NAMES,
+    st.none() | st.floats(min_value=0, max_value=1e9, exclude_min=True),
 )
 
 
@@ -236,6 +253,47 @@ def test_layers_are_stored_as_ranges() -> None:
     data = manifest_to_bytes(long)
     assert len(data) < len(manifest_to_bytes(small())) + 10
     assert manifest_from_bytes(data, "").cuts[0].nodes == tuple(range(100_000))
+
+
+QUANTISED = Quantisation("int8", 20, "00", 3, 1.0, (OutputChange("y", "scores", 1.0, 0.25, None),))
+
+
+def test_what_was_not_quantised_has_no_such_key() -> None:
+    assert b"quantisation" not in manifest_to_bytes(small())
+    assert b"float_ms" not in costs_to_bytes(Costs("here", 1.0, {}, ()))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ((), None),
+        ((), []),
+        ((), {}),
+        (("dtype",), "int4"),
+        (("dtype",), None),
+        (("model_bytes",), 0),
+        (("model_bytes",), 1.5),
+        (("model_sha256",), 7),
+        (("samples",), 0),
+        (("samples",), True),
+        (("agreement",), 1.01),
+        (("agreement",), -0.5),
+        (("agreement",), None),
+        (("agreement",), "1"),
+        (("outputs",), None),
+        (("outputs", 0), []),
+        (("outputs", 0, "name"), "x"),
+        (("outputs", 0, "kind"), "other"),
+        (("outputs", 0, "agreement"), 2),
+        (("outputs", 0, "max_difference"), -1.0),
+        (("outputs", 0, "mean_difference"), "0"),
+    ],
+)
+def test_a_sealed_quantisation_that_means_nothing_is_refused(path: tuple[Any, ...], value: Any) -> None:
+    data = manifest_to_bytes(replace(small(), quantisation=QUANTISED))
+    assert manifest_from_bytes(data, "m").quantisation == QUANTISED
+    with pytest.raises(BundleError, match="does not read as this part of a bundle"):
+        manifest_from_bytes(changed(data, value, "quantisation", *path), "manifest.json")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -387,6 +445,9 @@ def test_a_sealed_manifest_that_means_nothing_is_refused(path: tuple[Any, ...], 
         (("cuts", "c1"), [1]),
         (("cuts", "c1"), [1, "fast"]),
         (("cuts",), []),
+        (("float_ms",), 0),
+        (("float_ms",), None),
+        (("float_ms",), -1),
     ],
 )
 def test_sealed_costs_that_mean_nothing_are_refused(path: tuple[Any, ...], value: Any) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +18,20 @@ from midstream.cli.output import JsonOption, notes, print_json
 from midstream.errors import InputError, VerificationError
 
 if TYPE_CHECKING:
-    from midstream.manifest import Manifest
+    from midstream.manifest import Costs, Manifest
+
+
+class Target(StrEnum):
+    """What a Keras model can become."""
+
+    TFLITE = "tflite"
+    ONNX = "onnx"
+
+
+class Quantize(StrEnum):
+    """What a float model can be quantised to."""
+
+    INT8 = "int8"
 
 
 def register(app: typer.Typer) -> None:
@@ -26,10 +41,11 @@ def register(app: typer.Typer) -> None:
 
 
 def convert(
-    model: Annotated[Path, typer.Argument(help="A .tflite or .onnx file.")],
+    model: Annotated[Path, typer.Argument(help="A .tflite, .onnx, .keras or .h5 file, or a SavedModel folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle's folder; an older bundle is replaced.")],
     calibration: Annotated[
-        Path | None, typer.Option(help="Real inputs to prove the cuts on: an .npz file or a folder.")
+        Path | None,
+        typer.Option(help="Real inputs to prove the cuts on, and to quantise with: an .npz file or a folder."),
     ] = None,
     max_cuts: Annotated[int | None, typer.Option(min=1, help="Cuts to keep; default 10.")] = None,
     all_cuts: Annotated[bool, typer.Option("--all-cuts", help="Keep every cut that is exact.")] = False,
@@ -42,6 +58,10 @@ def convert(
     ] = None,
     shapes: Annotated[list[str] | None, typer.Option("--shape", help="NAME=1,576: size of a dynamic input.")] = None,
     values: Annotated[list[str] | None, typer.Option("--value", help="NAME=V: bind an input to one value.")] = None,
+    to: Annotated[Target | None, typer.Option(help="What a Keras model or SavedModel becomes; default tflite.")] = None,
+    quantize: Annotated[
+        Quantize | None, typer.Option(help="Quantise a float model first; needs --calibration. Tells what it changes.")
+    ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither look into the cache nor add to it.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -63,13 +83,19 @@ def convert(
         semantics=dict(parse_semantics(text) for text in inputs or []),
         shapes=dict(_parse_shape(text) for text in shapes or []),
         values=dict(_parse_value(text) for text in values or []),
+        to=None if to is None else to.value,
+        quantize=None if quantize is None else "int8",
     )
     with _progress(hidden=as_json) as progress:
         manifest = convert_model(model, output, options, progress, None if no_cache else BundleCache())
-    bundle_bytes = Bundle.open(output).bundle_bytes
+    bundle = Bundle.open(output)
+    bundle_bytes = bundle.bundle_bytes
+    gain = _gain(manifest, bundle.costs)
     if as_json:
-        print_json(_summary(output, manifest, bundle_bytes))
+        print_json(_summary(output, manifest, bundle_bytes) | ({"quantized": gain} if gain else {}))
         return
+    if gain:
+        notes.print(_told_gain(manifest, gain))
     for spec in manifest.free_inputs():
         if None in spec.shape and spec.name not in options.shapes:
             sizes = ",".join(map(str, manifest.sample_shapes[spec.name]))
@@ -139,6 +165,37 @@ def _summary(output: Path, manifest: Manifest, bundle_bytes: int) -> dict[str, A
         "bundle_bytes": bundle_bytes,
         "model_bytes": manifest.model_bytes,
     }
+
+
+def _gain(manifest: Manifest, costs: Costs) -> dict[str, Any]:
+    """What quantising has cost and gained; empty where nothing was quantised. Ratios are int8 to float."""
+    change = manifest.quantisation
+    if change is None or costs.float_ms is None:
+        return {}
+    return {
+        **asdict(change),
+        "max_difference": _worst(output.max_difference for output in change.outputs),
+        "mean_difference": _worst(output.mean_difference for output in change.outputs),
+        "size_ratio": manifest.model_bytes / change.model_bytes,
+        "time_ratio": costs.whole_ms / costs.float_ms,
+        "float_ms": costs.float_ms,
+        "int8_ms": costs.whole_ms,
+    }
+
+
+def _worst(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _told_gain(manifest: Manifest, gain: dict[str, Any]) -> str:
+    largest, mean = (
+        "unknown" if value is None else f"{value:.2%}" for value in (gain["max_difference"], gain["mean_difference"])
+    )
+    return (
+        f"{manifest.name} in int8: {gain['agreement']:.1%} of {gain['samples']} inputs keep their answer (largest "
+        f"difference {largest} of an output's range, mean {mean}); {gain['size_ratio']:.2f} × the size, "
+        f"{gain['time_ratio']:.2f} × the time here"
+    )
 
 
 def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:

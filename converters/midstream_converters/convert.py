@@ -37,8 +37,9 @@ from midstream_converters.difference import max_abs_error
 from midstream_converters.emit import check_target, staging, write_bundle
 from midstream_converters.graph import ModelGraph, Node, Slice, Source
 from midstream_converters.loaded import Loaded
-from midstream_converters.opening import ModelFile, Opened, Options, open_model, read_model
+from midstream_converters.opening import Opened, Options, open_model
 from midstream_converters.pool import Pool, proving
+from midstream_converters.preparing import Prepared, prepare, read_given
 from midstream_converters.proving import Proven, Prover
 from midstream_converters.recipe import BundleCache, made_by, recipe_of
 from midstream_converters.samples import GENERATED_SAMPLES, read_calibration
@@ -61,33 +62,37 @@ def convert(
     progress: Progress = lambda _what, _done, _all: None,
     cache: BundleCache | None = None,
 ) -> Manifest:
-    """Convert a TFLite or ONNX model and write the bundle.
+    """Convert a TFLite, ONNX or Keras model and write the bundle.
 
     Nothing is done where the bundle of this model and these options is there already; one that ``cache`` holds is
     copied. Raises ModelError where the model cannot be sliced, InputError on wrong options, VerificationError where the
-    rebuilt whole model does not give what the file gives, BundleError where the bundle cannot be written.
+    rebuilt whole model does not give what the file gives, BundleError where the bundle cannot be written,
+    MissingExtraError where a package is not installed.
     """
     check_target(target)
     progress("reading", 0, 1)
-    model = read_model(path)
-    recipe = recipe_of(model, options)
+    given = read_given(path, options)
+    recipe = recipe_of(given, options)
     if there := made_by(target, recipe):
         return there
     with staging(target) as folder:
         if cache is not None and (kept := cache.fetch(recipe, folder)):
             return kept
-        manifest = _convert(model, folder, options, recipe, progress)
+        manifest = _convert(prepare(given, options, progress), folder, options, recipe, progress)
         if cache is not None:
             cache.keep(recipe, folder)
         return manifest
 
 
-def _convert(model: ModelFile, folder: Path, options: Options, recipe: str, progress: Progress) -> Manifest:
+def _convert(prepared: Prepared, folder: Path, options: Options, recipe: str, progress: Progress) -> Manifest:
     with WeightStore(folder / WEIGHTS_FILE) as weights:
-        opened = open_model(model, options, weights)
+        opened = open_model(prepared.model, options, weights)
         try:
             work = _Work(opened, options, weights, progress)
             manifest, costs = work.run(recipe)
+            if prepared.quantised is not None:
+                manifest = replace(manifest, quantisation=prepared.quantised.change)
+                costs = replace(costs, float_ms=prepared.quantised.float_ms)
         finally:
             opened.original.close()
     return write_bundle(folder, manifest, _neutral_graph(opened.source), work.programs, costs)

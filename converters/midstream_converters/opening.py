@@ -27,7 +27,10 @@ _TFLITE_IDENTIFIER = b"TFL3"
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may say about a conversion; see ``midstream convert --help``. ``max_cuts`` None keeps every cut."""
+    """What a user may say about a conversion; see ``midstream convert --help``. ``max_cuts`` None keeps every cut.
+
+    ``to`` says what a Keras model becomes, None: TFLite. ``quantize`` None leaves numbers as they are.
+    """
 
     calibration: Path | None = None
     max_cuts: int | None = DEFAULT_MAX_CUTS
@@ -35,6 +38,8 @@ class Options:
     semantics: Mapping[str, Semantics] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
+    to: Literal["tflite", "onnx"] | None = None
+    quantize: Literal["int8"] | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from midstream.bundle import Bundle
 from midstream.errors import BundleError, MissingExtraError
 from midstream.inputs import semantics_to_json
 from midstream.manifest import BUNDLE_FILES, FORMAT_VERSION, MANIFEST_FILE, Manifest
+from midstream_converters.keras.source import KerasModel
 from midstream_converters.opening import ModelFile, Options
 
 MAX_CACHE_BYTES = 2 << 30
@@ -23,7 +24,7 @@ _CACHE_VARIABLE = "MIDSTREAM_CACHE"
 _PACKAGES = ("midstream", "ai-edge-litert", "onnxruntime", "onnx", "numpy")
 
 
-def recipe_of(model: ModelFile, options: Options) -> str:
+def recipe_of(model: ModelFile | KerasModel, options: Options) -> str:
     """The SHA-256, in hexadecimal digits, of the model, the options, and the code and runtimes that do the work."""
     content = {
         "format": FORMAT_VERSION,
@@ -34,7 +35,9 @@ def recipe_of(model: ModelFile, options: Options) -> str:
         "semantics": {name: semantics_to_json(value) for name, value in options.semantics.items()},
         "shapes": {name: list(shape) for name, shape in options.shapes.items()},
         "values": dict(options.values),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "to": options.to,
+        "quantize": options.quantize,
+        "packages": {name: _version(name) for name in _packages(model, options)},
         "code": _tree_digest(Path(__file__).parent, "*.py"),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -113,6 +116,13 @@ def _copy(source: Path, target: Path) -> None:
 
 def _size(bundle: Path) -> int:
     return sum(file.stat().st_size for file in bundle.iterdir())
+
+
+def _packages(model: ModelFile | KerasModel, options: Options) -> tuple[str, ...]:
+    """The packages whose release may change what comes out."""
+    if isinstance(model, KerasModel):
+        return (*_PACKAGES, "tensorflow", "keras", *(["tf2onnx"] if options.to == "onnx" else []))
+    return (*_PACKAGES, *(["ai-edge-quantizer"] if options.quantize and model.is_tflite else []))
 
 
 def _version(package: str) -> str | None:

@@ -120,12 +120,16 @@ def read_calibration(path: Path, types: InputTypes, shapes: Mapping[str, tuple[i
     In an .npz file the arrays are named after the inputs; an extra first axis counts samples. Raises InputError naming
     the file.
     """
-    archives = _archives(path)
-    samples = _from_archives(archives, types) if archives else _from_media(path, types, shapes)
-    chosen = list(islice(samples, MAX_SAMPLES))
+    chosen = list(islice(calibration_samples(path, types, shapes), MAX_SAMPLES))
     if not chosen:
         raise InputError(f"calibration data {path} holds no samples")
     return chosen
+
+
+def calibration_samples(path: Path, types: InputTypes, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Tensors]:
+    """All of these inputs, one after the other. Raises InputError naming the file."""
+    archives = _archives(path)
+    return _from_archives(archives, types) if archives else _from_media(path, types, shapes)
 
 
 def archived_shapes(path: Path, types: InputTypes) -> dict[str, tuple[int, ...]]:

@@ -116,6 +116,33 @@ class RejectedCut:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputChange:
+    """What quantising has changed of one output.
+
+    ``kind`` is how its answer is defined: by the largest of ``scores``, by ``values`` that stay near, or ``exact``.
+    Differences are in shares of the output's range; None where there was none to take.
+    """
+
+    name: str
+    kind: str
+    agreement: float
+    max_difference: float | None
+    mean_difference: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quantisation:
+    """What quantising has changed: the share of the user's inputs that keep their answer, and the model before it."""
+
+    dtype: str
+    model_bytes: int
+    model_sha256: str
+    samples: int
+    agreement: float
+    outputs: tuple[OutputChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class FileRecord:
     """Size and SHA-256 of one file of the bundle."""
 
@@ -130,6 +157,7 @@ class Manifest:
     ``fixed`` holds inputs that conversion has bound to one value: they may be left out, and only this value is taken.
     ``sample_shapes`` are the input shapes that sizes and proofs refer to. A ``stateful`` model has layers that remember
     the run before; every head holds all of them. ``recipe`` is the converter's hash of all that decided what is here.
+    ``quantisation`` is None where the model was not quantised by the converter.
     """
 
     name: str
@@ -151,6 +179,7 @@ class Manifest:
     stateful: bool = False
     created_by: str = ""
     recipe: str = ""
+    quantisation: Quantisation | None = None
 
     def cut(self, cut_id: str) -> Cut:
         """The cut of this id; raises BundleError naming those there are."""
@@ -198,7 +227,8 @@ class SliceCost:
 class Costs:
     """Measured times of a bundle's slices on one machine, with one thread. ``recipe`` is the bundle's.
 
-    ``layers_ms`` are those of each layer by index; they add up to ``whole_ms``.
+    ``layers_ms`` are those of each layer by index; they add up to ``whole_ms``. ``float_ms`` is the whole model's time
+    before it was quantised, None where it was not.
     """
 
     machine: str
@@ -206,6 +236,7 @@ class Costs:
     cuts: dict[str, SliceCost]
     layers_ms: tuple[float, ...]
     recipe: str = ""
+    float_ms: float | None = None
 
 
 def head_name(cut_id: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -25,6 +26,8 @@ from midstream.manifest import (
     Graph,
     Layer,
     Manifest,
+    OutputChange,
+    Quantisation,
     RejectedCut,
     SliceCost,
     SliceRecord,
@@ -103,16 +106,15 @@ def graph_from_bytes(data: bytes, path: str) -> Graph:
 
 def costs_to_bytes(costs: Costs) -> bytes:
     """Canonical JSON with its own SHA-256."""
-    return _seal(
-        {
-            "format": FORMAT_VERSION,
-            "machine": costs.machine,
-            "whole_ms": costs.whole_ms,
-            "recipe": costs.recipe,
-            "cuts": {cut_id: [cost.head_ms, cost.tail_ms] for cut_id, cost in costs.cuts.items()},
-            "layers_ms": costs.layers_ms,
-        }
-    )
+    body: dict[str, Any] = {
+        "format": FORMAT_VERSION,
+        "machine": costs.machine,
+        "whole_ms": costs.whole_ms,
+        "recipe": costs.recipe,
+        "cuts": {cut_id: [cost.head_ms, cost.tail_ms] for cut_id, cost in costs.cuts.items()},
+        "layers_ms": costs.layers_ms,
+    }
+    return _seal(body if costs.float_ms is None else body | {"float_ms": costs.float_ms})
 
 
 def costs_from_bytes(data: bytes, path: str) -> Costs:
@@ -122,8 +124,9 @@ def costs_from_bytes(data: bytes, path: str) -> Costs:
     def build() -> Costs:
         cuts = {key: SliceCost(_number(head), _number(tail)) for key, (head, tail) in body["cuts"].items()}
         layers_ms = tuple(map(_number, body["layers_ms"]))
-        costs = Costs(_text(body["machine"]), _number(body["whole_ms"]), cuts, layers_ms, _text(body["recipe"]))
-        if costs.whole_ms == 0:
+        before = _number(body["float_ms"]) if "float_ms" in body else None
+        costs = Costs(_text(body["machine"]), _number(body["whole_ms"]), cuts, layers_ms, _text(body["recipe"]), before)
+        if costs.whole_ms == 0 or costs.float_ms == 0:
             raise ValueError("the whole model takes no time")
         return costs
 
@@ -173,7 +176,7 @@ def _guard(path: str, build: Callable[[], T]) -> T:
 
 
 def _manifest_body(manifest: Manifest) -> dict[str, Any]:
-    return {
+    body = {
         "format": FORMAT_VERSION,
         "name": manifest.name,
         "model": {
@@ -218,6 +221,9 @@ def _manifest_body(manifest: Manifest) -> dict[str, Any]:
         "created_by": manifest.created_by,
         "recipe": manifest.recipe,
     }
+    if manifest.quantisation is not None:
+        body["quantisation"] = asdict(manifest.quantisation)
+    return body
 
 
 def _manifest_from_body(body: dict[str, Any]) -> Manifest:
@@ -263,6 +269,7 @@ def _manifest_from_body(body: dict[str, Any]) -> Manifest:
         stateful=body["stateful"] is True,
         created_by=_text(body["created_by"]),
         recipe=_text(body["recipe"]),
+        quantisation=_quantisation_from_json(body["quantisation"]) if "quantisation" in body else None,
     )
     _check_parts(manifest)
     return manifest
@@ -280,6 +287,8 @@ def _check_parts(manifest: Manifest) -> None:
             raise ValueError(f"the sample shape of {spec.name!r} does not fit it")
     if not set(manifest.fixed) | set(manifest.semantics) <= inputs:
         raise ValueError("an input that is not there has a value or a meaning")
+    if manifest.quantisation and not {change.name for change in manifest.quantisation.outputs} <= outputs:
+        raise ValueError("an output that is not there has changed")
     _check_slice(manifest, WHOLE, inputs, outputs)
     crossing = {cut.id: {spec.name for spec in cut.tensors} for cut in manifest.cuts}
     if len(crossing) != len(manifest.cuts):
@@ -324,6 +333,31 @@ def _cuts_from_json(value: list[dict[str, Any]]) -> tuple[Cut, ...]:
     )
 
 
+def _quantisation_from_json(value: dict[str, Any]) -> Quantisation:
+    changes = tuple(
+        OutputChange(
+            _text(output["name"]),
+            _text(output["kind"]),
+            _share(output["agreement"]),
+            *(None if output[key] is None else _number(output[key]) for key in ("max_difference", "mean_difference")),
+        )
+        for output in value["outputs"]
+    )
+    if any(change.kind not in ("scores", "values", "exact") for change in changes):
+        raise ValueError("an output has an answer of unknown kind")
+    quantisation = Quantisation(
+        _text(value["dtype"]),
+        _count(value["model_bytes"]),
+        _text(value["model_sha256"]),
+        _count(value["samples"]),
+        _share(value["agreement"]),
+        changes,
+    )
+    if quantisation.dtype != "int8" or quantisation.model_bytes == 0 or quantisation.samples == 0:
+        raise ValueError("it is quantised from nothing, on nothing, or to an unknown dtype")
+    return quantisation
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is not a text")
@@ -347,6 +381,13 @@ def _number(value: Any) -> float:
     """A finite number of 0 or more."""
     if type(value) not in (int, float) or not 0 <= value < math.inf:
         raise ValueError(f"{value!r} is not a finite number of 0 or more")
+    return float(value)
+
+
+def _share(value: Any) -> float:
+    """A number from 0 to 1."""
+    if _number(value) > 1:
+        raise ValueError(f"{value!r} is not a share")
     return float(value)
 
 

@@ -37,6 +37,23 @@ def test_convert_without_json_says_so_on_stderr(midstream: Midstream, faces_mode
     assert "1 cuts proven, 0 rejected" in ended.err.replace("\n", " ")
 
 
+def test_convert_tells_what_quantising_has_changed(midstream: Midstream, tmp_path: Path) -> None:
+    models = Path(__file__).resolve().parent.parent / "models"
+    command = ["convert", models / "digits_float32.onnx", "-o", tmp_path / "b", "--max-cuts", "1"]
+    command += ["--quantize", "int8", "--calibration", models / "digits_calibration.npz"]
+    ended = midstream(*command)
+    assert (ended.code, ended.out) == (0, "")
+    assert "digits_float32 in int8: 100.0% of 48 inputs keep their answer (largest difference" in ended.err
+    # What is there already tells it too.
+    told = midstream(*command, "--json").json
+    quantized = told["quantized"]
+    assert (quantized["dtype"], quantized["samples"], quantized["agreement"]) == ("int8", 48, 1.0)
+    assert 0 < quantized["mean_difference"] < quantized["max_difference"] < 0.1
+    assert quantized["size_ratio"] == told["model_bytes"] / (models / "digits_float32.onnx").stat().st_size
+    assert quantized["time_ratio"] == quantized["int8_ms"] / quantized["float_ms"]
+    assert [output["kind"] for output in quantized["outputs"]] == ["scores"]
+
+
 def test_the_default_number_of_cuts_is_the_one_that_help_tells(midstream: Midstream) -> None:
     assert f"default {DEFAULT_MAX_CUTS}." in " ".join(midstream("convert", "--help").out.replace("│", " ").split())
 
@@ -67,6 +84,10 @@ def test_convert_as_a_module(faces_model: Path, tmp_path: Path) -> None:
         (["--value", "input=1e999"], "not understood"),
         (["--value", "input=null"], "not understood"),
         (["--calibration", "nowhere"], "calibration data nowhere does not exist"),
+        (["--to", "onnx"], "--to onnx is for Keras models and SavedModels"),
+        (["--to", "torch"], "'torch' is not one of 'tflite', 'onnx'"),
+        (["--quantize", "int8"], "--quantize int8 needs real inputs"),
+        (["--quantize", "int4"], "'int4' is not"),
     ],
 )
 def test_a_wrong_option_is_one_error(

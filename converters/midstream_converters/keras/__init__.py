@@ -1,0 +1,1 @@
+"""Keras models and SavedModels, through TensorFlow into TFLite or ONNX."""
