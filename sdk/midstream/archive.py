@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 from midstream.errors import BundleError
 
 # What is unpacked stays in memory up to this size, else in a temporary file without a name.
-_IN_MEMORY_BYTES = 16 << 20
+_IN_MEMORY_BYTES = 2 << 20
 _STEP_BYTES = 1 << 20
 _MAX_DECODER_BYTES = 256 << 20
 
