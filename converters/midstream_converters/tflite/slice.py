@@ -8,6 +8,7 @@ the order of the slice's weight ranges.
 from __future__ import annotations
 
 import copy
+import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,6 +27,9 @@ _INLINE_BYTES = 64
 _SCHEMA_VERSION = 3
 # Any value above 1 makes room for the field; the true offset is known once the program's length is.
 _PLACEHOLDER = 2
+_OFFSET = struct.Struct("<Q")
+# Where the table of a Buffer says that this field lies.
+_OFFSET_SLOT = 6
 
 
 class TfliteSource:
@@ -93,7 +97,7 @@ class _Build:
         self._subgraphs: dict[int, int] = {}
         self._buffers: dict[int, int] = {0: 0}
         self._codes: dict[int, int] = {}
-        self._external: list[tuple[Any, WeightRange]] = []
+        self._external: list[tuple[int, WeightRange]] = []
         self._model = schema.ModelT()
         self._model.version = _SCHEMA_VERSION
         self._model.buffers = [schema.BufferT()]
@@ -110,19 +114,17 @@ class _Build:
 
     def finish(self) -> tuple[bytes, tuple[tuple[int, int], ...]]:
         """The program, and the weight ranges that follow it."""
-        length = len(self._pack())
+        program = bytearray(self._pack())
         ranges = merge_ranges(place for _, place in self._external)
-        behind = length + -length % WEIGHT_ALIGNMENT
-        for buffer, place in self._external:
+        behind = len(program) + -len(program) % WEIGHT_ALIGNMENT
+        packed = schema.Model.GetRootAs(program)
+        for number, place in self._external:
             start = behind
             for offset, size in ranges:
                 if offset <= place.offset < offset + size:
-                    buffer.offset = start + place.offset - offset
+                    _OFFSET.pack_into(program, _offset_field(packed, number), start + place.offset - offset)
                 start += size
-        program = self._pack()
-        if len(program) != length:
-            raise ValueError("setting the offsets changed the program's length")
-        return program + bytes(behind - length), ranges
+        return bytes(program) + bytes(behind - len(program)), ranges
 
     def _called(self, old: int) -> int:
         """The new number of a subgraph that an operator calls; a subgraph may call itself."""
@@ -171,7 +173,7 @@ class _Build:
             else:
                 place = self._place(old)
                 buffer.offset, buffer.size = _PLACEHOLDER, place.length
-                self._external.append((buffer, place))
+                self._external.append((len(self._model.buffers), place))
             self._buffers[old] = len(self._model.buffers)
             self._model.buffers.append(buffer)
         return self._buffers[old]
@@ -226,3 +228,9 @@ class _Tensors:
             self._new[old] = len(self._graph.tensors)
             self._graph.tensors.append(tensor)
         return self._new.get(old, old)
+
+
+def _offset_field(packed: Any, number: int) -> int:
+    """Where in a packed model the offset of a buffer is written."""
+    table = packed.Buffers(number)._tab
+    return int(table.Pos + table.Offset(_OFFSET_SLOT))

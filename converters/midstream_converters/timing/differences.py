@@ -30,7 +30,7 @@ from midstream_converters.loaded import Loaded
 
 MAX_CUTS = 12
 _ROUNDS = (3, 9)
-_BUDGET_S = 1.0
+_BUDGET_S = 0.6
 # A run is as long as its quickest quarter: what else the machine does only ever makes it longer.
 _QUANTILE = 0.25
 # A segment is never taken for shorter than this part of what its layers' work suggests.
