@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ from midstream.manifest import (
     SLICES_FILE,
     WEIGHTS_FILE,
     WHOLE,
+    CandidateCounts,
     Costs,
     Cut,
     Edge,
@@ -181,6 +183,7 @@ def _manifest_body(manifest: Manifest) -> dict[str, Any]:
                 "payload_bytes": cut.payload_bytes,
                 "nodes": _to_ranges(cut.nodes),
                 "head_outputs": list(cut.head_outputs),
+                "share": cut.share,
             }
             for cut in manifest.cuts
         ],
@@ -204,6 +207,7 @@ def _manifest_body(manifest: Manifest) -> dict[str, Any]:
         "stateful": manifest.stateful,
         "created_by": manifest.created_by,
         "recipe": manifest.recipe,
+        "found": asdict(manifest.found),
     }
 
 
@@ -250,6 +254,7 @@ def _manifest_from_body(body: dict[str, Any]) -> Manifest:
         stateful=body["stateful"] is True,
         created_by=_text(body["created_by"]),
         recipe=_text(body["recipe"]),
+        found=CandidateCounts(**{name: _count(count) for name, count in body["found"].items()}),
     )
     _check_parts(manifest)
     return manifest
@@ -267,6 +272,14 @@ def _check_parts(manifest: Manifest) -> None:
             raise ValueError(f"the sample shape of {spec.name!r} does not fit it")
     if not set(manifest.fixed) | set(manifest.semantics) <= inputs:
         raise ValueError("an input that is not there has a value or a meaning")
+    counts = manifest.found
+    tried = len(manifest.cuts) + len(manifest.rejected)
+    if counts.total < max(tried, counts.optimal + counts.dominated, counts.single_tensor):
+        raise ValueError(f"{counts.total} candidates are fewer than what became of them")
+    if counts.single_tensor < counts.dominated:
+        raise ValueError(f"more than the {counts.single_tensor} candidates of one tensor are dominated")
+    if any(cut.share > 1 for cut in manifest.cuts):
+        raise ValueError("a cut is the best in more than all of the sweep")
     _check_slice(manifest, WHOLE, inputs, outputs)
     crossing = {cut.id: {spec.name for spec in cut.tensors} for cut in manifest.cuts}
     if len(crossing) != len(manifest.cuts):
@@ -306,6 +319,7 @@ def _cuts_from_json(value: list[dict[str, Any]]) -> tuple[Cut, ...]:
             _count(cut["payload_bytes"]),
             _from_ranges(cut["nodes"]),
             _texts(cut["head_outputs"]),
+            _number(cut["share"]),
         )
         for cut in value
     )
