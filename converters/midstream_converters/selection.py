@@ -55,7 +55,7 @@ def select(graph: ModelGraph, *, every: bool) -> Selection:
     candidates = [optimal.get(cut.id, cut) for cut in running] + numbered
     best = sorted((cut for cut in candidates if cut.share > 0), key=lambda cut: (-cut.share, len(cut.head), cut.head))
     pool = best + [cut for cut in candidates if not cut.share and len(cut.crossing) == 1]
-    dominated = {cut: others for cut in pool if not cut.share and (others := _dominating(graph, cut, pool))}
+    dominated = {cut: others for cut in pool if not cut.share and (others := dominating(graph, cut, pool))}
     counts = CandidateCounts(
         len(candidates), len(best), sum(len(cut.crossing) == 1 for cut in candidates), len(dominated)
     )
@@ -89,7 +89,7 @@ def _optimal(
     return optimal, numbered
 
 
-def _dominating(graph: ModelGraph, cut: Candidate, pool: Sequence[Candidate]) -> frozenset[str]:
+def dominating(graph: ModelGraph, cut: Candidate, pool: Sequence[Candidate]) -> frozenset[str]:
     """The ids of those that are never worse where the rule above holds."""
     head, inputs = set(cut.head), not set(graph.inputs).isdisjoint(cut.crossing)
     return frozenset(
