@@ -44,11 +44,12 @@ from midstream.manifest import WEIGHTS_FILE, Manifest
 from midstream.tensors import Tensors
 from midstream_converters import slicing
 from midstream_converters.convert import convert
-from midstream_converters.cuts import Candidate, Cutter
+from midstream_converters.cuts import Candidate
 from midstream_converters.difference import max_abs_error
 from midstream_converters.opening import Opened, Options, open_model, read_model
 from midstream_converters.recipe import BundleCache, recipe_of
 from midstream_converters.samples import GENERATED_SAMPLES, InputTypes, read_calibration
+from midstream_converters.selection import select
 from midstream_converters.weights import WeightStore
 
 T = TypeVar("T")
@@ -191,8 +192,8 @@ class Workshop:
         """All candidates, and a sample of them for the peers."""
         with self._opened(case.path, case.options) as opened:
             source = opened.source
-            candidates = Cutter(source.graph).candidates()
-            tried = candidates
+            candidates = select(source.graph, every=True).chosen
+            tried = list(candidates)
             made = self._made.get(case.path)
             if self._settings.max_cuts is not None and isinstance(made, Made):
                 known = {cut.id for cut in made.manifest.cuts} | {cut.id for cut in made.manifest.rejected}

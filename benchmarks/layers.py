@@ -97,7 +97,7 @@ def measure(path: Path) -> tuple[float, list[Result]]:
         with loaded(slicing.whole(source)) as whole:
             whole.run(sample)
             whole_ms = float(np.quantile([whole.time_ms(sample) for _ in range(ROUNDS)], QUANTILE))
-        layers_ms = np.array(time_layers(source, engine, weights.path, candidates, sample, whole_ms))
+        layers_ms = np.array(time_layers(source, engine, weights.path, sample, whole_ms))
         shared_ms = by_work(source, whole_ms)
         results = []
         for trial in trials(source, candidates, sample, loaded):
@@ -118,7 +118,7 @@ def trials(
 ) -> Iterator[Trial]:
     """Heads, tails, and what lies between two cuts; none of these cuts is one of the fit's."""
     rng = random.Random(0)
-    fitted = {cut.id for cut in spread_by_work(source.graph, candidates)}
+    fitted = {cut.id for cut in spread_by_work(source.graph)}
     free = [cut for cut in candidates if cut.id not in fitted]
     cuts = sorted(rng.sample(free, min(CUTS, len(free))), key=lambda cut: len(cut.head))
     crossing: dict[str, Tensors] = {}

@@ -21,6 +21,7 @@ from midstream.manifest import (
     SLICES_FILE,
     WEIGHTS_FILE,
     WHOLE,
+    CandidateCounts,
     Costs,
     Cut,
     Edge,
@@ -101,8 +102,10 @@ def manifests(draw: st.DrawFn) -> Manifest:
         made = [*(spec.name for spec in crossing), *here]
         slices[head_name(cut_id)] = record(given, made)
         slices[tail_name(cut_id)] = record(made[: len(crossing)], [name for name in wanted if name not in here])
-        cuts.append(Cut(cut_id, crossing, draw(COUNTS), draw(LAYERS), here))
-    rejected = st.builds(RejectedCut, NAMES, NAMES, st.none() | TIMES)
+        cuts.append(Cut(cut_id, crossing, draw(COUNTS), draw(LAYERS), here, draw(st.floats(0, 1))))
+    rejected = draw(st.lists(st.builds(RejectedCut, NAMES, NAMES, st.none() | TIMES), max_size=2))
+    optimal, dominated, others = (draw(st.integers(0, 5)) for _ in range(3))
+    total = optimal + dominated + others + len(cuts) + len(rejected)
     values = st.integers() | FINITE | st.lists(st.booleans(), max_size=3)
     return Manifest(
         name=draw(NAMES),
@@ -118,13 +121,14 @@ def manifests(draw: st.DrawFn) -> Manifest:
         files={WEIGHTS_FILE: FileRecord(weights, draw(NAMES)), SLICES_FILE: FileRecord(draw(COUNTS), draw(NAMES))},
         semantics={name: draw(SEMANTICS) for name in few(given)},
         fixed={name: draw(values) for name in fixed},
-        rejected=tuple(draw(st.lists(rejected, max_size=2))),
+        rejected=tuple(rejected),
         tolerance=draw(TIMES),
         unpacked_bytes=draw(COUNTS),
         stateful=draw(st.booleans()),
         created_by=draw(NAMES),
         recipe=draw(NAMES),
         quantisation=draw(st.none() | quantisations(wanted)),
+        found=CandidateCounts(total, optimal, dominated + others, dominated),
     )
 
 
@@ -183,6 +187,7 @@ def small() -> Manifest:
         },
         files={WEIGHTS_FILE: FileRecord(16, "aa"), SLICES_FILE: FileRecord(5, "bb")},
         semantics={"x": AudioInput(16_000)},
+        found=CandidateCounts(total=3, optimal=1, single_tensor=2, dominated=1),
     )
 
 
@@ -345,7 +350,7 @@ def utf16(data: bytes) -> bytes:
         lambda data: data[:-1],
         lambda data: data + b"\n",
         lambda data: b" " + data,
-        lambda data: data.replace(b'"body":{', b'"body":{"format":1,', 1),
+        lambda data: data.replace(b'"body":{', b'"body":{"format":2,', 1),
         lambda data: data.replace(b'"body"', b'"nobody"'),
         lambda data: data.replace(b'"sha256"', b'"more":0,"sha256"'),
         lambda _: b"",
@@ -355,7 +360,7 @@ def utf16(data: bytes) -> bytes:
         lambda _: b'{"body":[],"sha256":""}',
         lambda _: b'{"body":' + b"[" * 100_000,
         lambda _: b'{"body":{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
-        lambda _: b'{"body":{"format":1,"x":' + b"9" * 5000 + b"}}",
+        lambda _: b'{"body":{"format":2,"x":' + b"9" * 5000 + b"}}",
         lambda _: b'{"body":{"format":NaN}}',
         lambda data: seal(json.loads(data)["body"] | {"tolerance": float("nan"), "whole_ms": float("nan")}),
         lambda data: seal(json.loads(data)["body"] | {"tolerance": float("inf"), "whole_ms": float("inf")}),
@@ -516,6 +521,17 @@ def test_anything_else_is_refused(read: Callable[[bytes, str], object], data: by
         (("slices", tail_name("c1"), "weights"), [[-8, 8]]),
         (("cuts", 0, "payload_bytes"), -1),
         (("cuts", 0, "head_outputs"), ["x"]),
+        (("cuts", 0, "share"), 1.1),
+        (("cuts", 0, "share"), -0.1),
+        (("cuts", 0, "share"), None),
+        (("found",), {}),
+        (("found",), {"total": 9, "optimal": 1, "single_tensor": 1, "dominated": 0, "secret": 1}),
+        (("found", "total"), 0),
+        (("found", "total"), 10**30 + 0.5),
+        (("found", "optimal"), 4),
+        (("found", "optimal"), -1),
+        (("found", "single_tensor"), 10**30),
+        (("found", "dominated"), 3),
         (("cuts", 0, "nodes"), [[0, 9_999_999]]),
         (("cuts", 0, "tensors", 0, "shape"), [-2]),
         (("cuts", 0, "tensors", 0, "scale"), "nan"),

@@ -47,8 +47,8 @@ def convert(
         Path | None,
         typer.Option(help="Real inputs to prove the cuts on, and to quantise with: an .npz file or a folder."),
     ] = None,
-    max_cuts: Annotated[int | None, typer.Option(min=1, help="Cuts to keep; default 10.")] = None,
-    all_cuts: Annotated[bool, typer.Option("--all-cuts", help="Keep every cut that is exact.")] = False,
+    max_cuts: Annotated[int | None, typer.Option(min=1, help="Cuts to keep, most useful first; default 10.")] = None,
+    all_cuts: Annotated[bool, typer.Option("--all-cuts", help="Keep every cut that is exact, useful or not.")] = False,
     tolerance: Annotated[float, typer.Option(help="Largest difference a cut may make; 0: the same bits.")] = 0.0,
     inputs: Annotated[
         list[str] | None,
@@ -101,8 +101,8 @@ def convert(
             sizes = ",".join(map(str, manifest.sample_shapes[spec.name]))
             notes.print(f"sizes of {spec.name} are free; it was tried with --shape {spec.name}={sizes}")
     notes.print(
-        f"{output}: {len(manifest.cuts)} cuts proven, {len(manifest.rejected)} rejected; {bundle_bytes:,} bytes for a "
-        f"model of {manifest.model_bytes:,}"
+        f"{output}: {len(manifest.cuts)} cuts proven, {len(manifest.rejected)} rejected of "
+        f"{manifest.found.total} candidates; {bundle_bytes:,} bytes for a model of {manifest.model_bytes:,}"
     )
 
 
@@ -156,7 +156,11 @@ def _summary(output: Path, manifest: Manifest, bundle_bytes: int) -> dict[str, A
         "bundle": str(output),
         "name": manifest.name,
         "format": manifest.model_format,
-        "cuts": [{"id": cut.id, "nodes": list(cut.nodes), "payload_bytes": cut.payload_bytes} for cut in manifest.cuts],
+        "cuts": [
+            {"id": cut.id, "nodes": list(cut.nodes), "payload_bytes": cut.payload_bytes, "share": cut.share}
+            for cut in manifest.cuts
+        ],
+        "candidates": manifest.candidates_json(),
         "rejected": [
             {"id": cut.id, "reason": cut.reason, "max_abs_error": cut.max_abs_error} for cut in manifest.rejected
         ],

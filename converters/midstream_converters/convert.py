@@ -32,7 +32,6 @@ from midstream.manifest import (
 )
 from midstream.tensors import Tensors
 from midstream_converters import slicing
-from midstream_converters.cuts import Candidate, rank_cuts
 from midstream_converters.difference import max_abs_error
 from midstream_converters.emit import check_target, staging, write_bundle
 from midstream_converters.graph import ModelGraph, Node, Slice, Source
@@ -43,6 +42,7 @@ from midstream_converters.preparing import Prepared, prepare, read_given
 from midstream_converters.proving import Proven, Prover
 from midstream_converters.recipe import BundleCache, made_by, recipe_of
 from midstream_converters.samples import GENERATED_SAMPLES, read_calibration
+from midstream_converters.selection import Selection, select
 from midstream_converters.timing import time_layers
 from midstream_converters.weights import WeightStore
 
@@ -124,6 +124,7 @@ class _Work:
         """Slice and prove."""
         opened, source = self._opened, self._opened.source
         reference = self._reference()
+        selection = select(source.graph, every=self._options.max_cuts is None)
         prover = Prover(
             source,
             self._engine,
@@ -131,18 +132,15 @@ class _Work:
             reference.samples,
             reference.expected,
             self._options.tolerance,
+            selection.all(),
         )
         self._progress("timing layers", 0, 1)
-        layers_ms = time_layers(
-            source, self._engine, self._weights_path, prover.candidates, reference.samples[0], reference.whole_ms
-        )
-        wanted = len(prover.candidates)
-        if self._options.max_cuts is not None:
-            wanted = min(self._options.max_cuts, wanted)
-        expected_s = wanted * (reference.load_ms + _RUNS_A_PROOF * reference.whole_ms) / 1e3
+        layers_ms = time_layers(source, self._engine, self._weights_path, reference.samples[0], reference.whole_ms)
+        wanted = len(selection.all()) if self._options.max_cuts is None else self._options.max_cuts
+        expected_s = min(wanted, len(selection.chosen)) * (reference.load_ms + _RUNS_A_PROOF * reference.whole_ms) / 1e3
         with proving(prover, self._weights_path.stat().st_size, expected_s) as pool:
             try:
-                kept, rejected = self._cuts(prover.candidates, wanted, pool)
+                kept, rejected = self._cuts(selection, wanted, pool)
                 self._middles(kept[:MIDDLE_CUTS], pool)
             except BrokenProcessPool:
                 raise ModelError(
@@ -176,6 +174,7 @@ class _Work:
             tolerance=self._options.tolerance,
             created_by=f"midstream {metadata.version('midstream')}",
             recipe=recipe,
+            found=selection.counts,
         )
         machine = f"{platform.machine()} {self._engine.version()}"
         costs = {proven.candidate.id: proven.cost for proven in kept}
@@ -225,13 +224,16 @@ class _Work:
             )
         return answers[0]
 
-    def _cuts(self, candidates: Sequence[Candidate], wanted: int, pool: Pool) -> tuple[list[Proven], list[RejectedCut]]:
+    def _cuts(self, selection: Selection, wanted: int, pool: Pool) -> tuple[list[Proven], list[RejectedCut]]:
         """The most useful cuts that are exact, best first, and those that are not."""
-        ranked = deque(rank_cuts(candidates))
+        ranked = deque(selection.chosen)
         kept: list[Proven] = []
-        rejected: list[RejectedCut] = []
+        rejected: dict[str, RejectedCut] = {}
         running: deque[Future[Proven | RejectedCut]] = deque()
-        while ranked or running:
+        resort = selection.others
+        while True:
+            if not (ranked or running or kept):
+                ranked, resort = deque(resort), ()
             while ranked and len(running) < 2 * pool.workers and len(kept) + len(running) < wanted:
                 running.append(pool.submit(Prover.prove, ranked.popleft()))
             if not running:
@@ -239,11 +241,13 @@ class _Work:
             outcome = running.popleft().result()
             heads = {proven.halves.cut.nodes for proven in kept}
             if isinstance(outcome, RejectedCut):
-                rejected.append(outcome)
+                rejected[outcome.id] = outcome
+                ranked.extend(selection.freed(outcome.id, set(rejected)))
             elif outcome.halves.cut.nodes not in heads:
                 kept.append(outcome)
-            self._progress("cutting", len(kept) + len(rejected), min(wanted + len(rejected), len(candidates)))
-        return kept, rejected
+            done = len(kept) + len(rejected)
+            self._progress("cutting", done, min(wanted + len(rejected), done + len(ranked) + len(running)))
+        return kept, list(rejected.values())
 
     def _middles(self, kept: Sequence[Proven], pool: Pool) -> None:
         """Slices between two of these cuts, where the first's head is a part of the second's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -45,7 +45,7 @@ class Prover:
     """Proves cuts; it can be sent to another process, and belongs to one caller at a time.
 
     ``expected`` are the whole model's answers to ``samples``; those of the first sample's shapes are also what times
-    and sizes are taken from.
+    and sizes are taken from. A boundary is never moved to where one of the ``candidates`` lies.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Prover:
         samples: Sequence[Tensors],
         expected: Sequence[Tensors],
         tolerance: float,
+        candidates: Iterable[Candidate],
     ) -> None:
         self._source = source
         self._engine = engine
@@ -64,13 +65,8 @@ class Prover:
         self._expected = expected
         self._tolerance = tolerance
         self._cutter = Cutter(source.graph)
-        self._heads = {candidate.head for candidate in self.candidates}
+        self._heads = {candidate.head for candidate in candidates}
         self._crossed: dict[str, list[Tensors]] = {}
-
-    @cached_property
-    def candidates(self) -> list[Candidate]:
-        """Every cut there is."""
-        return self._cutter.candidates()
 
     @cached_property
     def _is_timed(self) -> bool:

@@ -16,16 +16,17 @@ from midstream.bundle import Bundle
 from midstream.errors import BundleError, MissingExtraError
 from midstream.inputs import semantics_to_json
 from midstream.manifest import BUNDLE_FILES, FORMAT_VERSION, MANIFEST_FILE, Manifest
+from midstream.profiles import load_profile, profile_names
 from midstream_converters.keras.source import KerasModel
 from midstream_converters.opening import ModelFile, Options
 
 MAX_CACHE_BYTES = 2 << 30
 _CACHE_VARIABLE = "MIDSTREAM_CACHE"
-_PACKAGES = ("midstream", "ai-edge-litert", "onnxruntime", "onnx", "numpy")
+_PACKAGES = ("midstream", "ai-edge-litert", "onnxruntime", "onnx", "numpy", "scipy")
 
 
 def recipe_of(model: ModelFile | KerasModel, options: Options) -> str:
-    """The SHA-256, in hexadecimal digits, of the model, the options, and the code and runtimes that do the work."""
+    """The SHA-256, in hexadecimal digits, of the model, the options, the code, the profiles and the runtimes."""
     content = {
         "format": FORMAT_VERSION,
         "model": [model.path.stem, model.sha256],
@@ -39,6 +40,7 @@ def recipe_of(model: ModelFile | KerasModel, options: Options) -> str:
         "quantize": options.quantize,
         "packages": {name: _version(name) for name in _packages(model, options)},
         "code": _tree_digest(Path(__file__).parent, "*.py"),
+        "profiles": {name: repr(load_profile(name)) for name in profile_names()},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

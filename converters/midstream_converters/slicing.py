@@ -49,6 +49,7 @@ def halves(
         candidate.payload_bytes,
         candidate.head,
         outputs_here,
+        candidate.share,
     )
     first = Variant(gives_wide=wide, without=head_without)
     second = Variant(takes_wide=wide, without=tail_without)

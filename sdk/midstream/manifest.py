@@ -15,7 +15,7 @@ the converters alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from midstream.errors import BundleError
 from midstream.inputs import Semantics
 from midstream.tensors import TensorSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.bin"
 SLICES_FILE = "slices.tar.xz"
@@ -96,7 +96,8 @@ class Cut:
     """A place to split: the head runs ``nodes``, the tail the rest, and ``tensors`` cross.
 
     ``payload_bytes`` is the size of the crossing tensors as they are, at the sizes the bundle was verified with.
-    ``head_outputs`` are outputs of the model that the head already computes; they never cross.
+    ``head_outputs`` are outputs of the model that the head already computes; they never cross. ``share`` is how much of
+    the converter's sweep of machines, objectives and link speeds the cut is the best in, 0 to 1.
     """
 
     id: str
@@ -104,6 +105,7 @@ class Cut:
     payload_bytes: int
     nodes: tuple[int, ...]
     head_outputs: tuple[str, ...] = ()
+    share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,20 @@ class Quantisation:
 
 
 @dataclass(frozen=True, slots=True)
+class CandidateCounts:
+    """How many places to cut a model has, in ``total``.
+
+    ``optimal`` are the best somewhere in the converter's sweep, ``single_tensor`` those at which one tensor crosses,
+    and ``dominated`` those of the latter that another is never worse than.
+    """
+
+    total: int
+    optimal: int
+    single_tensor: int
+    dominated: int
+
+
+@dataclass(frozen=True, slots=True)
 class FileRecord:
     """Size and SHA-256 of one file of the bundle."""
 
@@ -156,8 +172,9 @@ class Manifest:
 
     ``fixed`` holds inputs that conversion has bound to one value: they may be left out, and only this value is taken.
     ``sample_shapes`` are the input shapes that sizes and proofs refer to. A ``stateful`` model has layers that remember
-    the run before; every head holds all of them. ``recipe`` is the converter's hash of all that decided what is here.
-    ``quantisation`` is None where the model was not quantised by the converter.
+    the run before; every head holds all of them. ``recipe`` is the converter's hash of all that decided what is here;
+    ``found`` counts the candidates that the cuts come from. ``quantisation`` is None where the model was not quantised
+    by the converter.
     """
 
     name: str
@@ -180,6 +197,13 @@ class Manifest:
     created_by: str = ""
     recipe: str = ""
     quantisation: Quantisation | None = None
+    found: CandidateCounts = CandidateCounts(0, 0, 0, 0)
+
+    def candidates_json(self) -> dict[str, int]:
+        """What became of the candidates, as ``convert --json`` and ``inspect --json`` tell it."""
+        kept, rejected = len(self.cuts), len(self.rejected)
+        untried = self.found.total - kept - rejected
+        return asdict(self.found) | {"kept": kept, "rejected": rejected, "untried": untried}
 
     def cut(self, cut_id: str) -> Cut:
         """The cut of this id; raises BundleError naming those there are."""

@@ -18,6 +18,7 @@ from midstream.manifest import (
     SLICES_FILE,
     WEIGHTS_FILE,
     WHOLE,
+    CandidateCounts,
     Costs,
     Cut,
     Edge,
@@ -197,6 +198,7 @@ def _manifest_body(manifest: Manifest) -> dict[str, Any]:
                 "payload_bytes": cut.payload_bytes,
                 "nodes": _to_ranges(cut.nodes),
                 "head_outputs": list(cut.head_outputs),
+                "share": cut.share,
             }
             for cut in manifest.cuts
         ],
@@ -220,6 +222,7 @@ def _manifest_body(manifest: Manifest) -> dict[str, Any]:
         "stateful": manifest.stateful,
         "created_by": manifest.created_by,
         "recipe": manifest.recipe,
+        "found": asdict(manifest.found),
     }
     if manifest.quantisation is not None:
         body["quantisation"] = asdict(manifest.quantisation)
@@ -270,6 +273,7 @@ def _manifest_from_body(body: dict[str, Any]) -> Manifest:
         created_by=_text(body["created_by"]),
         recipe=_text(body["recipe"]),
         quantisation=_quantisation_from_json(body["quantisation"]) if "quantisation" in body else None,
+        found=CandidateCounts(**{name: _count(count) for name, count in body["found"].items()}),
     )
     _check_parts(manifest)
     return manifest
@@ -289,6 +293,14 @@ def _check_parts(manifest: Manifest) -> None:
         raise ValueError("an input that is not there has a value or a meaning")
     if manifest.quantisation and not {change.name for change in manifest.quantisation.outputs} <= outputs:
         raise ValueError("an output that is not there has changed")
+    counts = manifest.found
+    tried = len(manifest.cuts) + len(manifest.rejected)
+    if counts.total < max(tried, counts.optimal + counts.dominated, counts.single_tensor):
+        raise ValueError(f"{counts.total} candidates are fewer than what became of them")
+    if counts.single_tensor < counts.dominated:
+        raise ValueError(f"more than the {counts.single_tensor} candidates of one tensor are dominated")
+    if any(cut.share > 1 for cut in manifest.cuts):
+        raise ValueError("a cut is the best in more than all of the sweep")
     _check_slice(manifest, WHOLE, inputs, outputs)
     crossing = {cut.id: {spec.name for spec in cut.tensors} for cut in manifest.cuts}
     if len(crossing) != len(manifest.cuts):
@@ -328,6 +340,7 @@ def _cuts_from_json(value: list[dict[str, Any]]) -> tuple[Cut, ...]:
             _count(cut["payload_bytes"]),
             _from_ranges(cut["nodes"]),
             _texts(cut["head_outputs"]),
+            _number(cut["share"]),
         )
         for cut in value
     )

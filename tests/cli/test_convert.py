@@ -25,7 +25,11 @@ def test_convert_tells_what_it_made(midstream: Midstream, faces_model: Path, tmp
     target = tmp_path / "a bundle"
     told = midstream("convert", faces_model, "-o", target, "--max-cuts", "2", "--json").json
     assert len(told["cuts"]) == 2
-    assert all(set(cut) == {"id", "nodes", "payload_bytes"} for cut in told["cuts"])
+    assert all(set(cut) == {"id", "nodes", "payload_bytes", "share"} for cut in told["cuts"])
+    counts = told["candidates"]
+    assert (counts["kept"], counts["rejected"]) == (2, len(told["rejected"]))
+    assert counts["untried"] == counts["total"] - 2 - counts["rejected"] > counts["dominated"] > 0
+    assert counts["optimal"] >= sum(cut["share"] > 0 for cut in told["cuts"]) > 0
     assert told["model_bytes"] == faces_model.stat().st_size
     assert told["bundle_bytes"] == sum(file.stat().st_size for file in target.iterdir())
     assert [cut["id"] for cut in told["cuts"]] == [cut.id for cut in Bundle.open(target).cuts]

@@ -26,6 +26,12 @@ def test_inspect_as_json(midstream: Midstream, faces: Path, faces_model: Path) -
     assert all(edge["bytes"] > 0 for edge in edges)
     assert told["digest"] == bundle.digest.hex()
     assert told["stateful"] is False
+    assert {node["critical"] for node in nodes} == {True, False}
+    counts = told["candidates"]
+    assert set(counts) == {"total", "optimal", "single_tensor", "dominated", "kept", "rejected", "untried"}
+    assert counts["kept"] == len(told["cuts"])
+    assert counts["untried"] > 0
+    assert [cut["share"] for cut in told["cuts"]] == [cut.share for cut in bundle.cuts]
 
 
 def test_inspect_as_tables(midstream: Midstream, faces: Path) -> None:
@@ -33,6 +39,8 @@ def test_inspect_as_tables(midstream: Midstream, faces: Path) -> None:
     assert shown.code == 0
     assert "cuts (0 candidates rejected)" in shown.out
     assert "DEPTHWISE_CONV_2D" in shown.out
+    assert "89 candidate cuts: " in shown.out
+    assert "critical path (*): " in shown.out
 
 
 def test_a_name_that_looks_like_markup_is_a_name(midstream: Midstream, faces_model: Path, tmp_path: Path) -> None:

@@ -1,47 +1,25 @@
-"""Where a model may be cut, on graphs made by hand and at random, and in which order the cuts are worth keeping."""
+"""Where a model may be cut, on graphs made by hand and at random."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from midstream.tensors import TensorSpec
-from midstream_converters.cuts import Candidate, Cutter, rank_cuts
-from midstream_converters.graph import ModelGraph, Node, Value
+from midstream_converters.cuts import Candidate, Cutter
+from midstream_converters.graph import ModelGraph
 
-
-def made(outputs: str, *layers: str, sizes: Mapping[str, int] | None = None, unsendable: str = "") -> ModelGraph:
-    """A model from layers such as ``"a b = x y"``; ``=static=`` and ``=state=`` mark them, each has 10 MACs."""
-    nodes = []
-    for index, layer in enumerate(layers):
-        left, mark, right = layer.partition("=static=") if "=static=" in layer else layer.partition("=state=")
-        if not mark:
-            left, mark, right = layer.partition("=")
-        names, reads = tuple(left.split()), tuple(right.split())
-        node = Node(index, f"layer{index}", "Op", reads, names, macs=10)
-        nodes.append(replace(node, static=mark == "=static=", stateful=mark == "=state="))
-    produced = {value for node in nodes for value in node.outputs}
-    inputs = dict.fromkeys(value for node in nodes for value in node.inputs if value not in produced)
-    return assembled(nodes, list(inputs), outputs.split(), sizes or {}, unsendable.split())
-
-
-def assembled(
-    nodes: list[Node], inputs: list[str], outputs: list[str], sizes: Mapping[str, int], unsendable: list[str]
-) -> ModelGraph:
-    values = {}
-    for name in [*inputs, *(name for node in nodes for name in node.outputs)]:
-        spec = None if name in unsendable else TensorSpec(name, np.dtype(np.float32), (None,))
-        values[name] = Value(spec, sizes.get(name, 4))
-    return ModelGraph(tuple(nodes), tuple(inputs), tuple(outputs), values)
+from .layered import graphs, made
 
 
 def cuts_of(graph: ModelGraph) -> list[Candidate]:
     return Cutter(graph).candidates()
+
+
+def test_what_the_tail_makes_of_the_outputs_comes_back() -> None:
+    graph = made("a c d x", "a = x", "b = a", "c = b", "d = c", sizes={"a": 7, "c": 30, "d": 500, "x": 9000})
+    assert [cut.reply_bytes for cut in cuts_of(graph)] == [530, 530, 500]
 
 
 def shown(graph: ModelGraph) -> list[tuple[str, tuple[int, ...], tuple[int, ...], tuple[str, ...]]]:
@@ -51,8 +29,8 @@ def shown(graph: ModelGraph) -> list[tuple[str, tuple[int, ...], tuple[int, ...]
 def test_a_chain_can_be_cut_between_any_two_layers() -> None:
     cuts = cuts_of(made("c", "a = x", "b = a", "c = b", sizes={"a": 40, "b": 12}))
     assert cuts == [
-        Candidate("c1", head=(0,), tail=(1, 2), crossing=("a",), payload_bytes=40, head_macs=10),
-        Candidate("c2", head=(0, 1), tail=(2,), crossing=("b",), payload_bytes=12, head_macs=20),
+        Candidate("c1", head=(0,), tail=(1, 2), crossing=("a",), payload_bytes=40, reply_bytes=4),
+        Candidate("c2", head=(0, 1), tail=(2,), crossing=("b",), payload_bytes=12, reply_bytes=4),
     ]
 
 
@@ -138,27 +116,6 @@ def test_where_something_crosses_that_cannot_travel_there_is_no_cut(unsendable: 
     assert [cut.id for cut in cuts_of(graph)] == ["c2"]
 
 
-@st.composite
-def graphs(draw: st.DrawFn) -> ModelGraph:
-    rarely = st.sampled_from([False] * 7 + [True])
-    nodes: list[Node] = []
-    known = ["x", "y"]
-    static: set[str] = set()
-    for index in range(draw(st.integers(2, 9))):
-        recent = st.sampled_from(known[-4:]) | st.sampled_from(known)
-        reads = () if draw(rarely) else tuple(draw(st.lists(recent, min_size=1, max_size=3)))
-        reads += (draw(st.sampled_from(sorted(static))),) if static and draw(st.booleans()) else ()
-        names = tuple(f"v{index}{part}" for part in range(draw(st.integers(1, 2))))
-        fixed = static.issuperset(reads)
-        nodes.append(Node(index, "", "Op", reads, names, draw(st.integers(0, 9)), 0, fixed, not fixed and draw(rarely)))
-        known += names
-        static.update(names if fixed else ())
-    outputs = draw(st.lists(st.sampled_from(known[-3:]) | st.sampled_from(known), min_size=1, max_size=3, unique=True))
-    unsendable = [draw(st.sampled_from(known))] if draw(rarely) else []
-    sizes = {value: draw(st.integers(0, 99)) for value in known}
-    return assembled(nodes, ["x", "y"], outputs, sizes, unsendable)
-
-
 def run(graph: ModelGraph, layers: Iterable[int], given: Mapping[str, str]) -> dict[str, str]:
     """Every value as the formula that made it; KeyError where a layer reads what is not there."""
     values = dict(given)
@@ -186,7 +143,9 @@ def check(graph: ModelGraph, cut: Candidate) -> None:
     assert not any(graph.nodes[index].static for index in made_by)
     assert all(graph.values[value].spec for value in cut.crossing)
     assert cut.payload_bytes == sum(graph.values[value].bytes for value in cut.crossing)
-    assert cut.head_macs == sum(graph.nodes[index].macs for index in head if not graph.nodes[index].static)
+    assert cut.reply_bytes == sum(
+        graph.values[value].bytes for value in graph.outputs if graph.producer.get(value) in tail
+    )
     given = {name: name for name in graph.inputs}
     first = run(graph, cut.head, given)
     second = run(graph, cut.tail, {value: first[value] for value in cut.crossing})
@@ -251,57 +210,3 @@ def test_no_place_is_left_out_without_a_reason(graph: ModelGraph) -> None:
             any(graph.values[value].spec is None for value in crossing),
         )
         assert (f"c{place}" in found) is not any(reasons)
-
-
-def candidates(*places: tuple[int, int]) -> list[Candidate]:
-    """Cuts of a chain from (work of the head, payload)."""
-    return [
-        Candidate(f"c{number}", (), (), (), payload_bytes=payload, head_macs=work)
-        for number, (work, payload) in enumerate(places, start=1)
-    ]
-
-
-def ranked(*places: tuple[int, int]) -> list[str]:
-    return [cut.id for cut in rank_cuts(candidates(*places))]
-
-
-PLACES = st.lists(st.tuples(st.integers(1, 1000), st.integers(0, 20)), min_size=1, max_size=15).map(
-    lambda steps: [(sum(work for work, _ in steps[: end + 1]), steps[end][1]) for end in range(len(steps))]
-)
-
-
-@settings(deadline=None)
-@given(PLACES)
-def test_ranking_loses_none(places: list[tuple[int, int]]) -> None:
-    cuts = candidates(*places)
-    found = rank_cuts(cuts)
-    assert sorted(cut.id for cut in found) == sorted(cut.id for cut in cuts)
-    assert set(found) == set(cuts)
-
-
-@settings(deadline=None)
-@given(PLACES)
-def test_cuts_that_no_shorter_head_undercuts_come_first(places: list[tuple[int, int]]) -> None:
-    found = rank_cuts(candidates(*places))
-    best = {f"c{n}" for n, (_, size) in enumerate(places, start=1) if all(size < s for _, s in places[: n - 1])}
-    assert {cut.id for cut in found[: len(best)]} == best
-
-
-def test_the_best_for_some_link_come_from_the_least_work_to_the_least_to_send() -> None:
-    assert ranked((10, 900), (20, 500), (30, 800), (40, 100)) == ["c1", "c2", "c4", "c3"]
-    assert ranked((10, 900), (20, 880), (30, 950), (40, 100)) == ["c1", "c4", "c2", "c3"]
-
-
-def test_after_the_best_come_narrow_places_far_from_them() -> None:
-    assert ranked((1, 10), (2, 90), (3, 80), (4, 20)) == ["c1", "c4", "c3", "c2"]
-    assert ranked((1, 10), (2, 11), (3, 100), (4, 100)) == ["c1", "c2", "c4", "c3"]
-    assert ranked((1, 5), (2, 9), (3, 9), (4, 9), (5, 9))[:3] == ["c1", "c5", "c3"]
-
-
-@pytest.mark.parametrize("places", [((0, 0),), ((0, 0), (0, 0)), ((0, 7), (0, 7), (0, 7)), ((5, 0), (5, 0))])
-def test_cuts_without_work_or_payload_are_ranked_too(places: tuple[tuple[int, int], ...]) -> None:
-    assert len(set(ranked(*places))) == len(places)
-
-
-def test_no_cuts_rank_as_none() -> None:
-    assert rank_cuts([]) == []

@@ -11,7 +11,6 @@ import pytest
 from midstream.bundle import Bundle
 from midstream.tensors import TensorSpec
 from midstream_converters.convert import convert
-from midstream_converters.cuts import Cutter
 from midstream_converters.graph import ModelGraph, Node, Value
 from midstream_converters.onnx.profile import anchored, layer_times
 from midstream_converters.opening import Options
@@ -55,7 +54,7 @@ def test_without_a_cut_there_is_one_prefix() -> None:
 
 def test_segments_hold_every_working_layer_once() -> None:
     graph = chain(*[("CONV_2D", 1000 * (1 + index % 3), 4000) for index in range(40)])
-    cuts = spread_by_work(graph, Cutter(graph).candidates())
+    cuts = spread_by_work(graph)
     assert len(cuts) == 12
     parts = segments(graph, cuts, np.linspace(1, 13, 13))
     assert sorted(layer for part in parts for layer in part.layers) == list(range(40))

@@ -24,7 +24,7 @@ from scipy.optimize import nnls
 from midstream.engines import Engine, Program
 from midstream.tensors import Tensors
 from midstream_converters import slicing
-from midstream_converters.cuts import Candidate
+from midstream_converters.cuts import Candidate, Cutter
 from midstream_converters.graph import Floats, ModelGraph, Slice, Source
 from midstream_converters.loaded import Loaded
 
@@ -47,20 +47,18 @@ class Segment:
     ms: float
 
 
-def layers_by_differences(
-    source: Source, engine: Engine, weights_path: Path, candidates: Sequence[Candidate], sample: Tensors
-) -> Floats:
-    """Milliseconds of each layer by index, from the times of slices at some of the candidates."""
-    cuts = spread_by_work(source.graph, candidates)
+def layers_by_differences(source: Source, engine: Engine, weights_path: Path, sample: Tensors) -> Floats:
+    """Milliseconds of each layer by index, from the times of slices at some cuts of the running order."""
+    cuts = spread_by_work(source.graph)
     heads, tails, whole = _times(source, engine, weights_path, cuts, sample)
     payload = np.array([cut.payload_bytes for cut in cuts], dtype=np.float64)
     return share_out(source.graph, segments(source.graph, cuts, prefixes(heads, tails, whole, payload)))
 
 
-def spread_by_work(graph: ModelGraph, candidates: Sequence[Candidate]) -> list[Candidate]:
+def spread_by_work(graph: ModelGraph) -> list[Candidate]:
     """Some cuts between which there is about the same work; each head holds those before it."""
     work = np.array([0.0 if node.static else node.macs + _written(graph, node.index) for node in graph.nodes])
-    chain = [cut for cut in candidates if cut.id.startswith("c")]
+    chain = Cutter(graph).candidates()
     done = np.array([work[list(cut.head)].sum() for cut in chain])
     wanted = np.linspace(0.0, work.sum(), MAX_CUTS + 2)[1:-1]
     return [chain[index] for index in sorted({int(np.argmin(np.abs(done - goal))) for goal in wanted})] if chain else []

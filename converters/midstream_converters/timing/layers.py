@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import numpy as np
 from midstream.engines import Engine
 from midstream.errors import BundleError, InputError
 from midstream.tensors import Tensors
-from midstream_converters.cuts import Candidate
 from midstream_converters.graph import Source
 from midstream_converters.timing.differences import layers_by_differences
 
@@ -19,20 +17,19 @@ def time_layers(
     source: Source,
     engine: Engine,
     weights_path: Path,
-    candidates: Sequence[Candidate],
     sample: Tensors,
     whole_ms: float,
 ) -> tuple[float, ...]:
     """Milliseconds of each layer, by index; they add up to ``whole_ms``. Static layers take none.
 
-    A runtime that profiles tells them itself. Else they come from the times of slices at some of the ``candidates``.
+    A runtime that profiles tells them itself. Else they come from the times of slices.
     """
     try:
         found = source.profile(sample)
     except (BundleError, InputError):
         found = None
     if found is None:
-        found = layers_by_differences(source, engine, weights_path, candidates, sample)
+        found = layers_by_differences(source, engine, weights_path, sample)
     for node in source.graph.nodes:
         if node.static:
             found[node.index] = 0.0

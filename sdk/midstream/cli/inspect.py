@@ -50,9 +50,14 @@ def inspect(
     ]
     rows += [["output", str(spec), ""] for spec in opened.outputs]
     print_table("inputs and outputs", ["", "tensor", "note"], rows)
+    told = manifest.candidates_json()
+    screen.print(
+        f"{told['total']} candidate cuts: {told['optimal']} the best somewhere, {told['single_tensor']} of one tensor, "
+        f"{told['dominated']} dominated; {told['kept']} kept, {told['rejected']} rejected, {told['untried']} untried"
+    )
     print_table(
-        f"cuts ({len(manifest.rejected)} candidates rejected)",
-        ["id", "layers in head", "tensors", "payload bytes", "head ms", "tail ms"],
+        f"cuts ({told['rejected']} candidates rejected)",
+        ["id", "layers in head", "tensors", "payload bytes", "head ms", "tail ms", "best in"],
         [
             [
                 cut.id,
@@ -61,19 +66,22 @@ def inspect(
                 f"{cut.payload_bytes:,}",
                 f"{opened.costs.cuts[cut.id].head_ms:.2f}",
                 f"{opened.costs.cuts[cut.id].tail_ms:.2f}",
+                f"{cut.share:.1%}" if cut.share else "",
             ]
             for cut in opened.cuts
         ],
     )
     resources = opened.resource_map
     peak = resources.graph["peak_bytes"]
+    critical = [data["cpu_ms"] for _, data in resources.nodes(data=True) if data["critical"]]
+    screen.print(f"critical path (*): {len(critical)} layers, {sum(critical):.2f} ms")
     layers = sorted(resources.nodes(data=True), key=lambda item: -item[1]["cpu_ms"])[:10]
     print_table(
         f"the ten most expensive layers, sizes in kB (peak memory of the whole model: {peak / 1e3:,.0f} kB)",
         ["layer", "operator", "cpu ms", "MFLOP", "weights", "writes", "live"],
         [
             [
-                str(index),
+                f"{index}{'*' if data['critical'] else ''}",
                 data["op"],
                 f"{data['cpu_ms']:.3f}",
                 f"{data['flops'] / 1e6:.2f}",
@@ -99,6 +107,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "stateful": bundle.manifest.stateful,
         "sample_shapes": {name: list(shape) for name, shape in bundle.manifest.sample_shapes.items()},
         "cuts": cuts_json(bundle),
+        "candidates": bundle.manifest.candidates_json(),
         "rejected": [
             {"id": cut.id, "reason": cut.reason, "max_abs_error": cut.max_abs_error} for cut in bundle.manifest.rejected
         ],
@@ -124,6 +133,7 @@ def cuts_json(bundle: Bundle) -> list[dict[str, Any]]:
             "tensors": [_spec(spec) for spec in cut.tensors],
             "head_ms": bundle.costs.cuts[cut.id].head_ms,
             "tail_ms": bundle.costs.cuts[cut.id].tail_ms,
+            "share": cut.share,
         }
         for cut in bundle.cuts
     ]

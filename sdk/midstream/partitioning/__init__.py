@@ -22,7 +22,7 @@ from midstream.partitioning.planner import (
     plan_for,
     predict,
 )
-from midstream.partitioning.resource_map import resource_map
+from midstream.partitioning.resource_map import critical_path, resource_map
 
 __all__ = [
     "DEFAULT_RUNGS",
@@ -41,6 +41,7 @@ __all__ = [
     "Stage",
     "SystemState",
     "candidates",
+    "critical_path",
     "decide",
     "plan_for",
     "predict",

@@ -14,8 +14,9 @@ def resource_map(manifest: Manifest, graph: Graph, costs: Costs, busy_w: float) 
 
     Nodes have ``op``, ``name``, ``macs``, ``flops``, ``static``, ``weight_bytes``, ``activation_bytes`` (what it
     writes), ``memory_bytes`` (both), ``live_bytes`` (the activations that are needed while it runs), ``cpu_ms`` as
-    measured and ``energy_mj`` (cpu_ms · busy_w); edges have ``bytes``. The graph has ``peak_bytes``: all weights, and
-    the most that is live. Static layers, whose values do not depend on the input, take no time.
+    measured, ``energy_mj`` (cpu_ms · busy_w) and ``critical``, whether they are on the `critical_path`; edges have
+    ``bytes``. The graph has ``peak_bytes``: all weights, and the most that is live. Static layers, whose values do not
+    depend on the input, take no time.
 
     Raises BundleError where the costs are not of this graph.
     """
@@ -45,6 +46,8 @@ def resource_map(manifest: Manifest, graph: Graph, costs: Costs, busy_w: float) 
     for edge in graph.edges:
         known = map_.get_edge_data(edge.source, edge.target, {"bytes": 0})["bytes"]
         map_.add_edge(edge.source, edge.target, bytes=known + edge.bytes)
+    path = set(critical_path(map_))
+    nx.set_node_attributes(map_, {index: index in path for index in map_}, "critical")
     return map_
 
 
@@ -65,3 +68,22 @@ def live_bytes(manifest: Manifest, graph: Graph) -> list[int]:
         live.append(now)
         now -= ending.get(layer.index, 0)
     return live
+
+
+def critical_path(map_: nx.DiGraph) -> tuple[int, ...]:
+    """The chain of layers with the most ``cpu_ms``: no number of machines runs the model in less.
+
+    Of equal ones the first; static layers are on none. Data flows from lower to higher indices.
+    """
+    spent: dict[int, tuple[float, int | None]] = {}
+    for index in sorted(map_):
+        if not map_.nodes[index]["static"]:
+            before = [source for source in map_.predecessors(index) if source in spent]
+            last = max(before, key=lambda source: (spent[source][0], -source), default=None)
+            spent[index] = map_.nodes[index]["cpu_ms"] + (0.0 if last is None else spent[last][0]), last
+    path: list[int] = []
+    step = max(spent, key=lambda index: (spent[index][0], -index), default=None)
+    while step is not None:
+        path.append(step)
+        step = spent[step][1]
+    return tuple(reversed(path))
