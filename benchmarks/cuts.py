@@ -192,8 +192,8 @@ class Workshop:
         """All candidates, and a sample of them for the peers."""
         with self._opened(case.path, case.options) as opened:
             source = opened.source
-            candidates = select(source.graph, every=True).chosen
-            tried = list(candidates)
+            candidates = sorted(select(source.graph, every=True).chosen, key=lambda cut: len(cut.head))
+            tried = candidates
             made = self._made.get(case.path)
             if self._settings.max_cuts is not None and isinstance(made, Made):
                 known = {cut.id for cut in made.manifest.cuts} | {cut.id for cut in made.manifest.rejected}
