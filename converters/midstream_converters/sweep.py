@@ -68,18 +68,15 @@ def network_of(graph: ModelGraph, layers: Sequence[int]) -> Network:
     return Network(tuple(layers), Problem(tuple(replies), values, pinned))
 
 
-def layer_ms(
-    graph: ModelGraph, layers: Sequence[int], profile: Profile, measured_ms: Sequence[float] | None = None
-) -> Costs:
+def layer_ms(graph: ModelGraph, layers: Sequence[int], profile: Profile) -> Costs:
     """Milliseconds of each layer on a board, as `Profile.predict_ms` gives them.
 
-    With ``measured_ms``, the same layers' times on any one machine, the profile gives their sum alone and they give
-    each layer's share of it.
+    Measured times are not used: with them the same model would not always give the same cuts.
     """
     int8 = any(
         v.spec is not None and v.spec.scale is not None and v.spec.dtype.itemsize == 1 for v in graph.values.values()
     )
-    predicted = np.array(
+    return np.array(
         [
             profile.predict_ms(
                 node.macs, 1, output_bytes=sum(graph.values[value].bytes for value in node.outputs), int8=int8
@@ -88,15 +85,12 @@ def layer_ms(
         ],
         dtype=np.float64,
     )
-    measured = predicted if measured_ms is None else np.asarray(measured_ms, dtype=np.float64)
-    return measured * (predicted.sum() / measured.sum()) if measured.sum() > 0 else predicted
 
 
 def best_heads(
     graph: ModelGraph,
     layers: Sequence[int],
     narrow: Sequence[tuple[int, ...]] = (),
-    measured_ms: Sequence[float] | None = None,
 ) -> dict[tuple[int, ...], float]:
     """The heads that are the best somewhere in the sweep, as the model's layers, with their share of it.
 
@@ -107,7 +101,7 @@ def best_heads(
     if not layers:
         return {}
     network = network_of(graph, layers)
-    pairs = list(_pairs(graph, layers, measured_ms))
+    pairs = list(_pairs(graph, layers))
     low, high = (8 / kbps for kbps in reversed(LINK_KBPS))
     won: dict[tuple[int, ...], float] = defaultdict(float)
     problems = (network.problem, network.keeping_input())
@@ -138,9 +132,9 @@ class _Pair:
         return Line(self.device_ms, self.gateway_ms), Line(*energy, power.idle_w, power.radio_uj_per_byte / 1e3)
 
 
-def _pairs(graph: ModelGraph, layers: Sequence[int], measured_ms: Sequence[float] | None) -> Iterator[_Pair]:
+def _pairs(graph: ModelGraph, layers: Sequence[int]) -> Iterator[_Pair]:
     boards = {name: load_profile(name) for name in profile_names()}
-    times = {name: layer_ms(graph, layers, board, measured_ms) for name, board in boards.items()}
+    times = {name: layer_ms(graph, layers, board) for name, board in boards.items()}
     for device, board in boards.items():
         for gateway in GATEWAYS:
             for load in GATEWAY_LOADS:
