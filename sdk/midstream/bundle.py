@@ -41,7 +41,9 @@ from midstream.manifest import (
     middle_name,
     tail_name,
 )
+from midstream.partitioning.costs import layers_from_profile
 from midstream.partitioning.resource_map import resource_map
+from midstream.profiles import Profile
 from midstream.sealed import costs_from_bytes, graph_from_bytes, manifest_digest, manifest_from_bytes
 from midstream.tensors import Tensors, TensorSpec, check_tensors, named_tensors, nbytes
 
@@ -122,8 +124,16 @@ class Bundle:
 
     @property
     def resource_map(self) -> nx.DiGraph:
-        """The layers with CPU milliseconds, memory in bytes and energy in millijoules; edges with bytes."""
-        return resource_map(self.manifest, self.graph, self.costs, _NOMINAL_BUSY_W)
+        """The layers with CPU milliseconds, memory in bytes and energy in millijoules; edges with bytes.
+
+        Times are those measured at conversion, with one thread; energy is that of a core which draws one watt.
+        """
+        return resource_map(self.manifest, self.graph, self.costs.layers_ms, _NOMINAL_BUSY_W)
+
+    def resource_map_on(self, profile: Profile) -> nx.DiGraph:
+        """The same with the times that a profile predicts for all cores of its board, and the power it states."""
+        layers_ms = layers_from_profile(self.manifest, self.graph, profile)
+        return resource_map(self.manifest, self.graph, layers_ms, profile.power.busy_w)
 
     @property
     def image_inputs(self) -> dict[str, ImageInput]:

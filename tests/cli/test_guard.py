@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -144,7 +145,7 @@ def test_what_native_libraries_write_is_not_on_stderr_unless_it_is_asked_for() -
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_closed_streams_are_no_mistake(closed: str) -> None:
-    command = f"{sys.executable} -m midstream.cli.main --version {closed}"
+    command = f"{shlex.quote(sys.executable)} -m midstream.cli.main --version {closed}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "midstream 0.1.0\n" if closed == "2>&-" else "")
     assert done.stderr == ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from midstream.bundle import Bundle
 
 from .conftest import Midstream
@@ -77,3 +79,23 @@ def test_a_picture_that_cannot_be_is_one_error(midstream: Midstream, faces: Path
     assert "it is a folder" in midstream("inspect", faces, "--graph", tmp_path / "folder.svg").error
     assert "cannot be written" in midstream("inspect", faces, "--graph", "/proc/faces.svg").error
     assert [path.name for path in tmp_path.iterdir()] == ["folder.svg"]
+
+
+def test_layers_as_on_a_board(midstream: Midstream, faces: Path) -> None:
+    here, slow = (
+        midstream("inspect", faces, *options, "--json").json["resource_map"]["nodes"]
+        for options in ((), ("--device", "pi-zero-2w"))
+    )
+    for layer, other in zip(here, slow, strict=True):
+        assert layer | {"cpu_ms": 0, "energy_mj": 0, "critical": 0} == other | {
+            "cpu_ms": 0,
+            "energy_mj": 0,
+            "critical": 0,
+        }
+    plan = midstream(
+        "plan", faces, "--device", "pi-zero-2w", "--gateway", "x86-mini", "--uplink-kbps", 0, "--rtt-ms", 1, "--json"
+    )
+    assert sum(layer["cpu_ms"] for layer in slow) == pytest.approx(plan.json["predicted_ms"])
+    assert sum(layer["energy_mj"] for layer in slow) == pytest.approx(plan.json["energy_mj"])
+    assert "Raspberry Pi Zero 2 W, 43." in midstream("inspect", faces, "--device", "pi-zero-2w").out
+    assert "is named 'pi44'; nearest is " in midstream("inspect", faces, "--device", "pi44").error

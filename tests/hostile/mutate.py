@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from random import Random
 from typing import Any
 
@@ -134,25 +135,24 @@ def _repeated(value: Any) -> bool:
 
 def _edit(message: Any, field: Any, value: Any, messages: list[Any], random: Random) -> None:
     if field.message_type is not None:
-        alike = [other for other in messages if other.DESCRIPTOR is field.message_type]
+        # A copy of its own: a message must not be copied into a part of itself.
+        other = copy.deepcopy(random.choice([other for other in messages if other.DESCRIPTOR is field.message_type]))
         if not _repeated(value):
             if random.random() < 0.3:
                 message.ClearField(field.name)
             else:
-                copied = type(value)()
-                copied.CopyFrom(random.choice(alike))
-                value.CopyFrom(copied)
+                value.CopyFrom(other)
             return
         change = random.randrange(4)
         at = random.randrange(len(value))
         if change == 0:
             del value[at]
         elif change == 1:
-            value.add().CopyFrom(random.choice(alike))
+            value.add().CopyFrom(other)
         elif change == 2:
             value.reverse()
         else:
-            value[at].CopyFrom(random.choice(alike))
+            value[at].CopyFrom(other)
         return
     if not _repeated(value):
         setattr(message, field.name, _other_scalar(field, value, messages, random))

@@ -10,6 +10,8 @@ import typer
 from midstream.cli.output import JsonOption, print_json, print_table, screen
 
 if TYPE_CHECKING:
+    import networkx as nx
+
     from midstream.bundle import Bundle
     from midstream.tensors import TensorSpec
 
@@ -24,20 +26,31 @@ def inspect(
     graph: Annotated[
         Path | None, typer.Option("--graph", help="Draw layers, costs and cuts into this .svg or .png file.")
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers as on this board, a profile's name or .toml file; default: as measured at conversion."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a bundle's inputs, outputs, resource map, cuts and sizes."""
     from midstream.bundle import Bundle
+    from midstream.profiles import load_profile
 
     if graph is not None:
         from midstream.drawing import picture
 
         picture.check_target(graph)
     opened = Bundle.open(bundle)
+    board = None if device is None else load_profile(device)
+    resources = opened.resource_map if board is None else opened.resource_map_on(board)
+    whole_ms = sum(ms for _, ms in resources.nodes(data="cpu_ms"))
     if graph is not None:
-        picture.write_picture(graph, opened.resource_map, opened.cuts, name=opened.name, whole_ms=opened.costs.whole_ms)
+        name = opened.name if board is None else f"{opened.name} on {board.title}"
+        picture.write_picture(graph, resources, opened.cuts, name=name, whole_ms=whole_ms)
     if as_json:
-        print_json(describe(opened))
+        print_json(describe(opened, resources))
         return
     manifest = opened.manifest
     screen.print(opened.name, style="bold", end="")
@@ -71,32 +84,32 @@ def inspect(
             for cut in opened.cuts
         ],
     )
-    resources = opened.resource_map
+    where = "" if board is None else f" on {board.title}, {whole_ms:.1f} ms in all"
     peak = resources.graph["peak_bytes"]
     critical = [data["cpu_ms"] for _, data in resources.nodes(data=True) if data["critical"]]
     screen.print(f"critical path (*): {len(critical)} layers, {sum(critical):.2f} ms")
     layers = sorted(resources.nodes(data=True), key=lambda item: -item[1]["cpu_ms"])[:10]
     print_table(
-        f"the ten most expensive layers, sizes in kB (peak memory of the whole model: {peak / 1e3:,.0f} kB)",
-        ["layer", "operator", "cpu ms", "MFLOP", "weights", "writes", "live"],
+        f"the ten most expensive layers{where}, sizes in kB (peak memory of the whole model: {peak / 1e3:,.0f} kB)",
+        ["layer", "operator", "cpu ms", "mJ", "MFLOP", "weights", "writes", "live"],
         [
             [
                 f"{index}{'*' if data['critical'] else ''}",
                 data["op"],
                 f"{data['cpu_ms']:.3f}",
+                f"{data['energy_mj']:.2f}",
                 f"{data['flops'] / 1e6:.2f}",
-                f"{data['weight_bytes'] / 1e3:,.1f}",
-                f"{data['activation_bytes'] / 1e3:,.1f}",
-                f"{data['live_bytes'] / 1e3:,.1f}",
+                f"{data['weight_bytes'] / 1e3:,.0f}",
+                f"{data['activation_bytes'] / 1e3:,.0f}",
+                f"{data['live_bytes'] / 1e3:,.0f}",
             ]
             for index, data in layers
         ],
     )
 
 
-def describe(bundle: Bundle) -> dict[str, Any]:
-    """The same as JSON."""
-    graph = bundle.resource_map
+def describe(bundle: Bundle, graph: nx.DiGraph) -> dict[str, Any]:
+    """The same as JSON, with this resource map."""
     return {
         "name": bundle.name,
         "format": bundle.manifest.model_format,

@@ -9,6 +9,7 @@ from midstream.partitioning.costs import (
     Power,
     Rung,
     candidates,
+    layers_from_profile,
     times_from_costs,
     times_from_profile,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "candidates",
     "critical_path",
     "decide",
+    "layers_from_profile",
     "plan_for",
     "predict",
     "resource_map",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from midstream.inputs import ImageInput
-from midstream.manifest import Costs, Cut, Graph, Layer, Manifest
+from midstream.manifest import Costs, Cut, Graph, Manifest
 from midstream.partitioning.plan import LOCAL_CODEC
 from midstream.profiles import Power, Profile
 from midstream.tensors import TensorSpec, nbytes
@@ -21,6 +21,7 @@ __all__ = [
     "Power",
     "Rung",
     "candidates",
+    "layers_from_profile",
     "times_from_costs",
     "times_from_profile",
 ]
@@ -104,23 +105,26 @@ def times_from_costs(costs: Costs, factor: float = 1.0) -> MachineTimes:
 
 
 def times_from_profile(manifest: Manifest, graph: Graph, profile: Profile, threads: int | None = None) -> MachineTimes:
-    """Times predicted by `Profile.predict_ms`, an estimate; static layers cost nothing.
+    """The sums of `layers_from_profile`, an estimate."""
+    layers_ms = layers_from_profile(manifest, graph, profile, threads)
+    whole_ms = sum(layers_ms)
+    head_ms = {cut.id: sum(layers_ms[index] for index in cut.nodes) for cut in manifest.cuts}
+    return MachineTimes(whole_ms, head_ms, {key: whole_ms - ms for key, ms in head_ms.items()})
+
+
+def layers_from_profile(
+    manifest: Manifest, graph: Graph, profile: Profile, threads: int | None = None
+) -> tuple[float, ...]:
+    """Milliseconds of each layer, by index, as `Profile.predict_ms` has them; static layers cost nothing.
 
     A model with quantised tensors at its inputs or cuts is predicted with the int8 rates.
     """
     int8 = _quantised(manifest)
-
-    def ms(layers: Iterable[Layer]) -> float:
-        working = [layer for layer in layers if not layer.static]
-        macs = sum(layer.macs for layer in working)
-        written = sum(layer.output_bytes for layer in working)
-        return profile.predict_ms(macs, len(working), output_bytes=written, int8=int8, threads=threads)
-
-    heads = {cut.id: frozenset(cut.nodes) for cut in manifest.cuts}
-    return MachineTimes(
-        ms(graph.layers),
-        {key: ms(layer for layer in graph.layers if layer.index in head) for key, head in heads.items()},
-        {key: ms(layer for layer in graph.layers if layer.index not in head) for key, head in heads.items()},
+    return tuple(
+        0.0
+        if layer.static
+        else profile.predict_ms(layer.macs, 1, output_bytes=layer.output_bytes, int8=int8, threads=threads)
+        for layer in graph.layers
     )
 
 

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import networkx as nx
 
 from midstream.errors import BundleError
-from midstream.manifest import Costs, Graph, Manifest
+from midstream.manifest import Graph, Manifest
 from midstream.tensors import nbytes
 
 
-def resource_map(manifest: Manifest, graph: Graph, costs: Costs, busy_w: float) -> nx.DiGraph:
-    """The layers of a model, by index.
+def resource_map(manifest: Manifest, graph: Graph, layers_ms: Sequence[float], busy_w: float) -> nx.DiGraph:
+    """The layers of a model, by index, with their times on some machine and what it draws while it computes.
 
     Nodes have ``op``, ``name``, ``macs``, ``flops``, ``static``, ``weight_bytes``, ``activation_bytes`` (what it
-    writes), ``memory_bytes`` (both), ``live_bytes`` (the activations that are needed while it runs), ``cpu_ms`` as
-    measured, ``energy_mj`` (cpu_ms · busy_w) and ``critical``, whether they are on the `critical_path`; edges have
+    writes), ``memory_bytes`` (both), ``live_bytes`` (the activations that are needed while it runs), ``cpu_ms``,
+    ``energy_mj`` (cpu_ms · busy_w) and ``critical``, whether they are on the `critical_path`; edges have
     ``bytes``. The graph has ``peak_bytes``: all weights, and the most that is live. Static layers, whose values do not
     depend on the input, take no time.
 
-    Raises BundleError where the costs are not of this graph.
+    Raises BundleError where the times are not of this graph.
     """
-    if len(costs.layers_ms) != len(graph.layers):
+    if len(layers_ms) != len(graph.layers):
         raise BundleError(
-            f"the costs of bundle {manifest.name!r} are of {len(costs.layers_ms)} layers, its model has "
+            f"the costs of bundle {manifest.name!r} are of {len(layers_ms)} layers, its model has "
             f"{len(graph.layers)}; convert the model again"
         )
     live = live_bytes(manifest, graph)
     weights = sum(layer.weight_bytes for layer in graph.layers)
     map_ = nx.DiGraph(name=manifest.name, peak_bytes=weights + max(live, default=0))
-    for layer, cpu_ms, live_here in zip(graph.layers, costs.layers_ms, live, strict=True):
+    for layer, cpu_ms, live_here in zip(graph.layers, layers_ms, live, strict=True):
         map_.add_node(
             layer.index,
             op=layer.op,
