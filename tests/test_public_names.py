@@ -62,6 +62,7 @@ def error_classes() -> dict[str, type[errors.MidstreamError]]:
 
 def test_the_public_names_are_these() -> None:
     assert midstream.__all__ == [
+        "AcceleratorError",
         "Analysis",
         "Bundle",
         "BundleError",

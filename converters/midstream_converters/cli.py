@@ -62,6 +62,9 @@ def convert(
     quantize: Annotated[
         Quantize | None, typer.Option(help="Quantise a float model first; needs --calibration. Tells what it changes.")
     ] = None,
+    edgetpu: Annotated[
+        bool, typer.Option("--edgetpu", help="Compile heads for the Edge TPU, with edgetpu_compiler from PATH.")
+    ] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither look into the cache nor add to it.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,6 +72,7 @@ def convert(
     from midstream.bundle import Bundle
     from midstream.inputs import parse_semantics
     from midstream_converters.convert import convert as convert_model
+    from midstream_converters.edgetpu import find_compiler
     from midstream_converters.opening import DEFAULT_MAX_CUTS, Options
     from midstream_converters.recipe import BundleCache
 
@@ -85,7 +89,10 @@ def convert(
         values=dict(_parse_value(text) for text in values or []),
         to=None if to is None else to.value,
         quantize=None if quantize is None else "int8",
+        edgetpu=edgetpu,
     )
+    if edgetpu and find_compiler() is None:
+        notes.print("edgetpu_compiler is not on PATH: heads that fit the Edge TPU are marked, and not compiled")
     with _progress(hidden=as_json) as progress:
         manifest = convert_model(model, output, options, progress, None if no_cache else BundleCache())
     bundle = Bundle.open(output)

@@ -26,6 +26,7 @@ from midstream.manifest import (
     Manifest,
     RejectedCut,
     SliceRecord,
+    edgetpu_name,
     head_name,
     middle_name,
     tail_name,
@@ -33,6 +34,7 @@ from midstream.manifest import (
 from midstream.tensors import Tensors
 from midstream_converters import slicing
 from midstream_converters.difference import max_abs_error
+from midstream_converters.edgetpu import find_compiler, maps_whole
 from midstream_converters.emit import check_target, staging, write_bundle
 from midstream_converters.graph import ModelGraph, Node, Slice, Source
 from midstream_converters.loaded import Loaded
@@ -152,6 +154,8 @@ class _Work:
         for proven in kept:
             self._add(head_name(proven.candidate.id), proven.halves.head)
             self._add(tail_name(proven.candidate.id), proven.halves.tail)
+        whole = [cut for cut in kept if source.engine == "litert" and maps_whole(source.graph, cut.candidate.head)]
+        self._compile([proven.halves.head for proven in whole])
         manifest = Manifest(
             name=opened.file.path.stem,
             model_format=opened.model_format,
@@ -164,7 +168,10 @@ class _Work:
                 for spec in source.outputs
             ),
             sample_shapes=opened.shapes,
-            cuts=tuple(proven.halves.cut for proven in kept),
+            cuts=tuple(
+                replace(proven.halves.cut, accelerators=("edgetpu",)) if proven in whole else proven.halves.cut
+                for proven in kept
+            ),
             slices=self._records,
             files={},
             semantics=dict(self._options.semantics),
@@ -257,6 +264,19 @@ class _Work:
             self._progress("joining cuts", done, len(pairs))
             if (middle := part.result()) is not None:
                 self._add(middle_name(first.candidate.id, second.candidate.id), middle)
+
+    def _compile(self, heads: Sequence[Slice]) -> None:
+        """Heads as the Edge TPU runs them, beside the plain ones."""
+        compiler = find_compiler() if self._options.edgetpu and heads else None
+        if compiler is None:
+            return
+        for done, head in enumerate(heads):
+            self._progress("compiling", done, len(heads))
+            compiled = compiler.compile(Program(head.record, head.content, self._weights_path))
+            if compiled is not None:
+                name = edgetpu_name(head.record.member.removesuffix(".tflite"))
+                record = SliceRecord(f"{name}.tflite", len(compiled), head.record.inputs, head.record.outputs)
+                self._add(name, Slice(record, compiled))
 
     def _add(self, name: str, part: Slice) -> None:
         self._records[name] = part.record

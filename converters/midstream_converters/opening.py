@@ -30,6 +30,7 @@ class Options:
     """What a user may say about a conversion; see ``midstream convert --help``. ``max_cuts`` None keeps every cut.
 
     ``to`` says what a Keras model becomes, None: TFLite. ``quantize`` None leaves numbers as they are.
+    ``edgetpu`` compiles for it what maps whole, where its compiler is installed.
     """
 
     calibration: Path | None = None
@@ -40,6 +41,7 @@ class Options:
     values: Mapping[str, Any] = field(default_factory=dict)
     to: Literal["tflite", "onnx"] | None = None
     quantize: Literal["int8"] | None = None
+    edgetpu: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from midstream.errors import BundleError, MissingExtraError
 from midstream.inputs import semantics_to_json
 from midstream.manifest import BUNDLE_FILES, FORMAT_VERSION, MANIFEST_FILE, Manifest
 from midstream.profiles import load_profile, profile_names
+from midstream_converters.edgetpu import find_compiler
 from midstream_converters.keras.source import KerasModel
 from midstream_converters.opening import ModelFile, Options
 
@@ -38,6 +39,7 @@ def recipe_of(model: ModelFile | KerasModel, options: Options) -> str:
         "values": dict(options.values),
         "to": options.to,
         "quantize": options.quantize,
+        "edgetpu": compiler.version if options.edgetpu and (compiler := find_compiler()) else None,
         "packages": {name: _version(name) for name in _packages(model, options)},
         "code": _tree_digest(Path(__file__).parent, "*.py"),
         "profiles": {name: repr(load_profile(name)) for name in profile_names()},

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from midstream.errors import (
+    AcceleratorError,
     BundleError,
     CodecError,
     InputError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AcceleratorError",
     "Analysis",
     "Bundle",
     "BundleError",

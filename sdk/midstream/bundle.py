@@ -19,13 +19,14 @@ import numpy as np
 
 from midstream.archive import Archive
 from midstream.communication.codecs import decode, encode, find_codec
-from midstream.engines import Program, Session, engine_for
+from midstream.engines import ACCELERATORS, Accelerator, Program, Session, engine_for
 from midstream.engines.paced import paced
-from midstream.errors import BundleError, InputError
+from midstream.errors import AcceleratorError, BundleError, InputError
 from midstream.files import FileIdentity, regular_file
 from midstream.inputs import ImageInput
 from midstream.manifest import (
     COSTS_FILE,
+    EDGETPU_SUFFIX,
     GRAPH_MEMBER,
     MANIFEST_FILE,
     MAX_MANIFEST_BYTES,
@@ -37,6 +38,7 @@ from midstream.manifest import (
     Graph,
     Manifest,
     SliceRecord,
+    edgetpu_name,
     head_name,
     middle_name,
     tail_name,
@@ -55,8 +57,9 @@ _MEASURE_MS = 500.0
 class Bundle:
     """A converted model. Open it with `Bundle.open`; methods may be called from any thread.
 
-    ``threads`` are the engine's, per slice. ``slowdown`` stretches every run to this multiple of its time, to stand
-    for a slower board.
+    ``accelerator`` runs the slices that it can; for "edgetpu" these are the ones compiled for it, and the others run on
+    the processor. ``threads`` are the engine's, per slice. ``slowdown`` stretches every run to this multiple of its
+    time, to stand for a slower board.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Bundle:
         checked: Mapping[str, FileIdentity],
         threads: int = 1,
         slowdown: float = 1.0,
+        accelerator: Accelerator = "cpu",
     ) -> None:
         self.path = path
         self.manifest = manifest
@@ -76,13 +80,20 @@ class Bundle:
         self._checked = checked
         self._threads = threads
         self._slowdown = slowdown
+        self._accelerator = accelerator
         self._lock = threading.Lock()
         self._archive = Archive(path / SLICES_FILE, manifest.unpacked_bytes)
         self._sessions: dict[str, tuple[Session, threading.Lock]] = {}
 
     @classmethod
-    def open(cls, path: str | Path, *, threads: int = 1, slowdown: float = 1.0) -> Bundle:
-        """Open a bundle and check every byte of it. Raises BundleError where it is damaged or tampered with."""
+    def open(
+        cls, path: str | Path, *, threads: int = 1, slowdown: float = 1.0, accelerator: Accelerator = "cpu"
+    ) -> Bundle:
+        """Open a bundle and check every byte of it.
+
+        Raises BundleError where it is damaged or tampered with, AcceleratorError where the accelerator is not there or
+        the bundle has no slice for it.
+        """
         folder = Path(path)
         content = _read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
         manifest = manifest_from_bytes(content, str(folder / MANIFEST_FILE))
@@ -92,7 +103,8 @@ class Bundle:
         costs = costs_from_bytes(_read(folder / COSTS_FILE, MAX_MANIFEST_BYTES), str(folder / COSTS_FILE))
         if costs.recipe != manifest.recipe or set(costs.cuts) != {cut.id for cut in manifest.cuts}:
             raise BundleError(f"{folder / COSTS_FILE} belongs to another bundle; convert the model again")
-        return cls(folder, manifest, manifest_digest(content), costs, checked, threads, slowdown)
+        _check_accelerator(manifest, accelerator, folder)
+        return cls(folder, manifest, manifest_digest(content), costs, checked, threads, slowdown, accelerator)
 
     @property
     def name(self) -> str:
@@ -260,11 +272,14 @@ class Bundle:
         with self._lock:
             entry = self._sessions.get(name)
             if entry is None:
-                record = self._record(name)
+                record, accelerator = self._record(name), self._accelerator
+                if accelerator == "edgetpu":
+                    compiled = self.manifest.slices.get(edgetpu_name(name))
+                    record, accelerator = (record, "cpu") if compiled is None else (compiled, accelerator)
                 with self._as_checked():
                     content = self._archive.read(record.member, record.bytes)
                     program = Program(record, content, self.path / WEIGHTS_FILE)
-                    session = engine_for(self.manifest.engine).load(program, self._threads)
+                    session = engine_for(self.manifest.engine).load(program, self._threads, accelerator)
                 entry = (paced(session, self._slowdown), threading.Lock())
                 self._sessions[name] = entry
             return entry
@@ -294,6 +309,19 @@ class Bundle:
                 raise BundleError(f"cannot read {path}: {error.strerror}; open the bundle again") from None
             if found != identity:
                 raise BundleError(f"{path} was replaced or changed since the bundle was opened; open it again")
+
+
+def _check_accelerator(manifest: Manifest, accelerator: Accelerator, path: Path) -> None:
+    if accelerator == "cpu":
+        return
+    if accelerator not in ACCELERATORS:
+        raise AcceleratorError(f"no accelerator is called {accelerator!r}; there are {', '.join(ACCELERATORS)}")
+    engine_for(manifest.engine).require(accelerator)
+    if accelerator == "edgetpu" and not any(name.endswith(EDGETPU_SUFFIX) for name in manifest.slices):
+        raise AcceleratorError(
+            f"bundle {path} has no slice compiled for the Edge TPU; convert a model of 8-bit integers with --edgetpu, "
+            "where edgetpu_compiler is installed"
+        )
 
 
 def _read(path: Path, limit: int) -> bytes:

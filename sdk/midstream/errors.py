@@ -11,6 +11,7 @@ InputError          2          an input's name, dtype, shape or content is not w
 ModelError          2          a model file cannot be read, or uses what cannot be sliced
 BundleError         2          a bundle is damaged, incomplete, tampered with or of an unknown version
 ProfileError        2          a device profile is unknown or wrong
+AcceleratorError    2          the accelerator asked for is not there, or the bundle has nothing for it
 PlanError           2          a plan cannot be made or is not possible with this bundle
 MissingExtraError   2          an optional dependency is not installed
 CodecError          2          bytes cannot be decoded into the tensor that was announced
@@ -50,6 +51,10 @@ class BundleError(MidstreamError):
 
 class ProfileError(MidstreamError):
     """A device profile is unknown or wrong."""
+
+
+class AcceleratorError(MidstreamError):
+    """The accelerator asked for is not there, or the bundle has nothing for it."""
 
 
 class PlanError(MidstreamError):

@@ -31,6 +31,7 @@ COSTS_FILE = "costs.json"
 BUNDLE_FILES = frozenset((MANIFEST_FILE, WEIGHTS_FILE, SLICES_FILE, COSTS_FILE))
 GRAPH_MEMBER = "graph.json"
 WHOLE = "whole"
+EDGETPU_SUFFIX = ".edgetpu"
 
 MAX_MANIFEST_BYTES = 64 << 20
 
@@ -96,7 +97,8 @@ class Cut:
     """A place to split: the head runs ``nodes``, the tail the rest, and ``tensors`` cross.
 
     ``payload_bytes`` is the size of the crossing tensors as they are, at the sizes the bundle was verified with.
-    ``head_outputs`` are outputs of the model that the head already computes; they never cross. ``share`` is how much of
+    ``head_outputs`` are outputs of the model that the head already computes; they never cross. ``accelerators`` are
+    those that run all of the head's operators, as far as their documentation says. ``share`` is how much of
     the converter's sweep of machines, objectives and link speeds the cut is the best in, 0 to 1.
     """
 
@@ -106,6 +108,7 @@ class Cut:
     nodes: tuple[int, ...]
     head_outputs: tuple[str, ...] = ()
     share: float = 0.0
+    accelerators: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +269,11 @@ class Costs:
 def head_name(cut_id: str) -> str:
     """The name of a cut's head among the slices."""
     return f"{cut_id}.head"
+
+
+def edgetpu_name(slice_name: str) -> str:
+    """The name under which a slice compiled for the Edge TPU is kept beside the plain one."""
+    return f"{slice_name}{EDGETPU_SUFFIX}"
 
 
 def middle_name(first: str, second: str) -> str:

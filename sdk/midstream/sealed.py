@@ -14,6 +14,7 @@ import numpy as np
 from midstream.errors import BundleError
 from midstream.inputs import semantics_from_json, semantics_to_json
 from midstream.manifest import (
+    EDGETPU_SUFFIX,
     FORMAT_VERSION,
     SLICES_FILE,
     WEIGHTS_FILE,
@@ -199,6 +200,7 @@ def _manifest_body(manifest: Manifest) -> dict[str, Any]:
                 "nodes": _to_ranges(cut.nodes),
                 "head_outputs": list(cut.head_outputs),
                 "share": cut.share,
+                "accelerators": list(cut.accelerators),
             }
             for cut in manifest.cuts
         ],
@@ -319,6 +321,10 @@ def _check_parts(manifest: Manifest) -> None:
         if not crossing[second] <= made | crossing[first]:
             raise ValueError(f"slice {name!r} does not make what crosses")
         _check_slice(manifest, name, crossing[first], made)
+    for name, record in manifest.slices.items():
+        plain = manifest.slices.get(name.removesuffix(EDGETPU_SUFFIX))
+        if plain is None or (plain.inputs, plain.outputs) != (record.inputs, record.outputs):
+            raise ValueError(f"slice {name!r} takes or gives other tensors than what it was compiled from")
 
 
 def _check_slice(manifest: Manifest, name: str, given: set[str], wanted: set[str]) -> None:
@@ -341,6 +347,7 @@ def _cuts_from_json(value: list[dict[str, Any]]) -> tuple[Cut, ...]:
             _from_ranges(cut["nodes"]),
             _texts(cut["head_outputs"]),
             _number(cut["share"]),
+            _texts(cut["accelerators"]),
         )
         for cut in value
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from midstream.cli.output import notes, on_stop_signal
+from midstream.cli.output import AcceleratorName, AcceleratorOption, notes, on_stop_signal
 from midstream.errors import BundleError
 
 BrokerOption = Annotated[
@@ -31,11 +31,14 @@ def gateway(
     broker: BrokerOption,
     gateway_id: Annotated[str | None, typer.Option("--id", help="This gateway's id; default: a random one.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Requests run at once; default: one a core.")] = None,
+    accelerator: AcceleratorOption = AcceleratorName.cpu,
 ) -> None:
     """Serve the tails of bundles to devices; waits for the broker if it is not up yet."""
     from midstream.gateway import Gateway
 
-    with Gateway(find_bundles(bundles), broker, gateway_id=gateway_id, workers=workers) as serving:
+    with Gateway(
+        find_bundles(bundles), broker, gateway_id=gateway_id, workers=workers, accelerator=accelerator.value
+    ) as serving:
         on_stop_signal(serving.stop)
         if serving.wait_connected(2.0):
             notes.print(f"gateway {serving.gateway_id} is ready")

@@ -9,12 +9,26 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+
+class AcceleratorName(StrEnum):
+    """What runs the layers, `midstream.engines.Accelerator` for the command line."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+    tensorrt = "tensorrt"
+    edgetpu = "edgetpu"
+
+
+AcceleratorOption = Annotated[
+    AcceleratorName, typer.Option(help="What runs the layers here; an error where it is not there.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON value on stdout, nothing else there.")]
 
 screen = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from midstream.cli.gateway import BrokerOption
-from midstream.cli.output import JsonOption, notes, print_json, print_table, screen
+from midstream.cli.output import AcceleratorName, AcceleratorOption, JsonOption, notes, print_json, print_table, screen
 from midstream.cli.plan import ObjectiveName
 from midstream.errors import InputError, PeerError
 
@@ -37,6 +37,7 @@ def run(
     min_agreement: Annotated[float, typer.Option(min=0.0, max=1.0, help="1: lossless only; 0: any codec.")] = 1.0,
     keep_input_local: Annotated[bool, typer.Option("--keep-input-local", help="The input may not leave.")] = False,
     emulate: Annotated[str | None, typer.Option(help="Slow this machine down to a board's profile.")] = None,
+    accelerator: AcceleratorOption = AcceleratorName.cpu,
     save: Annotated[Path | None, typer.Option(help="Folder for the outputs, one .npz file for each input.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -46,7 +47,7 @@ def run(
 
     from midstream.device import Device
 
-    opened = _open(bundle, emulate)
+    opened = _open(bundle, emulate, accelerator)
     device = Device(
         opened,
         broker,
@@ -78,19 +79,19 @@ def run(
         _show(opened.name, results)
 
 
-def _open(path: Path, emulate: str | None) -> Bundle:
+def _open(path: Path, emulate: str | None, accelerator: AcceleratorName) -> Bundle:
     from midstream.bundle import Bundle
     from midstream.partitioning import times_from_profile
     from midstream.profiles import load_profile
 
-    bundle = Bundle.open(path)
+    bundle = Bundle.open(path, accelerator=accelerator.value)
     if emulate is None:
         return bundle
     profile = load_profile(emulate)
     wanted_ms = times_from_profile(bundle.manifest, bundle.graph, profile, threads=1).whole_ms
     slowdown = max(1.0, wanted_ms / bundle.measure_whole_ms())
     notes.print(f"paced to {profile.title}: every run takes {slowdown:.1f} × its time here")
-    return Bundle.open(path, slowdown=slowdown)
+    return Bundle.open(path, slowdown=slowdown, accelerator=accelerator.value)
 
 
 def _inputs(path: Path, bundle: Bundle) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from typing import cast
 
 from midstream.allocator import tune_allocator
-from midstream.engines.base import Engine, Program, Session
+from midstream.engines.base import ACCELERATORS, Accelerator, Engine, Program, Session
 from midstream.errors import MissingExtraError
 from midstream.manifest import EngineName
 
-__all__ = ["Engine", "Program", "Session", "engine_for"]
+__all__ = ["ACCELERATORS", "Accelerator", "Engine", "Program", "Session", "engine_for"]
 
 _EXTRAS = {
     "litert": ("tflite", ("ai_edge_litert", "tflite_runtime"), "running a TFLite model"),

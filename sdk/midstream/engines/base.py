@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from midstream.manifest import SliceRecord
 from midstream.tensors import Tensor, Tensors
+
+Accelerator = Literal["cpu", "cuda", "tensorrt", "edgetpu"]
+ACCELERATORS: tuple[Accelerator, ...] = get_args(Accelerator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,5 +44,8 @@ class Engine(Protocol):
     def version(self) -> str:
         """Package and release, such as ``"onnxruntime 1.28.0"``."""
 
-    def load(self, program: Program, threads: int = 1) -> Session:
-        """Load a slice; raises BundleError where the runtime refuses it."""
+    def require(self, accelerator: Accelerator) -> None:
+        """Raise AcceleratorError, with the remedy, where this runtime cannot use it here."""
+
+    def load(self, program: Program, threads: int = 1, accelerator: Accelerator = "cpu") -> Session:
+        """Load a slice; raises BundleError where the runtime refuses it, AcceleratorError as `require`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -10,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from midstream.engines.base import Engine, Program, Session
-from midstream.errors import BundleError, InputError
+from midstream.engines.base import Accelerator, Engine, Program, Session
+from midstream.errors import AcceleratorError, BundleError, InputError
 from midstream.manifest import WEIGHT_ALIGNMENT, SliceRecord
 from midstream.tensors import Tensor, Tensors
 
 # tflite-runtime is what an older board has; ai-edge-litert is its maintained successor.
 _PACKAGE = "ai_edge_litert" if find_spec("ai_edge_litert") else "tflite_runtime"
 _PIECE_BYTES = 1 << 20
+# What Coral's runtime is called on each system (coral.ai/docs/edgetpu/tflite-python).
+_EDGETPU_LIBRARY = {"darwin": "libedgetpu.1.dylib", "win32": "edgetpu.dll"}.get(sys.platform, "libedgetpu.so.1")
 _interpreter: Any = import_module(f"{_PACKAGE}.interpreter")
 
 
@@ -92,18 +96,42 @@ class LiteRtEngine:
         package = _PACKAGE.replace("_", "-")
         return f"{package} {metadata.version(package)}"
 
-    def load(self, program: Program, threads: int = 1) -> Session:
+    def require(self, accelerator: Accelerator) -> None:
+        """Raise AcceleratorError where LiteRT has no delegate for it here."""
+        _delegates(accelerator)
+
+    def load(self, program: Program, threads: int = 1, accelerator: Accelerator = "cpu") -> Session:
         """Load a flatbuffer whose buffers lie behind it, at the offsets it names."""
+        delegates = _delegates(accelerator)
         try:
-            content = _with_weights(program)
+            content = laid_out(program)
             return LiteRtSession(
-                lambda: _interpreter.Interpreter(model_content=content, num_threads=threads), program.record
+                lambda: _interpreter.Interpreter(
+                    model_content=content, num_threads=threads, experimental_delegates=delegates
+                ),
+                program.record,
             )
         except (RuntimeError, ValueError) as error:
             raise BundleError(f"LiteRT cannot load slice {program.record.member!r}: {_first_line(error)}") from None
 
 
-def _with_weights(program: Program) -> bytes:
+def _delegates(accelerator: Accelerator) -> list[Any]:
+    if accelerator == "cpu":
+        return []
+    if accelerator != "edgetpu":
+        raise AcceleratorError(f"a LiteRT bundle runs on cpu, edgetpu, not on {accelerator!r}")
+    try:
+        # LiteRT's own attempt at a library that is not there ends in an exception that nobody can catch.
+        ctypes.CDLL(_EDGETPU_LIBRARY)
+        return [_interpreter.load_delegate(_EDGETPU_LIBRARY)]
+    except (ValueError, OSError) as error:
+        raise AcceleratorError(
+            f"the Edge TPU cannot be used: {_EDGETPU_LIBRARY} does not load ({_first_line(error)}); "
+            "install libedgetpu1-std from coral.ai/software, connect the device, or run on the cpu"
+        ) from None
+
+
+def laid_out(program: Program) -> bytes:
     """The program and its weights as one piece of memory, filled without a second copy on the way."""
     if not program.record.weights:
         return program.content

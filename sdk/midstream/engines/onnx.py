@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -13,8 +13,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy as np
 import onnxruntime as ort
 
-from midstream.engines.base import Engine, Program, Session
-from midstream.errors import BundleError, InputError
+from midstream.engines.base import Accelerator, Engine, Program, Session
+from midstream.errors import AcceleratorError, BundleError, InputError
 from midstream.tensors import Tensor, Tensors
 
 # At least so many profiled runs, and at most so many, for about this long.
@@ -22,6 +22,18 @@ _PROFILED_RUNS = (5, 50)
 _PROFILED_S = 0.5
 _KERNEL = "_kernel_time"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
+# In the order in which each takes what it can of the layers.
+_PROVIDERS: Mapping[Accelerator, tuple[str, ...]] = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+_REMEDIES: Mapping[Accelerator, str] = {
+    "cuda": "install onnxruntime-gpu in place of onnxruntime, on a Jetson NVIDIA's own wheel",
+    "tensorrt": "install TensorRT, and onnxruntime-gpu in place of onnxruntime, on a Jetson NVIDIA's own wheel",
+}
 
 
 class OnnxSession:
@@ -56,9 +68,28 @@ class OnnxEngine:
         """Package and release."""
         return f"onnxruntime {ort.__version__}"
 
-    def load(self, program: Program, threads: int = 1) -> Session:
+    def require(self, accelerator: Accelerator) -> None:
+        """Raise AcceleratorError where onnxruntime has no provider for it here."""
+        if accelerator not in _PROVIDERS:
+            raise AcceleratorError(f"an ONNX bundle runs on {', '.join(_PROVIDERS)}, not on {accelerator!r}")
+        wanted, there = _PROVIDERS[accelerator][0], ort.get_available_providers()
+        if wanted not in there:
+            raise AcceleratorError(
+                f"{self.version()} has no {wanted} here, only {', '.join(there)}; {_REMEDIES[accelerator]}, "
+                "or run on the cpu"
+            )
+
+    def load(self, program: Program, threads: int = 1, accelerator: Accelerator = "cpu") -> Session:
         """Load a graph whose external data lies beside ``program.weights_path``."""
-        return OnnxSession(_open(program, _options(program, threads)), program.record.outputs)
+        self.require(accelerator)
+        session = _open(program, _options(program, threads), _PROVIDERS[accelerator])
+        # Where a provider's libraries are missing the runtime goes on without it, and says so on its log only.
+        if session.get_providers()[0] != _PROVIDERS[accelerator][0]:
+            raise AcceleratorError(
+                f"{self.version()} knows {_PROVIDERS[accelerator][0]} but cannot start it; {_REMEDIES[accelerator]}, "
+                "or run on the cpu"
+            )
+        return OnnxSession(session, program.record.outputs)
 
 
 def write_optimised(program: Program, target: Path) -> None:
@@ -126,13 +157,15 @@ def _options(program: Program, threads: int) -> ort.SessionOptions:
     return options
 
 
-def _open(program: Program, options: ort.SessionOptions) -> ort.InferenceSession:
+def _open(
+    program: Program, options: ort.SessionOptions, providers: Sequence[str] = _PROVIDERS["cpu"]
+) -> ort.InferenceSession:
     try:
         # The fallback tries the same provider again, and prints to stdout that it does.
         return ort.InferenceSession(
             program.content,
             options,
-            providers=["CPUExecutionProvider"],
+            providers=list(providers),
             enable_fallback=0,
             disabled_optimizers=list(program.record.without),
         )

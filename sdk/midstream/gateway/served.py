@@ -7,6 +7,7 @@ from pathlib import Path
 
 from midstream.bundle import Bundle
 from midstream.communication.presence import MAX_CUTS
+from midstream.engines import Accelerator
 from midstream.partitioning import times_from_costs
 
 WHOLE_KEY = "whole"
@@ -20,8 +21,8 @@ _SMOOTHING = 0.2
 class ServedBundle:
     """One bundle, opened once for each worker so that the same tail can run in all of them at once."""
 
-    def __init__(self, path: str | Path, workers: int) -> None:
-        self.bundles = [Bundle.open(path) for _ in range(workers)]
+    def __init__(self, path: str | Path, workers: int, accelerator: Accelerator = "cpu") -> None:
+        self.bundles = [Bundle.open(path, accelerator=accelerator) for _ in range(workers)]
         first = self.bundles[0]
         self.name = first.name
         self.digest = first.digest

@@ -1,0 +1,133 @@
+"""The Edge TPU: which heads it can run whole, and Coral's compiler where it is installed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from midstream.engines import Program
+from midstream.errors import ModelError, printable
+from midstream_converters.graph import ModelGraph
+
+COMPILER = "edgetpu_compiler"
+_SECONDS = 180.0
+_MAX_COMPILED_BYTES = 256 << 20
+# Table 1 of "TensorFlow models on the Edge TPU", coral.ai/docs/edgetpu/models-intro: quantised tensors, sizes fixed at
+# compile time. Its limits on single operators are the compiler's to judge.
+_OPERATORS = frozenset(
+    (
+        "ADD",
+        "AVERAGE_POOL_2D",
+        "CONCATENATION",
+        "CONV_2D",
+        "DEPTHWISE_CONV_2D",
+        "EXPAND_DIMS",
+        "FULLY_CONNECTED",
+        "L2_NORMALIZATION",
+        "LOGISTIC",
+        "MAXIMUM",
+        "MAX_POOL_2D",
+        "MEAN",
+        "MINIMUM",
+        "MUL",
+        "PACK",
+        "PAD",
+        "PRELU",
+        "QUANTIZE",
+        "REDUCE_MAX",
+        "REDUCE_MIN",
+        "RELU",
+        "RELU6",
+        "RELU_N1_TO_1",
+        "RESHAPE",
+        "RESIZE_BILINEAR",
+        "RESIZE_NEAREST_NEIGHBOR",
+        "RSQRT",
+        "SLICE",
+        "SOFTMAX",
+        "SPACE_TO_DEPTH",
+        "SPLIT",
+        "SQUARED_DIFFERENCE",
+        "SQUEEZE",
+        "STRIDED_SLICE",
+        "SUB",
+        "SUM",
+        "TANH",
+        "TRANSPOSE",
+        "TRANSPOSE_CONV",
+        "UNIDIRECTIONAL_SEQUENCE_LSTM",
+    )
+)
+_REPORT = re.compile(r"Number of operations that will run on (Edge TPU|CPU): (\d+)")
+
+
+def maps_whole(graph: ModelGraph, layers: Iterable[int]) -> bool:
+    """Whether all of these layers are operators that the Edge TPU has, on 8-bit quantised tensors of fixed sizes."""
+    for index in layers:
+        node = graph.nodes[index]
+        specs = [graph.values[value].spec for value in (*node.inputs, *node.outputs)]
+        if node.static or node.stateful or node.op not in _OPERATORS:
+            return False
+        if any(spec is None or spec.dtype.itemsize != 1 or spec.scale is None or None in spec.shape for spec in specs):
+            return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """Coral's compiler, and what it says its version is."""
+
+    path: str
+    version: str
+
+    def compile(self, program: Program) -> bytes | None:
+        """The program compiled; None where a part of it would stay on the processor.
+
+        Raises ModelError where the compiler fails.
+        """
+        from midstream.engines.litert import laid_out
+
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "slice.tflite"
+            source.write_bytes(laid_out(program))
+            report = _run([self.path, "--show_operations", "--out_dir", folder, str(source)])
+            counts = dict(_REPORT.findall(report))
+            compiled = source.with_name("slice_edgetpu.tflite")
+            if not int(counts.get("Edge TPU", 0)) or int(counts.get("CPU", 0)) or not compiled.exists():
+                return None
+            if compiled.stat().st_size > _MAX_COMPILED_BYTES:
+                raise ModelError(f"{COMPILER} makes more than {_MAX_COMPILED_BYTES} bytes of {program.record.member}")
+            return compiled.read_bytes()
+
+
+def find_compiler() -> Compiler | None:
+    """The compiler on PATH, None where there is none. Raises ModelError where it does not answer."""
+    path = shutil.which(COMPILER)
+    return None if path is None else Compiler(path, _run([path, "--version"]).strip())
+
+
+def _run(command: list[str]) -> str:
+    """What a run of the compiler says; both of its streams, as it uses them alike."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ModelError(f"{command[0]} cannot be run: {error}; convert without --edgetpu") from None
+    said = done.stdout.decode(errors="replace")
+    if done.returncode:
+        last = next((line for line in reversed(said.splitlines()) if line.strip()), "it says nothing")
+        raise ModelError(
+            f"{command[0]} fails with exit code {done.returncode}: {printable(last)}; convert without --edgetpu"
+        )
+    return said
