@@ -833,21 +833,19 @@ def memory(shop: Workshop, settings: Settings) -> str:
         inputs = sample_inputs(bundle)
         cut = bundle.cuts[len(bundle.cuts) // 2].id
         crossing, _ = bundle.run_head(cut, inputs)
-        loads: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
-            "the engine alone, original file": (run_original, (made.case.path, made.manifest, inputs)),
-            "bundle, whole model": (load_slice, (made.path, None, inputs, "tail")),
-            f"bundle, head of {cut}": (load_slice, (made.path, cut, inputs, "head")),
-            f"bundle, tail of {cut}": (load_slice, (made.path, cut, crossing, "tail")),
+        loads: dict[str, tuple[Path | None, Callable[..., object], tuple[object, ...]]] = {
+            "the engine alone, original file": (None, run_original, (made.case.path, made.manifest, inputs)),
+            "whole model": (made.path, load_slice, (None, inputs, "tail")),
+            f"head of {cut}": (made.path, load_slice, (cut, inputs, "head")),
+            f"tail of {cut}": (made.path, load_slice, (cut, crossing, "tail")),
+            "the bundle itself": (None, opened_bundle, (made.path,)),
         }
         weights = made.manifest.files[WEIGHTS_FILE].bytes
         grown = {what: growth(settings.repeats, *load) for what, load in loads.items()}
         alone, whole, *_ = grown.values()
-        extra, programs = whole.both - alone.both, made.manifest.unpacked_bytes
+        extra = whole.both - alone.both
         single.append(extra < weights / 2)
-        more = (
-            f"{extra / 1e6:+.1f}: {extra / weights:.2f} of the weights ({weights / 1e6:.1f}); "
-            f"programs: {programs / 1e6:.1f}"
-        )
+        more = f"{extra / 1e6:+.1f}: {extra / weights:.2f} of the weights ({weights / 1e6:.1f})"
         rows += [
             [
                 made.case.name if one is alone else "",
@@ -864,41 +862,50 @@ def memory(shop: Workshop, settings: Settings) -> str:
             for what, one in grown.items()
         ]
     return paragraphs(
-        f"Growth of a fresh process from before the model is opened until after one run, median of {settings.repeats}, "
-        "in MB; what the allocator has free was given back. *Own* is anonymous memory; *file* are pages of mapped "
+        f"Growth of a fresh process from before a slice is loaded until after one run, median of {settings.repeats}, "
+        "in MB; what the allocator has free was given back. The bundle is open by then, its list of cuts read and its "
+        "programs unpacked: what that takes is in its own row. *Own* is anonymous memory; *file* are pages of mapped "
         "files, those of the runtime's library included, which the system takes back when it needs them; *peak* is the "
-        "most that was resident on the way. The bundle holds every cut that is exact, and its programs, unpacked, are "
-        "a part of what is held. A second copy of the weights would show as their size more than the engine alone with "
-        "the original file has; half of it counts as missed, whatever it is.",
+        "most that was resident on the way. The bundle holds every cut that is exact. A second copy of the weights would "
+        "show as their size more than the engine alone with the original file has; half of it counts as missed, whatever "
+        "it is.",
         f"In {sum(single)} of {len(single)} models there is no room for a second copy ({verdict(all(single))}).",
         table("model|loaded| own| file| both| of the engine alone| peak| of the engine alone's| more|", rows),
     )
 
 
-def growth(repeats: int, load: Callable[..., object], arguments: tuple[object, ...]) -> Growth:
+def growth(repeats: int, path: Path | None, load: Callable[..., object], arguments: tuple[object, ...]) -> Growth:
     """The median of some fresh processes."""
     found = []
     for _ in range(repeats):
         with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
-            found.append(pool.submit(grown_by, load, arguments).result())
+            found.append(pool.submit(grown_by, path, load, arguments).result())
     return Growth(*(int(median(sizes)) for sizes in zip(*map(astuple, found), strict=True)))
 
 
-def grown_by(load: Callable[..., object], arguments: tuple[object, ...]) -> Growth:
-    """What this process grows by while something is loaded."""
+def grown_by(path: Path | None, load: Callable[..., object], arguments: tuple[object, ...]) -> Growth:
+    """What this process grows by while something is loaded, from a bundle that is open if there is one."""
+    bundle = () if path is None else (opened_bundle(path),)
     before = resident()
     # From here on the kernel counts the peak anew.
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    held = load(*arguments)
+    held = load(*bundle, *arguments)
     peak = resident().peak - before.both
     after = resident()
     del held
     return Growth(after.own - before.own, after.file - before.file, peak)
 
 
-def load_slice(path: Path, cut: str | None, tensors: Tensors, side: str) -> object:
-    """Open a bundle and run one slice of it; returns what is loaded."""
+def opened_bundle(path: Path) -> Bundle:
+    """A bundle with its programs unpacked."""
     bundle = Bundle.open(path)
+    if not bundle.graph.layers:
+        raise SystemExit(f"{path} has no layers")
+    return bundle
+
+
+def load_slice(bundle: Bundle, cut: str | None, tensors: Tensors, side: str) -> object:
+    """Run one slice; returns what is loaded."""
     if side == "head" and cut is not None:
         bundle.run_head(cut, tensors)
     else:
