@@ -866,9 +866,9 @@ def memory(shop: Workshop, settings: Settings) -> str:
         "in MB; what the allocator has free was given back. The bundle is open by then, its list of cuts read and its "
         "programs unpacked: what that takes is in its own row. *Own* is anonymous memory; *file* are pages of mapped "
         "files, those of the runtime's library included, which the system takes back when it needs them; *peak* is the "
-        "most that was resident on the way. The bundle holds every cut that is exact. A second copy of the weights would "
-        "show as their size more than the engine alone with the original file has; half of it counts as missed, whatever "
-        "it is.",
+        "most that was resident on the way. The bundle holds every cut that is exact. A second copy of the weights "
+        "would show as their size more than the engine alone with the original file has; half of it counts as missed, "
+        "whatever it is.",
         f"In {sum(single)} of {len(single)} models there is no room for a second copy ({verdict(all(single))}).",
         table("model|loaded| own| file| both| of the engine alone| peak| of the engine alone's| more|", rows),
     )

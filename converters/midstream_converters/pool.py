@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Concatenate, ParamSpec, TypeVar
 
 from midstream_converters.proving import Prover
@@ -53,9 +55,51 @@ def proving(prover: Prover, weight_bytes: int, expected_s: float) -> Iterator[Po
 
     executor = ProcessPoolExecutor(workers, initializer=_start, initargs=(prover,))
     try:
+        with _undisturbed():
+            executor.submit(_is_ready)
         yield Pool(prover, executor, workers)
     finally:
-        executor.shutdown(kill_workers=True)
+        with _undisturbed():
+            executor.shutdown(kill_workers=True)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C waits until this is done: the pool does not end processes whose start or end it has only half seen.
+
+    Nor does it reach processes that begin in here.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = threading.Event()
+    handler = signal.signal(signal.SIGINT, lambda *_: came.set())
+    try:
+        with _blocked():
+            yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if came.is_set():
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def _blocked() -> Iterator[None]:
+    """Processes inherit that Ctrl-C is blocked, where the system can."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # In its own start, multiprocessing's tracker lets Ctrl-C through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _is_ready() -> bool:
+    return True
 
 
 def _start(prover: Prover) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from midstream_converters.convert import convert
 from midstream_converters.opening import Options
-from midstream_converters.pool import proving
+from midstream_converters.pool import _undisturbed, proving
 from midstream_converters.proving import Prover
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -74,3 +74,23 @@ def test_processes_make_the_same_bundle(model: str, tmp_path: Path, monkeypatch:
     assert here == apart
     for file in ("manifest.json", "slices.tar.xz", "weights.bin"):
         assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "apart" / file).read_bytes()
+
+
+def test_ctrl_c_waits_until_the_workers_are_there() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), _undisturbed():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("the rest")
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signal masks")
+def test_ctrl_c_does_not_reach_a_worker(capfd: pytest.CaptureFixture[str]) -> None:
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("needs two processors")
+    with proving(prover(), 0, 1000.0) as pool:
+        worker = pool.submit(told).result()[1]
+        os.kill(worker, signal.SIGINT)
+        assert {pool.submit(told).result()[0] for _ in range(8)} == {"here"}
+    assert capfd.readouterr().err == ""
