@@ -10,6 +10,7 @@ import numpy as np
 
 from midstream.inputs import ImageInput
 from midstream.manifest import Costs, Cut, Graph, Layer, Manifest
+from midstream.partitioning.families import families, work
 from midstream.partitioning.plan import LOCAL_CODEC
 from midstream.profiles import Power, Profile
 from midstream.tensors import TensorSpec, nbytes
@@ -103,14 +104,40 @@ def times_from_costs(costs: Costs, factor: float = 1.0) -> MachineTimes:
     )
 
 
-def times_from_profile(manifest: Manifest, graph: Graph, profile: Profile, threads: int | None = None) -> MachineTimes:
-    """Times predicted by `Profile.predict_ms`, an estimate; static layers cost nothing.
+def times_from_profile(
+    manifest: Manifest, graph: Graph, profile: Profile, threads: int | None = None, digest: bytes | None = None
+) -> MachineTimes:
+    """Times by the most specific figures that the profile has; static layers cost nothing.
 
-    A model with quantised tensors at its inputs or cuts is predicted with the int8 rates.
+    Layers are predicted by the rates of their families where the profile has those of the bundle's engine, else all
+    alike by `Profile.predict_ms`. Where it has times of the bundle with this ``digest``, those of the whole model and
+    of the cuts it names are taken as measured, and the others are scaled as the whole model is. A model with
+    quantised tensors at its inputs or cuts is predicted with the int8 rates.
     """
+    predicted = _predicted(manifest, graph, profile, threads)
+    measured = profile.model_times(digest.hex()) if digest is not None else None
+    if measured is None:
+        return predicted
+    whole_ms = profile.between(measured.one_thread_ms, measured.all_cores_ms, threads)
+    # Cuts are measured with one thread: with more, they are taken to gain what the whole model does.
+    gain = whole_ms / measured.one_thread_ms
+    scale = whole_ms / predicted.whole_ms if predicted.whole_ms else 1.0
+    known = {cut: (head * gain, tail * gain) for cut, (head, tail) in measured.cuts_ms.items()}
+    return MachineTimes(
+        whole_ms,
+        {cut: known[cut][0] if cut in known else ms * scale for cut, ms in predicted.head_ms.items()},
+        {cut: known[cut][1] if cut in known else ms * scale for cut, ms in predicted.tail_ms.items()},
+    )
+
+
+def _predicted(manifest: Manifest, graph: Graph, profile: Profile, threads: int | None) -> MachineTimes:
     int8 = _quantised(manifest)
+    rates = profile.family_rates(manifest.engine, int8, threads)
+    kinds = families(graph, int8) if rates is not None else {}
 
     def ms(layers: Iterable[Layer]) -> float:
+        if rates is not None:
+            return work(layers, kinds, int8).ms(*rates)
         working = [layer for layer in layers if not layer.static]
         macs = sum(layer.macs for layer in working)
         written = sum(layer.output_bytes for layer in working)
