@@ -282,8 +282,8 @@ class OnnxBuilder(Builder):
     def small(self) -> None:
         """A layer of next to no work that is not fused with its neighbours."""
         with self._as_float():
+            self._layer("Neg", [], self.shape, 0)
             self._layer("Abs", [], self.shape, 0)
-            self._layer("Sqrt", [], self.shape, 0)
 
     def content(self) -> bytes:
         """The program's file."""

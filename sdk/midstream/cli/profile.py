@@ -149,10 +149,7 @@ def _show_comparison(other: Profile, rows: list[Comparison]) -> None:
     print_table(
         f"against {other.title}; × is this machine's figure over that one's",
         ["figure", "unit", "here", other.name, "×", ""],
-        [
-            [row.figure, row.unit, _short(row.here), _short(row.there), f"{row.ratio:.2f}", row.verdict]
-            for row in rows
-        ],
+        [[row.figure, row.unit, _short(row.here), _short(row.there), f"{row.ratio:.2f}", row.verdict] for row in rows],
     )
     if other.estimated:
         screen.print(f"{other.name} only estimates {', '.join(other.estimated)}")

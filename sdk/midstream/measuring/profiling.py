@@ -12,7 +12,7 @@ from statistics import median
 
 from midstream.bundle import Bundle
 from midstream.engines import Session, engine_for
-from midstream.errors import BundleError, MissingExtraError
+from midstream.errors import BundleError, InputError, MissingExtraError
 from midstream.manifest import EngineName
 from midstream.measuring.bundles import measure_bundle
 from midstream.measuring.machine import Machine, load_average, this_machine
@@ -37,7 +37,7 @@ from midstream.profiles import (
 ENGINE_NAMES: tuple[EngineName, ...] = ("litert", "onnx")
 _PLAIN = ("conv-deep", "conv-wide", "depthwise", "elementwise")
 _BUSY_LOAD = 0.3
-_WIDE_SPREAD, _DRIFT, _SLOW_CLOCK, _HOT_C = 0.2, 0.1, 0.9, 80.0
+_WIDE_SPREAD, _DRIFT, _SLOW_CLOCK, _HOT_C, _GAIN = 0.2, 0.1, 0.9, 80.0, 0.95
 
 Progress = Callable[[str], None]
 
@@ -96,7 +96,7 @@ def measure_machine(bundle: Bundle | None, settings: Settings, name: str, progre
         progress(f"timing {bundle.name}: the whole model, and the heads and tails of {len(bundle.cuts)} cuts")
         models[bundle.name], more = measure_bundle(bundle, machine.cores, settings.bundle_s)
         notes += more
-    notes += _after(timings)
+    notes += _after(timings) + _no_gain(families)
     facts = f"counted on this machine, {_today()}"
     guess = {} if machine.memory_mb else {"memory_mb": f"the system does not say; copied from {nearest.name}"}
     profile = Profile(
@@ -162,8 +162,9 @@ def _loaded(
                     program = loaded[name, engine, dtype] = programs.read(name, engine, dtype)
                     for threads, count in (("one_thread", 1), ("all_cores", cores)):
                         session: Session = stack.enter_context(closing(program.load(count)))
+                        session.run(program.inputs)
                         own[_Key(name, engine, dtype, threads)] = partial(session.run, program.inputs)
-        except BundleError as error:
+        except (BundleError, InputError) as error:
             refused.append(f"{engine_for(engine).version()} is left out, it does not run a program: {error}")
             last = error
             continue
@@ -237,6 +238,19 @@ def _power(
     )
     notes = [] if busy_w > idle_w else [f"{sensor.name} gave {busy_w:.2f} W busy and {idle_w:.2f} W idle"]
     return measured(sensor, idle_w, busy_w, nearest, source), notes
+
+
+def _no_gain(families: Mapping[str, EngineFamilies]) -> list[str]:
+    """Engines that a thread on every core did not help."""
+    shares = {
+        engine: known.all_cores.float32.conv_gmacs / known.one_thread.float32.conv_gmacs
+        for engine, known in families.items()
+    }
+    return [
+        f"{engine} computes convolutions at {share:.2f} × the speed of one thread with a thread on every core"
+        for engine, share in shares.items()
+        if share < _GAIN
+    ]
 
 
 def _today() -> str:
