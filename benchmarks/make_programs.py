@@ -42,9 +42,10 @@ class Programs:
     def add(self, name: str, engine: str, dtype: str, builder: Builder) -> None:
         """A program, its graph, and what it takes and gives."""
         stem = f"{name}-{engine}-{dtype}"
+        # The program first: writing it may add a layer to the graph.
         self.members[f"{stem}.program"] = builder.content()
         self.members[f"{stem}.graph"] = graph_to_bytes(Graph(tuple(builder.layers), builder.edges()))
-        facts = {"input": builder.input_shape, "dtype": dtype}
+        facts = {"input": builder.input_shape, "dtype": builder.input_dtype}
         self.members[f"{stem}.json"] = json.dumps(facts, sort_keys=True).encode()
 
     def archive(self) -> bytes:
@@ -65,7 +66,7 @@ class Builder:
 
     def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
         self.dtype, self.shape, self.layers = dtype, shape, []
-        self.input_shape: tuple[int, ...] = shape
+        self.input_shape, self.input_dtype = shape, dtype
         self.itemsize = np.dtype(dtype).itemsize
 
     def note(self, op: str, macs: int, shape: tuple[int, ...]) -> None:
@@ -237,14 +238,17 @@ _PICTURE = {"strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor":
 
 
 class OnnxBuilder(Builder):
-    """The chain as ONNX nodes, channels first; int8 in the operators that a quantised file is run with."""
+    """The chain as ONNX nodes, channels first; where quantised, float layers between the ends that say so (QDQ)."""
 
     def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
         super().__init__(dtype, shape)
         self.nodes: list[Any] = []
         self.initializers: dict[str, Any] = {}
         self.value = "x"
-        self.input_shape = self._first(shape)
+        self.input_shape, self.input_dtype = self._first(shape), "float32"
+        if dtype == "int8":
+            # Between floats at both ends: onnxruntime quantises no layer that reads the bytes of an input itself.
+            self._layer_of(1, "QuantizeLinear")
 
     def conv(self, channels: int, size: int) -> None:
         """A convolution with bias and rectifier, of the same height and width."""
@@ -260,89 +264,95 @@ class OnnxBuilder(Builder):
     def dense(self, units: int) -> None:
         """A matrix product with bias."""
         taps = self.shape[-1]
-        weight = self._weights((taps, units), taps)
-        if self.dtype == "float32":
-            self._layer(
-                "Gemm", [weight, self._constant("bias", np.full(units, 0.01, np.float32))], (1, units), taps * units
-            )
-        else:
-            self._layer("QLinearMatMul", self._scaled(weight, taps), (1, units), taps * units)
+        with self._between_bytes():
+            self._layer("Gemm", self._parameters((taps, units), units, taps), (1, units), taps * units)
 
     def elementwise(self) -> None:
         """A sum with the first value, and a product with a constant."""
-        with self._as_float() as first:
-            self._layer("Add", [first], self.shape, 0)
-            self._layer("Mul", [self._constant("half", np.float32(0.5))], self.shape, 0)
+        self._to_floats()
+        self._layer("Add", ["x"], self.shape, 0)
+        self._layer("Mul", [self._constant("half", np.float32(0.5))], self.shape, 0)
 
     def pool(self) -> None:
         """The maximum of each 3 × 3, of the same size."""
-        with self._as_float():
-            self._layer("MaxPool", [], self.shape, 0, kernel_shape=[3, 3], pads=[1] * 4)
+        self._to_floats()
+        self._layer("MaxPool", [], self.shape, 0, kernel_shape=[3, 3], pads=[1] * 4)
 
     def small(self) -> None:
         """A layer of next to no work that is not fused with its neighbours."""
-        with self._as_float():
-            self._layer("Neg", [], self.shape, 0)
-            self._layer("Abs", [], self.shape, 0)
+        self._to_floats()
+        self._layer("Neg", [], self.shape, 0)
+        self._layer("Abs", [], self.shape, 0)
 
     def content(self) -> bytes:
         """The program's file."""
-        element = TensorProto.FLOAT if self.dtype == "float32" else TensorProto.INT8
+        self._to_floats()
         self.nodes[-1].output[0] = self.value = "y"
         ends = [
-            helper.make_tensor_value_info(name, element, list(shape))
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
             for name, shape in (("x", self.input_shape), (self.value, self._first(self.shape)))
         ]
         graph = helper.make_graph(self.nodes, "program", ends[:1], ends[1:], list(self.initializers.values()))
-        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         onnx.checker.check_model(model)
         return bytes(model.SerializeToString())
 
     @contextmanager
-    def _as_float(self) -> Iterator[str]:
-        """What a quantised file has around layers that only a float has; gives the program's input as a float."""
-        if self.dtype == "float32":
-            yield "x"
-            return
+    def _between_bytes(self) -> Iterator[None]:
+        """What a quantised file has around a layer with weights."""
+        self._to_floats()
+        yield
+        if self.dtype == "int8":
+            self._layer_of(1, "QuantizeLinear")
+
+    def _to_floats(self) -> None:
+        """Layers without weights stay in floats when midstream quantises a model."""
+        if self.itemsize == 1:
+            self._layer_of(4, "DequantizeLinear")
+
+    def _layer_of(self, itemsize: int, op: str) -> None:
+        """From floats to bytes, or back."""
+        self.itemsize = itemsize
         ends = [self._constant("unit", np.float32(SCALE)), self._constant("zero", np.int8(0))]
-        self.itemsize = 4
-        self._layer("DequantizeLinear", ends, self.shape, 0)
-        yield self.nodes[0].output[0]
-        self.itemsize = 1
-        self._layer("QuantizeLinear", ends, self.shape, 0)
+        self._layer(op, ends, self.shape, 0)
 
     def _convolve(self, kernel: tuple[int, ...], taps: int, shape: tuple[int, ...], group: int) -> None:
-        macs = math.prod(shape) * taps
         more = {"kernel_shape": list(kernel[2:]), "pads": [kernel[2] // 2] * 4, "group": group}
-        weight = self._weights(kernel, taps)
+        with self._between_bytes():
+            self._layer("Conv", self._parameters(kernel, kernel[0], taps), shape, math.prod(shape) * taps, **more)
+            # Quantised, the range of what is written stands for the rectifier; as a layer it would keep both apart.
+            if self.dtype == "float32":
+                self._layer("Relu", [], shape, 0)
+
+    def _parameters(self, shape: tuple[int, ...], channels: int, taps: int) -> list[str]:
+        """Weights of 1 / taps each and a small bias; where quantised, with what makes them floats again."""
         if self.dtype == "float32":
-            bias = self._constant("bias", np.full(kernel[0], 0.01, np.float32))
-            self._layer("Conv", [weight, bias], shape, macs, **more)
-            self._layer("Relu", [], shape, 0)
-        else:
-            self._layer("QLinearConv", self._scaled(weight, taps), shape, macs, **more)
+            weight = self._constant("weight", np.full(shape, 1 / taps, np.float32))
+            return [weight, self._constant("bias", np.full(channels, 0.01, np.float32))]
+        weight = self._constant("weight", np.full(shape, 64, np.int8))
+        bias = self._constant("bias", np.full(channels, 1, np.int32))
+        # As midstream quantises: a scale for every output channel, the first axis of a convolution, a product's last.
+        axis = 0 if len(shape) == 4 else 1
+        scale = self._constant("scale", np.full(channels, 1 / taps / 64, np.float32))
+        bias_scale = self._constant("scale", np.full(channels, SCALE / taps / 64, np.float32))
+        zeros = [self._constant("zero", np.zeros(channels, dtype)) for dtype in (np.int8, np.int32)]
+        return [self._static(axis, weight, scale, zeros[0]), self._static(0, bias, bias_scale, zeros[1])]
 
-    def _scaled(self, weight: str, taps: int) -> list[str]:
-        """Scale and zero point of the input, then of the weight with its values, then of the output."""
-        unit, zero = self._constant("unit", np.float32(SCALE)), self._constant("zero", np.int8(0))
-        return [unit, zero, weight, self._constant("scale", np.float32(1 / taps / 64)), zero, unit, zero]
+    def _static(self, axis: int, *inputs: str) -> str:
+        """The float behind a quantised constant."""
+        made = f"float_{inputs[0]}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node("DequantizeLinear", list(inputs), [made], axis=axis))
+        return made
 
-    def _layer(
-        self, op: str, inputs: list[str], shape: tuple[int, ...], macs: int, domain: str = "", **fields: Any
-    ) -> None:
+    def _layer(self, op: str, inputs: list[str], shape: tuple[int, ...], macs: int, **fields: Any) -> None:
         made = f"v{len(self.layers)}"
-        self.nodes.append(helper.make_node(op, [self.value, *inputs], [made], domain=domain or None, **fields))
+        self.nodes.append(helper.make_node(op, [self.value, *inputs], [made], **fields))
         self.value = made
-        self.note(f"{domain}::{op}" if domain else op, macs, shape)
-
-    def _weights(self, shape: tuple[int, ...], taps: int) -> str:
-        value = np.full(shape, 1 / taps, np.float32) if self.dtype == "float32" else np.full(shape, 64, np.int8)
-        return self._constant("weight", value)
+        self.note(op, macs, shape)
 
     def _constant(self, kind: str, value: Any) -> str:
         value = np.asarray(value)
-        name = f"{kind}_{'x'.join(map(str, value.shape))}_{value.flat[0]}"
+        name = f"{kind}_{value.dtype}_{'x'.join(map(str, value.shape))}_{value.flat[0]}"
         self.initializers.setdefault(name, numpy_helper.from_array(value, name))
         return name
 

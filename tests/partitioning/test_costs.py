@@ -58,6 +58,14 @@ def test_quantised_models_are_predicted_with_int8_rates(manifest: Manifest, grap
     )
 
 
+def test_layers_that_quantise_make_a_quantised_model_too(manifest: Manifest, graph: Graph) -> None:
+    profile = load_profile("coral-dev")
+    layers = tuple(replace(layer, op="QuantizeLinear") if layer.index == 2 else layer for layer in graph.layers)
+    assert times_from_profile(manifest, replace(graph, layers=layers), profile).whole_ms == pytest.approx(
+        profile.predict_ms(6400, 4, output_bytes=1600, int8=True)
+    )
+
+
 def test_the_state_of_a_model_stays_on_the_device(manifest: Manifest, graph: Graph, costs: Costs) -> None:
     options = found(replace(manifest, stateful=True), graph, costs)
     assert {cut for cut, _ in options} == {None, "c0", "c2", "skip"}

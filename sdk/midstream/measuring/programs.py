@@ -26,7 +26,10 @@ _MAX_BYTES = 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class SmallProgram:
-    """A chain of layers on one value: ``inputs`` holds it, random from 0 to 1, or quantised to the same."""
+    """A chain of layers on one value: ``inputs`` holds it, random from 0 to 1, or quantised to the same.
+
+    ``dtype`` is what the layers compute with; quantised ONNX programs take and give floats.
+    """
 
     name: str
     engine: EngineName
@@ -62,5 +65,5 @@ class Programs:
         graph = graph_from_bytes(self._archive.read(f"{stem}.graph", _MAX_BYTES), f"{self._path}:{stem}.graph")
         record = SliceRecord(stem, len(content), ("x",), ("y",))
         random = np.random.default_rng(0).random(facts["input"], np.float32)
-        value = random if dtype == "float32" else (random * 127).astype(np.int8)
+        value = random if facts["dtype"] == "float32" else (random * 127).astype(np.int8)
         return SmallProgram(name, engine, dtype, Program(record, content, self._path), graph, {"x": value})

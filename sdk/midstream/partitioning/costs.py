@@ -112,7 +112,7 @@ def times_from_profile(
     Layers are predicted by the rates of their families where the profile has those of the bundle's engine, else all
     alike by `Profile.predict_ms`. Where it has times of the bundle with this ``digest``, those of the whole model and
     of the cuts it names are taken as measured, and the others are scaled as the whole model is. A model with
-    quantised tensors at its inputs or cuts is predicted with the int8 rates.
+    quantised tensors at its inputs or cuts, or with layers that quantise, is predicted with the int8 rates.
     """
     predicted = _predicted(manifest, graph, profile, threads)
     measured = profile.model_times(digest.hex()) if digest is not None else None
@@ -131,7 +131,7 @@ def times_from_profile(
 
 
 def _predicted(manifest: Manifest, graph: Graph, profile: Profile, threads: int | None) -> MachineTimes:
-    int8 = _quantised(manifest)
+    int8 = _quantised(manifest, graph)
     rates = profile.family_rates(manifest.engine, int8, threads)
     kinds = families(graph, int8) if rates is not None else {}
 
@@ -266,6 +266,9 @@ def _reply_bytes(manifest: Manifest, graph: Graph, head: frozenset[int], head_ou
     )
 
 
-def _quantised(manifest: Manifest) -> bool:
+def _quantised(manifest: Manifest, graph: Graph) -> bool:
+    """Whether layers compute with bytes; in quantised ONNX models, what crosses between them may still be floats."""
     crossing = [spec for cut in manifest.cuts for spec in cut.tensors]
-    return any(spec.scale is not None and spec.dtype.itemsize == 1 for spec in (*manifest.inputs, *crossing))
+    return any(spec.scale is not None and spec.dtype.itemsize == 1 for spec in (*manifest.inputs, *crossing)) or any(
+        layer.op == "QuantizeLinear" and not layer.static for layer in graph.layers
+    )
