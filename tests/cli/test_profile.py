@@ -58,6 +58,13 @@ def test_as_tables_into_a_file_by_name(midstream: Midstream, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["garage-pi.toml"]
 
 
+def test_without_an_output_no_file_is_written_over(midstream: Midstream, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("# mine")
+    assert midstream("profile", "--name", "Mine", "--json", cwd=tmp_path).json["file"] == "mine-2.toml"
+    assert (tmp_path / "mine.toml").read_text() == "# mine"
+    assert load_profile(str(tmp_path / "mine-2.toml")).title == "Mine"
+
+
 def test_a_file_that_is_there_is_kept_unless_forced(midstream: Midstream, tmp_path: Path) -> None:
     target = tmp_path / "mine.toml"
     target.write_text("# mine")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 import tomllib
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +30,7 @@ def register(app: typer.Typer) -> None:
 def profile(
     bundle: Annotated[Path | None, typer.Argument(help="A bundle's folder, to measure its model and cuts too.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="The .toml file to write. Default: by the machine's name.")
+        Path | None, typer.Option(help="The .toml file to write. Default: a new one by the machine's name.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="What to call this machine. Default: what it calls itself.")] = None,
     compare: Annotated[str | None, typer.Option(help="Hold it against a shipped profile, or a .toml file.")] = None,
@@ -44,7 +45,7 @@ def profile(
     from midstream.profiles import load_profile, profile_to_toml
 
     title = _title(name)
-    target = output or Path(f"{file_name(title or this_machine().title)}.toml")
+    target = output or _new_name(file_name(title or this_machine().title), force)
     _check_target(target, force)
     other = None if compare is None else load_profile(compare)
     opened = None if bundle is None else Bundle.open(bundle)
@@ -79,6 +80,12 @@ def _title(name: str | None) -> str | None:
     return name.strip()
 
 
+def _new_name(stem: str, force: bool) -> Path:
+    """A file of this name in the current folder; with a number where one is there that must not be written over."""
+    names = (Path(f"{stem}.toml" if number == 1 else f"{stem}-{number}.toml") for number in count(1))
+    return next(path for path in names if force or not path.exists())
+
+
 def _check_target(target: Path, force: bool) -> None:
     """Before minutes are spent: raises ProfileError where the file cannot be written, or must not."""
     if target.suffix != ".toml":
@@ -95,19 +102,13 @@ def _check_target(target: Path, force: bool) -> None:
 
 def _write(target: Path, text: str) -> None:
     """The whole file, or what was there before."""
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
-    ) as file:
-        partial = Path(file.name)
-        try:
+    part = target.with_name(f".{target.name[:64]}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("x", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            partial.chmod(0o644)
-            partial.replace(target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _show(measured: Measured, opened: Bundle | None) -> None:
@@ -134,7 +135,7 @@ def _show(measured: Measured, opened: Bundle | None) -> None:
     ]
     print_table("speed by family of layers", columns, rows)
     if opened is not None:
-        times = found.models[opened.name]
+        (times,) = found.models.values()
         screen.print(
             f"{opened.name}: {times.one_thread_ms:.2f} ms with one thread, {times.all_cores_ms:.2f} ms with "
             f"{found.cores}; {len(times.cuts_ms)} of {len(opened.cuts)} cuts timed"

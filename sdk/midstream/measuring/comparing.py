@@ -82,7 +82,7 @@ def _speed(here: Profile, there: Profile) -> Iterator[Comparison]:
 
 
 def _families(here: Profile, there: Profile) -> Iterator[Comparison]:
-    for engine in here.families.keys() & there.families.keys():
+    for engine in (each for each in here.families if each in there.families):
         for table, words in _THREADS:
             own, other = (getattr(each.families[engine], table) for each in (here, there))
             for dtype in ("float32", "int8"):

@@ -94,7 +94,9 @@ def measure_machine(bundle: Bundle | None, settings: Settings, name: str, progre
     models = {}
     if bundle is not None:
         progress(f"timing {bundle.name}: the whole model, and the heads and tails of {len(bundle.cuts)} cuts")
-        models[bundle.name], more = measure_bundle(bundle, machine.cores, settings.bundle_s)
+        # The name of a file may be no Unicode, which a profile is.
+        key = bundle.name.encode("utf-8", "replace").decode("utf-8")
+        models[key], more = measure_bundle(bundle, machine.cores, settings.bundle_s)
         notes += more
     notes += _after(timings) + _no_gain(families)
     facts = f"counted on this machine, {_today()}"
