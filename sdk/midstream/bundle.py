@@ -144,7 +144,7 @@ class Bundle:
 
     def resource_map_on(self, profile: Profile) -> nx.DiGraph:
         """The same with the times that a profile predicts for all cores of its board, and the power it states."""
-        layers_ms = layers_from_profile(self.manifest, self.graph, profile)
+        layers_ms = layers_from_profile(self.manifest, self.graph, profile, digest=self.digest)
         return resource_map(self.manifest, self.graph, layers_ms, profile.power.busy_w)
 
     @property

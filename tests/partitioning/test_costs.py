@@ -15,7 +15,7 @@ from midstream.partitioning import (
     times_from_costs,
     times_from_profile,
 )
-from midstream.profiles import load_profile
+from midstream.profiles import EngineFamilies, Families, FamilyRates, ModelTimes, load_profile
 from midstream.tensors import TensorSpec
 
 RUNGS = (
@@ -54,6 +54,14 @@ def test_quantised_models_are_predicted_with_int8_rates(manifest: Manifest, grap
     picture = TensorSpec("picture", np.dtype(np.uint8), (1, 3, 20, 20), scale=0.1, zero_point=3)
     quantised = replace(manifest, inputs=(picture, *manifest.inputs[1:]))
     assert times_from_profile(quantised, graph, profile).whole_ms == pytest.approx(
+        profile.predict_ms(6400, 4, output_bytes=1600, int8=True)
+    )
+
+
+def test_layers_that_quantise_make_a_quantised_model_too(manifest: Manifest, graph: Graph) -> None:
+    profile = load_profile("coral-dev")
+    layers = tuple(replace(layer, op="QuantizeLinear") if layer.index == 2 else layer for layer in graph.layers)
+    assert times_from_profile(manifest, replace(graph, layers=layers), profile).whole_ms == pytest.approx(
         profile.predict_ms(6400, 4, output_bytes=1600, int8=True)
     )
 
@@ -161,3 +169,32 @@ def test_cuts_that_were_never_timed_are_left_out(manifest: Manifest, graph: Grap
     partly = replace(costs, cuts={"c2": costs.cuts["c2"]})
     cuts = {option.cut for option in found(manifest, graph, partly).values()}
     assert cuts == {None, "c2"}
+
+
+def test_families_of_the_engine_are_more_specific_than_the_board(manifest: Manifest, graph: Graph) -> None:
+    rates = FamilyRates(conv_gmacs=0.004, conv_gbytes=0.001, depthwise_gmacs=1, dense_gmacs=0.0024, other_gbytes=0.0001)
+    known = Families(layer_overhead_us=100, run_overhead_us=1000, float32=rates, int8=rates)
+    profile = replace(load_profile("pi4"), families={"onnx": EngineFamilies(known, known)})
+    times = times_from_profile(manifest, graph, profile)
+    # By hand: Conv 4000 macs and 1000 bytes, MaxPool 500, Gemm 2400 macs and 60 bytes (it uses weights ten times, as a
+    # convolution does), Softmax 40 bytes; four layers, one run.
+    assert times.whole_ms == pytest.approx(1 + 1 + 5 + 0.6 + 0.06 + 0.4 + 0.4 + 1)
+    assert times.head_ms["c2"] == pytest.approx(1 + 1 + 5 + 0.2 + 1)
+    assert times.tail_ms["c2"] == pytest.approx(0.6 + 0.06 + 0.4 + 0.2 + 1)
+    other = replace(profile, families={"litert": profile.families["onnx"]})
+    assert times_from_profile(manifest, graph, other) == times_from_profile(manifest, graph, load_profile("pi4"))
+
+
+def test_measured_times_of_the_bundle_are_most_specific(manifest: Manifest, graph: Graph) -> None:
+    digest = bytes(range(32))
+    measured = ModelTimes(digest.hex(), one_thread_ms=40.0, all_cores_ms=10.0, cuts_ms={"c0": (30.0, 12.0)})
+    profile = replace(load_profile("pi4"), models={"hand": measured})
+    one = times_from_profile(manifest, graph, profile, 1, digest)
+    assert (one.whole_ms, one.head_ms["c0"], one.tail_ms["c0"]) == (40.0, 30.0, 12.0)
+    # Other cuts are scaled so that the whole is what was measured.
+    predicted = times_from_profile(manifest, graph, profile, 1)
+    assert one.head_ms["c2"] == pytest.approx(predicted.head_ms["c2"] * 40.0 / predicted.whole_ms)
+    assert one.head_ms["c2"] + one.tail_ms["c2"] == pytest.approx(40.0)
+    every = times_from_profile(manifest, graph, profile, None, digest)
+    assert (every.whole_ms, every.head_ms["c0"], every.tail_ms["c0"]) == pytest.approx((10.0, 7.5, 3.0))
+    assert times_from_profile(manifest, graph, profile, 1, bytes(32)) == predicted

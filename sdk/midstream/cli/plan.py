@@ -50,8 +50,8 @@ def plan(
     options = candidates(
         opened.manifest,
         graph,
-        times_from_profile(opened.manifest, graph, board),
-        times_from_profile(opened.manifest, graph, server),
+        times_from_profile(opened.manifest, graph, board, digest=opened.digest),
+        times_from_profile(opened.manifest, graph, server, digest=opened.digest),
     )
     link = LinkState(uplink_kbps, uplink_kbps if downlink_kbps is None else downlink_kbps, rtt_ms)
     chosen = decide(

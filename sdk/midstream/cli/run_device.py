@@ -88,7 +88,7 @@ def _open(path: Path, emulate: str | None, accelerator: AcceleratorName) -> Bund
     if emulate is None:
         return bundle
     profile = load_profile(emulate)
-    wanted_ms = times_from_profile(bundle.manifest, bundle.graph, profile, threads=1).whole_ms
+    wanted_ms = times_from_profile(bundle.manifest, bundle.graph, profile, threads=1, digest=bundle.digest).whole_ms
     slowdown = max(1.0, wanted_ms / bundle.measure_whole_ms())
     notes.print(f"paced to {profile.title}: every run takes {slowdown:.1f} × its time here")
     return Bundle.open(path, slowdown=slowdown, accelerator=accelerator.value)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from midstream.inputs import ImageInput
-from midstream.manifest import Costs, Cut, Graph, Manifest
+from midstream.manifest import Costs, Cut, Graph, Layer, Manifest
+from midstream.partitioning.families import families, work
 from midstream.partitioning.plan import LOCAL_CODEC
 from midstream.profiles import Power, Profile
 from midstream.tensors import TensorSpec, nbytes
@@ -104,28 +105,74 @@ def times_from_costs(costs: Costs, factor: float = 1.0) -> MachineTimes:
     )
 
 
-def times_from_profile(manifest: Manifest, graph: Graph, profile: Profile, threads: int | None = None) -> MachineTimes:
-    """The sums of `layers_from_profile`, an estimate."""
-    layers_ms = layers_from_profile(manifest, graph, profile, threads)
-    whole_ms = sum(layers_ms)
-    head_ms = {cut.id: sum(layers_ms[index] for index in cut.nodes) for cut in manifest.cuts}
-    return MachineTimes(whole_ms, head_ms, {key: whole_ms - ms for key, ms in head_ms.items()})
+def times_from_profile(
+    manifest: Manifest, graph: Graph, profile: Profile, threads: int | None = None, digest: bytes | None = None
+) -> MachineTimes:
+    """Times by the most specific figures that the profile has; static layers cost nothing.
+
+    Layers are predicted by the rates of their families where the profile has those of the bundle's engine, else all
+    alike by `Profile.predict_ms`. Where it has times of the bundle with this ``digest``, those of the whole model and
+    of the cuts it names are taken as measured, and the others are scaled as the whole model is. A model with
+    quantised tensors at its inputs or cuts, or with layers that quantise, is predicted with the int8 rates.
+    """
+    predicted = _predicted(manifest, graph, profile, threads)
+    measured = profile.model_times(digest.hex()) if digest is not None else None
+    if measured is None:
+        return predicted
+    whole_ms = profile.between(measured.one_thread_ms, measured.all_cores_ms, threads)
+    # Cuts are measured with one thread: with more, they are taken to gain what the whole model does.
+    gain = whole_ms / measured.one_thread_ms
+    scale = whole_ms / predicted.whole_ms if predicted.whole_ms else 1.0
+    known = {cut: (head * gain, tail * gain) for cut, (head, tail) in measured.cuts_ms.items()}
+    return MachineTimes(
+        whole_ms,
+        {cut: known[cut][0] if cut in known else ms * scale for cut, ms in predicted.head_ms.items()},
+        {cut: known[cut][1] if cut in known else ms * scale for cut, ms in predicted.tail_ms.items()},
+    )
 
 
 def layers_from_profile(
-    manifest: Manifest, graph: Graph, profile: Profile, threads: int | None = None
+    manifest: Manifest, graph: Graph, profile: Profile, threads: int | None = None, digest: bytes | None = None
 ) -> tuple[float, ...]:
-    """Milliseconds of each layer, by index, as `Profile.predict_ms` has them; static layers cost nothing.
+    """Milliseconds of each layer, by index, that add up to the whole model's of `times_from_profile`.
 
-    A model with quantised tensors at its inputs or cuts is predicted with the int8 rates.
+    What a run costs besides its layers is shared out over them as their own times are.
     """
-    int8 = _quantised(manifest)
-    return tuple(
-        0.0
-        if layer.static
-        else profile.predict_ms(layer.macs, 1, output_bytes=layer.output_bytes, int8=int8, threads=threads)
-        for layer in graph.layers
+    predict = _predictor(manifest, graph, profile, threads)
+    alone = predict(())
+    layers_ms = [0.0 if layer.static else predict((layer,)) - alone for layer in graph.layers]
+    whole_ms = times_from_profile(manifest, graph, profile, threads, digest).whole_ms
+    total = sum(layers_ms)
+    return tuple(ms * whole_ms / total if total else 0.0 for ms in layers_ms)
+
+
+def _predicted(manifest: Manifest, graph: Graph, profile: Profile, threads: int | None) -> MachineTimes:
+    predict = _predictor(manifest, graph, profile, threads)
+    heads = {cut.id: frozenset(cut.nodes) for cut in manifest.cuts}
+    return MachineTimes(
+        predict(graph.layers),
+        {key: predict(layer for layer in graph.layers if layer.index in head) for key, head in heads.items()},
+        {key: predict(layer for layer in graph.layers if layer.index not in head) for key, head in heads.items()},
     )
+
+
+def _predictor(
+    manifest: Manifest, graph: Graph, profile: Profile, threads: int | None
+) -> Callable[[Iterable[Layer]], float]:
+    """What gives the milliseconds of one run of some layers."""
+    int8 = _quantised(manifest, graph)
+    rates = profile.family_rates(manifest.engine, int8, threads)
+    kinds = families(graph, int8) if rates is not None else {}
+
+    def predict(layers: Iterable[Layer]) -> float:
+        if rates is not None:
+            return work(layers, kinds, int8).ms(*rates)
+        working = [layer for layer in layers if not layer.static]
+        macs = sum(layer.macs for layer in working)
+        written = sum(layer.output_bytes for layer in working)
+        return profile.predict_ms(macs, len(working), output_bytes=written, int8=int8, threads=threads)
+
+    return predict
 
 
 def candidates(
@@ -243,6 +290,9 @@ def _reply_bytes(manifest: Manifest, graph: Graph, head: frozenset[int], head_ou
     )
 
 
-def _quantised(manifest: Manifest) -> bool:
+def _quantised(manifest: Manifest, graph: Graph) -> bool:
+    """Whether layers compute with bytes; in quantised ONNX models, what crosses between them may still be floats."""
     crossing = [spec for cut in manifest.cuts for spec in cut.tensors]
-    return any(spec.scale is not None and spec.dtype.itemsize == 1 for spec in (*manifest.inputs, *crossing))
+    return any(spec.scale is not None and spec.dtype.itemsize == 1 for spec in (*manifest.inputs, *crossing)) or any(
+        layer.op == "QuantizeLinear" and not layer.static for layer in graph.layers
+    )

@@ -83,6 +83,13 @@ def test_every_shipped_profile_loads_and_survives_writing(name: str) -> None:
     assert profile_from_toml(profile_to_toml(profile), name, name) == profile
 
 
+def test_what_the_boards_have_beside_their_processors() -> None:
+    delegates = {name: load_profile(name).delegates for name in NAMES}
+    assert {name for name in NAMES if "edgetpu" in delegates[name]} == {"coral-dev", "pi4-coral-usb"}
+    assert {name for name in NAMES if "cuda" in delegates[name]} == {"jetson-nano", "jetson-orin-nano"}
+    assert all("xnnpack" in each for each in delegates.values())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_all_cores_are_no_slower_than_one(name: str) -> None:
     profile = load_profile(name)
