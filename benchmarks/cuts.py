@@ -825,10 +825,11 @@ class Growth:
 def memory(shop: Workshop, settings: Settings) -> str:
     """What loading a slice costs, against the engine alone with the original file."""
     rows, single = [], []
-    for made in shop.bundles():
-        if made.case.name not in WEIGHED:
+    for case in (case for case in shop.cases if case.name in WEIGHED):
+        made = shop.bundle(case)
+        if isinstance(made, str):
             continue
-        say(f"memory of {made.case.name}")
+        say(f"memory of {case.name}")
         bundle = Bundle.open(made.path)
         inputs = sample_inputs(bundle)
         cut = bundle.cuts[len(bundle.cuts) // 2].id

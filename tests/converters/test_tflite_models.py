@@ -16,6 +16,7 @@ from midstream.bundle import Bundle
 from midstream.errors import ModelError
 from midstream_converters.convert import convert
 from midstream_converters.opening import Options
+from midstream_converters.tflite.read import read_tflite
 
 OPS = schema.BuiltinOperator
 KINDS = schema.BuiltinOptions
@@ -424,3 +425,11 @@ def test_a_call_out_of_the_file_is_one_error(tmp_path: Path) -> None:
     path.write_bytes(build.finish([x], [y]))
     with pytest.raises(ModelError, match="calls subgraph 7 of 1"):
         convert(path, tmp_path / "bundle", Options())
+
+
+def test_recurrent_layers_count_the_products_of_their_gates() -> None:
+    path = Path(__file__).parents[1] / "models" / "keyword_lstm.tflite"
+    layers = read_tflite(path.read_bytes(), str(path)).graph.nodes
+    steps, inputs, units = 24, 16, 20
+    (macs,) = (layer.macs for layer in layers if layer.op == "UNIDIRECTIONAL_SEQUENCE_LSTM")
+    assert macs == steps * 4 * units * (inputs + units)

@@ -12,6 +12,7 @@ from midstream.partitioning import (
     MachineTimes,
     Rung,
     candidates,
+    layers_from_profile,
     times_from_costs,
     times_from_profile,
 )
@@ -198,3 +199,18 @@ def test_measured_times_of_the_bundle_are_most_specific(manifest: Manifest, grap
     every = times_from_profile(manifest, graph, profile, None, digest)
     assert (every.whole_ms, every.head_ms["c0"], every.tail_ms["c0"]) == pytest.approx((10.0, 7.5, 3.0))
     assert times_from_profile(manifest, graph, profile, 1, bytes(32)) == predicted
+
+
+def test_layers_add_up_to_whichever_time_of_the_whole_is_known(manifest: Manifest, graph: Graph) -> None:
+    digest = bytes(range(32))
+    rates = FamilyRates(conv_gmacs=0.004, conv_gbytes=0.001, depthwise_gmacs=1, dense_gmacs=0.0024, other_gbytes=0.0001)
+    known = Families(layer_overhead_us=100, run_overhead_us=1000, float32=rates, int8=rates)
+    board = load_profile("pi4")
+    families = replace(board, families={"onnx": EngineFamilies(known, known)})
+    measured = replace(families, models={"hand": ModelTimes(digest.hex(), 40.0, 10.0, {})})
+    for profile in (board, families, measured):
+        layers_ms = layers_from_profile(manifest, graph, profile, 1, digest)
+        assert sum(layers_ms) == pytest.approx(times_from_profile(manifest, graph, profile, 1, digest).whole_ms)
+        assert [index for index, ms in enumerate(layers_ms) if ms == 0] == [1]
+    # A run's own millisecond is shared out as the layers' times are: 5.1 of 8.46 ms for the pool.
+    assert layers_from_profile(manifest, graph, families)[2] == pytest.approx(5.1 * 9.46 / 8.46)

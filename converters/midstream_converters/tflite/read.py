@@ -196,4 +196,7 @@ def _macs(op: str, reads: Sequence[tuple[int, ...]], makes: Sequence[tuple[int, 
         return out * right[-1]
     if op == "BATCH_MATMUL" and left:
         return out * left[-1]
+    if op == "UNIDIRECTIONAL_SEQUENCE_LSTM" and len(left) == 3:
+        # Steps and inputs in either order; the matrices of four gates, apart from states of one row.
+        return left[0] * left[1] * sum(math.prod(shape) for shape in reads[1:] if len(shape) == 2 and shape[0] > 1)
     return 0
