@@ -147,6 +147,7 @@ def cuts_json(bundle: Bundle) -> list[dict[str, Any]]:
             "head_ms": bundle.costs.cuts[cut.id].head_ms,
             "tail_ms": bundle.costs.cuts[cut.id].tail_ms,
             "share": cut.share,
+            "accelerators": list(cut.accelerators),
         }
         for cut in bundle.cuts
     ]
