@@ -34,6 +34,7 @@ from midstream.manifest import (
     RejectedCut,
     SliceCost,
     SliceRecord,
+    edgetpu_name,
     head_name,
     tail_name,
 )
@@ -398,6 +399,10 @@ def test_another_format_version_is_named(name: str, version: int) -> None:
         (("cuts", 0, "nodes"), 7),
         (("cuts",), None),
         (("cuts", 0, "id"), "c2"),
+        (("cuts", 0, "accelerators"), ["abacus"]),
+        (("cuts", 0, "accelerators"), ["edgetpu", "edgetpu"]),
+        (("cuts", 0, "accelerators"), "edgetpu"),
+        (("cuts", 0, "accelerators"), None),
         (("cuts", 0, "payload_bytes"), None),
         (("slices",), {}),
         (("slices", WHOLE, "weights"), [[-16, 16]]),
@@ -437,6 +442,38 @@ def test_a_sealed_manifest_that_means_nothing_is_refused(path: tuple[Any, ...], 
     data, read = SEALED["manifest.json"]
     with pytest.raises(BundleError, match=r"manifest\.json does not read as this part of a bundle"):
         read(changed(data, value, *path), "manifest.json")
+
+
+def with_compiled(name: str, marks: tuple[str, ...], **changes: Any) -> bytes:
+    """A manifest with a compiled slice of this name, which is the head's but for the changes."""
+    manifest = small()
+    record = replace(manifest.slices[head_name("c1")], **({"weights": ()} | changes))
+    cut = replace(manifest.cuts[0], accelerators=marks)
+    return manifest_to_bytes(replace(manifest, cuts=(cut,), slices=manifest.slices | {edgetpu_name(name): record}))
+
+
+def test_the_head_of_a_marked_cut_may_be_compiled() -> None:
+    name = edgetpu_name(head_name("c1"))
+    assert name in manifest_from_bytes(with_compiled(head_name("c1"), ("edgetpu",)), "").slices
+
+
+@pytest.mark.parametrize(
+    ("name", "marks", "changes"),
+    [
+        (head_name("c1"), (), {}),
+        (tail_name("c1"), ("edgetpu",), {}),
+        (head_name("c2"), ("edgetpu",), {}),
+        (WHOLE, ("edgetpu",), {}),
+        ("", ("edgetpu",), {}),
+        (head_name("c1"), ("edgetpu",), {"inputs": ()}),
+        (head_name("c1"), ("edgetpu",), {"outputs": ("x",)}),
+        (head_name("c1"), ("edgetpu",), {"weights": ((0, 16),)}),
+    ],
+)
+def test_nothing_else_is_compiled(name: str, marks: tuple[str, ...], changes: dict[str, Any]) -> None:
+    data = with_compiled(name, marks, **changes)
+    with pytest.raises(BundleError, match=r"manifest\.json does not read as this part of a bundle"):
+        manifest_from_bytes(data, "manifest.json")
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from midstream.manifest import (
     RejectedCut,
     SliceCost,
     SliceRecord,
+    edgetpu_name,
     head_name,
     middle_name,
     tail_name,
@@ -41,6 +42,7 @@ from midstream.tensors import CARRIED_DTYPES, TensorSpec
 
 T = TypeVar("T")
 
+_EDGETPU = "edgetpu"
 _MAX_NODES = 4_000_000
 
 
@@ -321,9 +323,19 @@ def _check_parts(manifest: Manifest) -> None:
         if not crossing[second] <= made | crossing[first]:
             raise ValueError(f"slice {name!r} does not make what crosses")
         _check_slice(manifest, name, crossing[first], made)
+    _check_compiled(manifest)
+
+
+def _check_compiled(manifest: Manifest) -> None:
+    """What is compiled is the head of a cut that is marked, takes and gives what that does, with its weights within."""
+    marked = {edgetpu_name(head_name(cut.id)): cut for cut in manifest.cuts if _EDGETPU in cut.accelerators}
     for name, record in manifest.slices.items():
-        plain = manifest.slices.get(name.removesuffix(EDGETPU_SUFFIX))
-        if plain is None or (plain.inputs, plain.outputs) != (record.inputs, record.outputs):
+        if not name.endswith(EDGETPU_SUFFIX):
+            continue
+        if name not in marked:
+            raise ValueError(f"slice {name!r} is compiled, and not the head of a cut that is marked for it")
+        plain = manifest.slices[name.removesuffix(EDGETPU_SUFFIX)]
+        if (plain.inputs, plain.outputs, ()) != (record.inputs, record.outputs, record.weights):
             raise ValueError(f"slice {name!r} takes or gives other tensors than what it was compiled from")
 
 
@@ -347,10 +359,16 @@ def _cuts_from_json(value: list[dict[str, Any]]) -> tuple[Cut, ...]:
             _from_ranges(cut["nodes"]),
             _texts(cut["head_outputs"]),
             _number(cut["share"]),
-            _texts(cut["accelerators"]),
+            _accelerators_from_json(cut["accelerators"]),
         )
         for cut in value
     )
+
+
+def _accelerators_from_json(value: Any) -> tuple[str, ...]:
+    if value not in ([], [_EDGETPU]):
+        raise ValueError(f"{value!r} names accelerators that no head is marked for")
+    return tuple(value)
 
 
 def _quantisation_from_json(value: dict[str, Any]) -> Quantisation:

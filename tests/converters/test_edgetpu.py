@@ -8,14 +8,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from midstream.bundle import Bundle
+from midstream.engines import Program, engine_for
 from midstream.errors import ModelError
 from midstream.manifest import EDGETPU_SUFFIX, WEIGHTS_FILE, edgetpu_name, head_name
 from midstream_converters.convert import convert
 from midstream_converters.edgetpu import find_compiler
 from midstream_converters.opening import Options
+from midstream_converters.tflite.schema import schema
 
 MODELS = Path(__file__).parents[1] / "models"
 # Says what the real one says (version 16.0), and "compiles" by marking the file; a slice with a softmax is split.
@@ -77,10 +80,19 @@ def test_marked_heads_are_compiled_and_kept_beside_the_plain_ones(compiler: Path
     compiled = manifest.slices[edgetpu_name(marked[0])]
     content = bundle._archive.read(compiled.member, compiled.bytes)
     assert content.endswith(b"compiled")
-    # What the compiler was given holds its weights itself.
-    plain = manifest.slices[marked[0]]
-    weights = (tmp_path / "bundle" / WEIGHTS_FILE).read_bytes()
-    assert all(weights[offset : offset + length] in content for offset, length in plain.weights)
+    # What the compiler was given holds its weights itself, within the flatbuffer.
+    plain = manifest.slices[marked[-1]]
+    compiled = manifest.slices[edgetpu_name(marked[-1])]
+    content = bundle._archive.read(compiled.member, compiled.bytes).removesuffix(b"compiled")
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    assert all(buffer.offset == 0 for buffer in model.buffers)
+    within = b"".join(bytes(buffer.data) for buffer in model.buffers if buffer.data is not None)
+    assert len(within) > 64 * len(plain.weights)
+    image = np.random.default_rng(0).integers(-128, 128, (1, 8, 8, 1), np.int8)
+    program = Program(compiled, content, bundle.path / WEIGHTS_FILE)
+    given = engine_for("litert").load(program).run({"image": image})
+    crossing, _ = bundle.run_head(marked[-1].removesuffix(".head"), {"image": image})
+    assert all(np.array_equal(given[name], value) for name, value in crossing.items())
     again = convert(MODELS / "digits_int8.tflite", tmp_path / "again", options)
     assert again == manifest
 

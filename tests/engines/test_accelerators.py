@@ -10,6 +10,7 @@ import pytest
 
 from midstream.bundle import Bundle
 from midstream.engines import engine_for
+from midstream.engines import onnx as onnx_engine
 from midstream.errors import AcceleratorError, BundleError
 from midstream.manifest import EDGETPU_SUFFIX
 from midstream_converters.convert import convert
@@ -62,6 +63,33 @@ def test_a_provider_that_does_not_start_is_no_silent_fallback(bundles: Path, mon
     monkeypatch.setattr(ort, "InferenceSession", without_cuda)
     bundle = Bundle.open(bundles / "digits_float32", accelerator="cuda")
     with pytest.raises(AcceleratorError, match="knows CUDAExecutionProvider but cannot start it"):
+        bundle.prepare(None)
+
+
+AZURE = "AzureExecutionProvider"
+
+
+@pytest.mark.skipif(AZURE not in ort.get_available_providers(), reason="this onnxruntime was built without it")
+def test_a_provider_that_takes_no_layer_is_no_silent_fallback(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Azure's provider is listed, starts, and takes none: it stands for CUDA with a model that CUDA does not take."""
+    monkeypatch.setitem(onnx_engine._PROVIDERS, "cuda", (AZURE, "CPUExecutionProvider"))  # type: ignore[attr-defined]
+    bundle = Bundle.open(bundles / "digits_float32", accelerator="cuda")
+    with pytest.raises(AcceleratorError, match=rf"{AZURE} takes none of the \d+ layers of slice 'whole.onnx': .*Conv"):
+        bundle.prepare(None)
+
+
+def test_a_provider_that_raises_is_not_the_bundles_fault(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As TensorRT's does where its libraries are missing."""
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["TensorrtExecutionProvider", "CPUExecutionProvider"])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("Please install TensorRT libraries")
+
+    monkeypatch.setattr(ort, "InferenceSession", refuse)
+    bundle = Bundle.open(bundles / "digits_float32", accelerator="tensorrt")
+    with pytest.raises(
+        AcceleratorError, match=r"Please install TensorRT libraries; install TensorRT, .*run on the cpu"
+    ):
         bundle.prepare(None)
 
 

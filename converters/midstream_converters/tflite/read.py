@@ -43,7 +43,7 @@ class TfliteModel:
 def read_tflite(data: bytes, path: str) -> TfliteModel:
     """Read and check a model. Raises ModelError naming what is wrong with it, and the remedy."""
     model = _parse(data, path)
-    _join_buffers(model, data)
+    join_buffers(model, data)
     check_model(model, path)
     return _to_graph(model, path)
 
@@ -65,7 +65,7 @@ def _parse(data: bytes, path: str) -> Any:
         raise ModelError(f"{path} is not a whole TFLite model: its flatbuffer is truncated or damaged") from None
 
 
-def _join_buffers(model: Any, data: bytes) -> None:
+def join_buffers(model: Any, data: bytes) -> None:
     """Bring in the buffers that lie behind the flatbuffer, as those of large models do."""
     for buffer in model.buffers or []:
         if buffer.offset > 1:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -17,10 +20,13 @@ from midstream.engines.base import Accelerator, Engine, Program, Session
 from midstream.errors import AcceleratorError, BundleError, InputError
 from midstream.tensors import Tensor, Tensors
 
+_log = logging.getLogger("midstream.engines")
+
 # At least so many profiled runs, and at most so many, for about this long.
 _PROFILED_RUNS = (5, 50)
 _PROFILED_S = 0.5
 _KERNEL = "_kernel_time"
+_PLACEMENT = "session.record_ep_graph_assignment_info"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -82,14 +88,42 @@ class OnnxEngine:
     def load(self, program: Program, threads: int = 1, accelerator: Accelerator = "cpu") -> Session:
         """Load a graph whose external data lies beside ``program.weights_path``."""
         self.require(accelerator)
-        session = _open(program, _options(program, threads), _PROVIDERS[accelerator])
-        # Where a provider's libraries are missing the runtime goes on without it, and says so on its log only.
-        if session.get_providers()[0] != _PROVIDERS[accelerator][0]:
+        providers, options = _PROVIDERS[accelerator], _options(program, threads)
+        if accelerator == "cpu":
+            return OnnxSession(_open(program, options), program.record.outputs)
+        options.add_session_config_entry(_PLACEMENT, "1")
+        try:
+            session = _open(program, options, providers)
+        except BundleError as error:
+            # TensorRT's provider raises where its libraries are missing, CUDA's says so on the runtime's log only.
+            raise AcceleratorError(f"{error}; {_REMEDIES[accelerator]}, or run on the cpu") from None
+        if session.get_providers()[0] != providers[0]:
             raise AcceleratorError(
-                f"{self.version()} knows {_PROVIDERS[accelerator][0]} but cannot start it; {_REMEDIES[accelerator]}, "
+                f"{self.version()} knows {providers[0]} but cannot start it; {_REMEDIES[accelerator]}, "
                 "or run on the cpu"
             )
+        _check_placement(session, program.record.member, providers)
         return OnnxSession(session, program.record.outputs)
+
+
+def _check_placement(session: Any, member: str, providers: Sequence[str]) -> None:
+    """Raise AcceleratorError where a provider that runs takes no layer of a slice.
+
+    Layers left to the processor are logged. Releases before 1.24 do not tell which layer is where.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return
+    parts = session.get_provider_graph_assignment_info()
+    placed = [(part.ep_name, node.op_type) for part in parts for node in part.get_nodes()]
+    left = Counter(op for provider, op in placed if provider == providers[-1])
+    if placed and left.total() == len(placed):
+        raise AcceleratorError(
+            f"{providers[0]} takes none of the {len(placed)} layers of slice {member!r}: {', '.join(left)}; "
+            "run on the cpu"
+        )
+    if left:
+        message = "%d of %d layers of slice %r run on the processor: %s does not take %s"
+        _log.warning(message, left.total(), len(placed), member, providers[0], ", ".join(left))
 
 
 def write_optimised(program: Program, target: Path) -> None:
