@@ -433,3 +433,61 @@ def test_recurrent_layers_count_the_products_of_their_gates() -> None:
     steps, inputs, units = 24, 16, 20
     (macs,) = (layer.macs for layer in layers if layer.op == "UNIDIRECTIONAL_SEQUENCE_LSTM")
     assert macs == steps * 4 * units * (inputs + units)
+
+
+def _metadata(name: str | None, buffer: int) -> Any:
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = name, buffer
+    return entry
+
+
+def _each_tensor(field: str, value: Callable[[], Any]) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        for tensor in model.subgraphs[0].tensors:
+            setattr(tensor, field, value())
+
+    return change
+
+
+def _set(path: str, value: Any) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        owner, field = (model.subgraphs[0], path[6:]) if path.startswith("graph.") else (model, path)
+        setattr(owner, field, value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _set("metadata", [_metadata("far away", 9999)]),
+        _set("metadata", [_metadata(None, 1)]),
+        _set("metadata", [_metadata("min_runtime_version", 0)]),
+        _set("metadataBuffer", [99_999]),
+        _set("description", None),
+        _set("signatureDefs", None),
+        _set("graph.name", None),
+        _each_tensor("shapeSignature", list),
+        _each_tensor("quantization", schema.QuantizationParametersT),
+        _each_tensor("name", lambda: None),
+    ],
+)
+def test_what_is_out_of_spec_and_runs_converts(change: Callable[[Any], None], tmp_path: Path) -> None:
+    content = (Path(__file__).parents[1] / "models" / "digits_float32.tflite").read_bytes()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    change(model)
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path = tmp_path / "odd.tflite"
+    path.write_bytes(builder.Output())
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+    image = np.random.default_rng(0).uniform(0, 1, taken["shape"]).astype(np.float32)
+    interpreter.set_tensor(taken["index"], image)
+    interpreter.invoke()
+    assert convert(path, tmp_path / "bundle", Options(max_cuts=2)).cuts
+    bundle = Bundle.open(tmp_path / "bundle")
+    (spec,), cut = bundle.inputs, bundle.cuts[-1].id
+    for answer in (bundle.run({spec.name: image}), bundle.run_split({spec.name: image}, cut)):
+        assert [value.tobytes() for value in answer.values()] == [interpreter.get_tensor(given["index"]).tobytes()]
