@@ -25,8 +25,8 @@ def same(want: Tensors, got: Tensors) -> bool:
 
 
 def slow_board(path: Path) -> Bundle:
-    """The bundle as on a board where the whole model takes five seconds, however fast this machine is."""
-    return Bundle.open(path, slowdown=5000.0 / Bundle.open(path).costs.whole_ms)
+    """The bundle as on a board where the whole model takes two seconds, however fast this machine is."""
+    return Bundle.open(path, slowdown=2000.0 / Bundle.open(path).costs.whole_ms)
 
 
 def test_every_cut_and_lossless_codec_gives_the_whole_models_answer(
