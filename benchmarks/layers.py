@@ -139,10 +139,7 @@ def by_work(source: Source, whole_ms: float) -> np.ndarray:
     """The whole model's time shared out by multiply-accumulates and bytes written: what there was before."""
     graph = source.graph
     work = np.array(
-        [
-            0 if node.static else node.macs + sum(graph.values[v].bytes for v in node.outputs if v in graph.values)
-            for node in graph.nodes
-        ],
+        [0 if node.static else node.macs + graph.written_bytes(node) for node in graph.nodes],
         dtype=np.float64,
     )
     return work * (whole_ms / work.sum())

@@ -292,7 +292,7 @@ def _neutral_graph(source: Source) -> Graph:
             node.op,
             node.macs,
             node.weight_bytes,
-            sum(graph.values[value].bytes for value in node.outputs if value in graph.values),
+            graph.written_bytes(node),
             node.static,
             _flops(graph, node),
         )

@@ -63,6 +63,10 @@ class ModelGraph:
             if node.index != position or late:
                 raise ValueError(f"layer {position} ({node.op}) is out of order")
 
+    def written_bytes(self, node: Node) -> int:
+        """The size of what a layer writes, at the sample shapes; values that nobody knows count for nothing."""
+        return sum(self.values[value].bytes for value in node.outputs if value in self.values)
+
     def with_static(self, nodes: Iterable[int]) -> tuple[int, ...]:
         """These layers and the static ones they need, in running order."""
         wanted = set(nodes)

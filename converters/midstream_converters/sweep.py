@@ -78,9 +78,7 @@ def layer_ms(graph: ModelGraph, layers: Sequence[int], profile: Profile) -> Cost
     )
     return np.array(
         [
-            profile.predict_ms(
-                node.macs, 1, output_bytes=sum(graph.values[value].bytes for value in node.outputs), int8=int8
-            )
+            profile.predict_ms(node.macs, 1, output_bytes=graph.written_bytes(node), int8=int8)
             for node in (graph.nodes[layer] for layer in layers)
         ],
         dtype=np.float64,

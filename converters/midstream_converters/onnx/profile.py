@@ -70,4 +70,4 @@ def _readers(graph: ModelGraph) -> defaultdict[int, list[int]]:
 
 
 def _work(graph: ModelGraph, node: Node) -> int:
-    return 1 + node.macs + sum(graph.values[value].bytes for value in node.outputs if value in graph.values)
+    return 1 + node.macs + graph.written_bytes(node)

@@ -57,7 +57,7 @@ def layers_by_differences(source: Source, engine: Engine, weights_path: Path, sa
 
 def spread_by_work(graph: ModelGraph) -> list[Candidate]:
     """Some cuts between which there is about the same work; each head holds those before it."""
-    work = np.array([0.0 if node.static else node.macs + _written(graph, node.index) for node in graph.nodes])
+    work = np.array([0.0 if node.static else node.macs + graph.written_bytes(node) for node in graph.nodes])
     chain = Cutter(graph).candidates()
     done = np.array([work[list(cut.head)].sum() for cut in chain])
     wanted = np.linspace(0.0, work.sum(), MAX_CUTS + 2)[1:-1]
@@ -145,8 +145,4 @@ def _features(graph: ModelGraph, index: int) -> list[float]:
         return [0.0] * 5
     op = node.op.upper()
     kind = 0 if "DEPTHWISE" in op else 1 if "CONV" in op else 2
-    return [*(float(node.macs) * (kind == each) for each in range(3)), _written(graph, index), 1.0]
-
-
-def _written(graph: ModelGraph, index: int) -> float:
-    return float(sum(graph.values[value].bytes for value in graph.nodes[index].outputs if value in graph.values))
+    return [*(float(node.macs) * (kind == each) for each in range(3)), float(graph.written_bytes(node)), 1.0]
