@@ -7,14 +7,13 @@ folder that both work in.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from midstream.child import Child
+from midstream.child import Child, module_path
 from midstream.errors import MidstreamError, ModelError, printable
 
 _REQUEST, _ANSWER = "request.json", "answer.json"
@@ -39,10 +38,8 @@ def run_apart(module: str, folder: Path, request: Mapping[str, Any], purpose: st
     """
     (folder / _ANSWER).unlink(missing_ok=True)
     (folder / _REQUEST).write_text(json.dumps(request))
-    # The same modules as here, wherever they were found, and none from the current folder.
-    places = os.pathsep.join(str(Path(place).resolve()) for place in sys.path)
     # Keras writes a configuration file where it finds none.
-    environ = _ENVIRON | {"PYTHONPATH": places, "KERAS_HOME": str(folder)}
+    environ = _ENVIRON | {"PYTHONPATH": module_path(), "KERAS_HOME": str(folder)}
     child = Child([sys.executable, "-P", "-m", module, str(folder)], environ=environ)
     try:
         child.start()

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from midstream.child import module_path
 from midstream.errors import InputError, MidstreamError, ModelError, printable
 
 if TYPE_CHECKING:
@@ -113,15 +114,13 @@ class Trial:
         return None
 
     def _load(self) -> None:
-        # The same modules as here, wherever they were found, and none from the current folder.
-        places = os.pathsep.join(str(Path(place).resolve()) for place in sys.path)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  _stop closes it
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-m", _MODULE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=os.environ | {"PYTHONPATH": places, "OPENBLAS_NUM_THREADS": "1"},
+            env=os.environ | {"PYTHONPATH": module_path(), "OPENBLAS_NUM_THREADS": "1"},
         )
         try:
             header = {

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from midstream.errors import MidstreamError
@@ -18,6 +19,11 @@ STOP_S = 3.0
 
 _LAST_WORDS_BYTES = 500
 _PR_SET_PDEATHSIG = 1
+
+
+def module_path() -> str:
+    """PYTHONPATH for a child that is to find the modules that this process has, wherever these were found."""
+    return os.pathsep.join(str(Path(place).resolve()) for place in sys.path)
 
 
 class Child:
