@@ -41,6 +41,7 @@ from models import CONVERSIONS, MODELS, ROOT, interleaved_series, machine, table
 from midstream.bundle import Bundle
 from midstream.errors import MidstreamError
 from midstream.manifest import WEIGHTS_FILE, Manifest
+from midstream.samples import InputTypes
 from midstream.tensors import Tensors
 from midstream_converters import slicing
 from midstream_converters.convert import convert
@@ -48,7 +49,7 @@ from midstream_converters.cuts import Candidate
 from midstream_converters.difference import max_abs_error
 from midstream_converters.opening import Opened, Options, open_model, read_model
 from midstream_converters.recipe import BundleCache, recipe_of
-from midstream_converters.samples import GENERATED_SAMPLES, InputTypes, read_calibration
+from midstream_converters.samples import GENERATED_SAMPLES, read_calibration
 from midstream_converters.selection import select
 from midstream_converters.weights import WeightStore
 

@@ -119,7 +119,8 @@ def verify(
 ) -> None:
     """Check every byte of a bundle, and every cut against the whole model, here and now."""
     from midstream.bundle import Bundle
-    from midstream_converters.samples import GENERATED_SAMPLES, InputTypes
+    from midstream.samples import InputTypes
+    from midstream_converters.samples import GENERATED_SAMPLES
     from midstream_converters.verify import verify_bundle
 
     opened = Bundle.open(bundle)

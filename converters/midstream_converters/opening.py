@@ -14,9 +14,10 @@ from midstream.errors import BundleError, InputError, ModelError
 from midstream.files import regular_file
 from midstream.inputs import Semantics, check_semantics
 from midstream.manifest import EngineName, SliceRecord
+from midstream.samples import InputTypes, archived_shapes
 from midstream.tensors import Tensors, TensorSpec
 from midstream_converters.graph import Source
-from midstream_converters.samples import InputTypes, archived_shapes, find_shapes, varied_samples
+from midstream_converters.samples import find_shapes, varied_samples
 from midstream_converters.trial import Limits, Trial
 from midstream_converters.weights import WeightStore
 

@@ -18,12 +18,12 @@ from statistics import median
 from midstream.engines import Program, Session, engine_for
 from midstream.errors import BundleError, InputError, MissingExtraError, ModelError
 from midstream.manifest import WEIGHTS_FILE, Quantisation, SliceRecord
+from midstream.samples import MAX_CALIBRATION_BYTES, calibration_samples
 from midstream.tensors import Tensors
 from midstream_converters.agreement import Comparison
 from midstream_converters.apart import run_apart
 from midstream_converters.narrow import NarrowNumbers
 from midstream_converters.opening import ModelFile, Opened, Options, open_model
-from midstream_converters.samples import MAX_CALIBRATION_BYTES, calibration_samples
 from midstream_converters.stored import StoredSamples
 from midstream_converters.weights import WeightStore
 

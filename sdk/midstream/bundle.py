@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BufferedReader
 from itertools import pairwise
 from pathlib import Path
@@ -18,12 +19,15 @@ import networkx as nx
 import numpy as np
 
 from midstream.archive import Archive
-from midstream.communication.codecs import decode, encode, find_codec
+from midstream.communication.codecs import decode, encode, find_codec, zstd_available
+from midstream.communication.wire import EncodedTensor
 from midstream.engines import ACCELERATORS, Accelerator, Program, Session, engine_for
 from midstream.engines.paced import paced
 from midstream.errors import AcceleratorError, BundleError, InputError
 from midstream.files import FileIdentity, regular_file
 from midstream.inputs import ImageInput
+from midstream.ladder import LADDER_FILE, UNCALIBRATED, Ladder
+from midstream.ladder_file import ladder_from_bytes
 from midstream.manifest import (
     COSTS_FILE,
     EDGETPU_SUFFIX,
@@ -57,6 +61,8 @@ _MEASURE_MS = 500.0
 class Bundle:
     """A converted model. Open it with `Bundle.open`; methods may be called from any thread.
 
+    ``ladder`` is what `midstream calibrate` has measured, None where it has not.
+
     ``accelerator`` runs the slices that it can; for "edgetpu" these are the ones compiled for it, and the others run on
     the processor. ``threads`` are the engine's, per slice. ``slowdown`` stretches every run to this multiple of its
     time, to stand for a slower board.
@@ -72,11 +78,13 @@ class Bundle:
         threads: int = 1,
         slowdown: float = 1.0,
         accelerator: Accelerator = "cpu",
+        ladder: Ladder | None = None,
     ) -> None:
         self.path = path
         self.manifest = manifest
         self.digest = digest
         self.costs = costs
+        self.ladder = ladder
         self._checked = checked
         self._threads = threads
         self._slowdown = slowdown
@@ -104,7 +112,9 @@ class Bundle:
         if costs.recipe != manifest.recipe or set(costs.cuts) != {cut.id for cut in manifest.cuts}:
             raise BundleError(f"{folder / COSTS_FILE} belongs to another bundle; convert the model again")
         _check_accelerator(manifest, accelerator, folder)
-        return cls(folder, manifest, manifest_digest(content), costs, checked, threads, slowdown, accelerator)
+        digest = manifest_digest(content)
+        ladder = _read_ladder(folder / LADDER_FILE, digest)
+        return cls(folder, manifest, digest, costs, checked, threads, slowdown, accelerator, ladder)
 
     @property
     def name(self) -> str:
@@ -250,10 +260,24 @@ class Bundle:
                 with entry[1]:
                     entry[0].close()
 
+    def encode(self, cut_id: str | None, codec: str, tensors: Tensors, zstd: bool = True) -> tuple[EncodedTensor, ...]:
+        """What crosses at a cut (None: the whole input), by a codec as calibrated; ``zstd``: the receiver knows it.
+
+        Raises CodecError on an unknown codec, MissingExtraError where its library is not installed.
+        """
+        settings = UNCALIBRATED if self.ladder is None else self.ladder.settings(cut_id, codec)
+        if settings.entropy == "zstd" and not (zstd and zstd_available()):
+            settings = replace(settings, entropy=UNCALIBRATED.entropy)
+        return encode(codec, tensors, self.manifest.semantics, settings)
+
+    def decode(self, cut_id: str | None, codec: str, encoded: Sequence[EncodedTensor], max_bytes: int) -> Tensors:
+        """The reverse of `encode`, of at most ``max_bytes``. Raises CodecError on damage, or on more."""
+        bases = {} if self.ladder is None else self.ladder.bases(cut_id)
+        return decode(codec, encoded, self.crossing_specs(cut_id), self.manifest.semantics, max_bytes, bases)
+
     def _carry(self, codec: str, crossing: Tensors, cut: Cut) -> Tensors:
-        encoded = encode(codec, crossing, self.image_inputs)
         limit = sum(tensor.nbytes for tensor in crossing.values())
-        return decode(codec, encoded, cut.tensors, self.image_inputs, limit)
+        return self.decode(cut.id, codec, self.encode(cut.id, codec, crossing), limit)
 
     def _ordered(self, outputs: Tensors) -> Tensors:
         return {spec.name: outputs[spec.name] for spec in self.outputs}
@@ -322,6 +346,15 @@ def _check_accelerator(manifest: Manifest, accelerator: Accelerator, path: Path)
             f"bundle {path} has no slice compiled for the Edge TPU; convert a model of 8-bit integers with --edgetpu, "
             "where edgetpu_compiler is installed"
         )
+
+
+def _read_ladder(path: Path, digest: bytes) -> Ladder | None:
+    if not path.is_symlink() and not path.exists():
+        return None
+    ladder = ladder_from_bytes(_read(path, MAX_MANIFEST_BYTES), str(path))
+    if ladder.bundle != digest.hex():
+        raise BundleError(f"{path} belongs to another bundle; calibrate this one, or delete the file")
+    return ladder
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from midstream.analysis import Analysis, analyze
+from midstream.analysis import Analysis, analyze_inputs
 from midstream.bundle import Bundle
-from midstream.communication.codecs import decode, encode, find_codec
+from midstream.communication.codecs import decode, find_codec
 from midstream.communication.presence import Presence
 from midstream.communication.wire import MAX_DEADLINE_MS, MAX_FEATURES, Limits, Reply, Request, Status
 from midstream.errors import CodecError, InputError, PlanError
 from midstream.exchange import Exchange
-from midstream.inputs import AudioInput, ImageInput, prepare_image, to_pixels
+from midstream.inputs import ImageInput, prepare_image
 from midstream.partitioning import (
     Candidate,
     LinkState,
@@ -243,17 +243,7 @@ class Device:
     def _analysis(self, tensors: Tensors, source: np.ndarray | None, sample_rate: int | None) -> Analysis | None:
         if not self._analyse:
             return None
-        for name, semantics in self.bundle.manifest.semantics.items():
-            if isinstance(semantics, AudioInput):
-                return analyze(
-                    tensors[name].reshape(-1), kind="audio", sample_rate=sample_rate or semantics.sample_rate
-                )
-            if source is not None:
-                return analyze(np.asarray(source), kind="image")
-            if tensors[name].ndim == 4 and len(tensors[name]) == 1:
-                return analyze(_rgb(tensors[name], semantics), kind="image")
-        largest = max(tensors.values(), key=lambda tensor: tensor.size)
-        return analyze(largest, kind="tensor") if largest.size and np.all(np.isfinite(largest)) else None
+        return analyze_inputs(tensors, self.bundle.manifest.semantics, source, sample_rate)
 
     def _plan(
         self, analysis: Analysis | None, objective: Objective, cut: str | None, codec: str | None
@@ -372,7 +362,7 @@ class Device:
             deadline_ms=min(max(1, int(remaining_ms)), MAX_DEADLINE_MS),
             score=0.0 if analysis is None else analysis.score,
             features=features,
-            tensors=encode(plan.codec, crossing, self.bundle.image_inputs),
+            tensors=self.bundle.encode(plan.cut, plan.codec, crossing),
         )
 
     def _decoded(self, reply: Reply, plan: Plan, outputs: Tensors) -> tuple[Tensors | None, str]:
@@ -420,11 +410,6 @@ class Device:
 
     def _ordered(self, outputs: Tensors) -> Tensors:
         return {spec.name: outputs[spec.name] for spec in self.bundle.outputs}
-
-
-def _rgb(tensor: Tensor, semantics: ImageInput) -> np.ndarray:
-    pixels = to_pixels(tensor, semantics)
-    return pixels[..., ::-1] if semantics.colour == "BGR" else pixels
 
 
 def _since(mark: float) -> float:

@@ -5,8 +5,8 @@ A bundle is a directory of four files, described in ``docs/bundle-format.md``:
 - ``manifest.json``: this table, canonical JSON with its own SHA-256;
 - ``weights.bin``: every weight once;
 - ``slices.tar.xz``: the programs of the whole model and of every cut's head and tail, without weights, and the graph;
-- ``costs.json``: what the slices cost on the machine that measured them, under a SHA-256 of its own; the only file that
-  is not part of the identity.
+- ``costs.json``: what the slices cost on the machine that measured them, under a SHA-256 of its own; not part of the
+  identity, nor is ``codecs.json``, which calibration adds (`midstream.ladder`).
 
 These are the values; `midstream.sealed` is how they are written down, and files are touched by `midstream.bundle` and
 the converters alone.

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from midstream.errors import BundleError
 from midstream.inputs import semantics_from_json, semantics_to_json
 from midstream.manifest import (
     EDGETPU_SUFFIX,
@@ -38,6 +36,7 @@ from midstream.manifest import (
     middle_name,
     tail_name,
 )
+from midstream.seal import canonical, count, guard, number, seal, share, text, texts, unseal
 from midstream.tensors import CARRIED_DTYPES, TensorSpec
 
 T = TypeVar("T")
@@ -48,7 +47,7 @@ _MAX_NODES = 4_000_000
 
 def manifest_to_bytes(manifest: Manifest) -> bytes:
     """Canonical JSON: the same manifest always gives the same bytes."""
-    return _seal(_manifest_body(manifest))
+    return seal(_manifest_body(manifest))
 
 
 def manifest_digest(data: bytes) -> bytes:
@@ -58,14 +57,14 @@ def manifest_digest(data: bytes) -> bytes:
 
 def manifest_from_bytes(data: bytes, path: str) -> Manifest:
     """Read what `manifest_to_bytes` wrote. Raises BundleError on a flipped byte, or an unknown format version."""
-    body = _unseal(data, path)
-    return _guard(path, lambda: _manifest_from_body(body))
+    body = unseal(data, path, FORMAT_VERSION)
+    return guard(path, lambda: _manifest_from_body(body))
 
 
 def graph_to_bytes(graph: Graph) -> bytes:
     """The graph as canonical JSON, one column a property: it is large, and compresses well this way."""
     layers = graph.layers
-    return _canonical(
+    return canonical(
         {
             "name": [layer.name for layer in layers],
             "op": [layer.op for layer in layers],
@@ -84,28 +83,28 @@ def graph_from_bytes(data: bytes, path: str) -> Graph:
 
     def build() -> Graph:
         body = json.loads(data)
-        static = set(map(_count, body["static"]))
+        static = set(map(count, body["static"]))
         counts = (body[key] for key in ("macs", "weight_bytes", "output_bytes", "flops"))
         columns = zip(body["name"], body["op"], *counts, strict=True)
         layers = tuple(
             Layer(
                 index,
-                _text(name),
-                _text(op),
-                _count(macs),
-                _count(weights),
-                _count(output),
+                text(name),
+                text(op),
+                count(macs),
+                count(weights),
+                count(output),
                 index in static,
-                _count(flops),
+                count(flops),
             )
             for index, (name, op, macs, weights, output, flops) in enumerate(columns)
         )
-        edges = tuple(Edge(*map(_count, edge)) for edge in body["edges"])
+        edges = tuple(Edge(*map(count, edge)) for edge in body["edges"])
         if any(not edge.source < edge.target < len(layers) for edge in edges):
             raise ValueError("an edge leads out of the graph")
         return Graph(layers, edges)
 
-    return _guard(path, build)
+    return guard(path, build)
 
 
 def costs_to_bytes(costs: Costs) -> bytes:
@@ -118,65 +117,23 @@ def costs_to_bytes(costs: Costs) -> bytes:
         "cuts": {cut_id: [cost.head_ms, cost.tail_ms] for cut_id, cost in costs.cuts.items()},
         "layers_ms": costs.layers_ms,
     }
-    return _seal(body if costs.float_ms is None else body | {"float_ms": costs.float_ms})
+    return seal(body if costs.float_ms is None else body | {"float_ms": costs.float_ms})
 
 
 def costs_from_bytes(data: bytes, path: str) -> Costs:
     """The reverse of `costs_to_bytes`; raises BundleError."""
-    body = _unseal(data, path)
+    body = unseal(data, path, FORMAT_VERSION)
 
     def build() -> Costs:
-        cuts = {key: SliceCost(_number(head), _number(tail)) for key, (head, tail) in body["cuts"].items()}
-        layers_ms = tuple(map(_number, body["layers_ms"]))
-        before = _number(body["float_ms"]) if "float_ms" in body else None
-        costs = Costs(_text(body["machine"]), _number(body["whole_ms"]), cuts, layers_ms, _text(body["recipe"]), before)
+        cuts = {key: SliceCost(number(head), number(tail)) for key, (head, tail) in body["cuts"].items()}
+        layers_ms = tuple(map(number, body["layers_ms"]))
+        before = number(body["float_ms"]) if "float_ms" in body else None
+        costs = Costs(text(body["machine"]), number(body["whole_ms"]), cuts, layers_ms, text(body["recipe"]), before)
         if costs.whole_ms == 0 or costs.float_ms == 0:
             raise ValueError("the whole model takes no time")
         return costs
 
-    return _guard(path, build)
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
-
-
-def _seal(body: dict[str, Any]) -> bytes:
-    return _canonical({"body": body, "sha256": hashlib.sha256(_canonical(body)).hexdigest()}) + b"\n"
-
-
-def _unseal(data: bytes, path: str) -> dict[str, Any]:
-    """The body of a sealed file. Only the canonical bytes are taken, so that any flipped byte is seen."""
-    damaged = f"{path} is damaged: it does not hold what its own SHA-256 says; convert the model again"
-    try:
-        document = json.loads(data)
-        body = document["body"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise BundleError(damaged) from None
-    if not isinstance(body, dict):
-        raise BundleError(damaged)
-    version = body.get("format")
-    if type(version) is int and version != FORMAT_VERSION:
-        raise BundleError(
-            f"{path} has bundle format version {version}; this midstream reads version {FORMAT_VERSION}. "
-            "Convert the model again with this release, or install the one that wrote it"
-        )
-    try:
-        intact = _seal(body) == data
-    except (ValueError, RecursionError):
-        intact = False
-    if not intact or type(version) is not int:
-        raise BundleError(damaged)
-    return body
-
-
-def _guard(path: str, build: Callable[[], T]) -> T:
-    try:
-        return build()
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
-        raise BundleError(
-            f"{path} does not read as this part of a bundle: {error!r}; convert the model again"
-        ) from None
+    return guard(path, build)
 
 
 def _manifest_body(manifest: Manifest) -> dict[str, Any]:
@@ -236,27 +193,27 @@ def _manifest_body(manifest: Manifest) -> dict[str, Any]:
 def _manifest_from_body(body: dict[str, Any]) -> Manifest:
     if body["engine"] not in ("litert", "onnx") or body["model"]["format"] not in ("tflite", "onnx"):
         raise ValueError(f"unknown engine {body['engine']!r}")
-    files = {name: FileRecord(_count(f["bytes"]), _text(f["sha256"])) for name, f in body["files"].items()}
+    files = {name: FileRecord(count(f["bytes"]), text(f["sha256"])) for name, f in body["files"].items()}
     if set(files) != {WEIGHTS_FILE, SLICES_FILE}:
         raise ValueError(f"unexpected files {sorted(files)}")
     manifest = Manifest(
-        name=_text(body["name"]),
+        name=text(body["name"]),
         model_format=body["model"]["format"],
-        model_bytes=_count(body["model"]["bytes"]),
-        model_sha256=_text(body["model"]["sha256"]),
+        model_bytes=count(body["model"]["bytes"]),
+        model_sha256=text(body["model"]["sha256"]),
         engine=cast("EngineName", body["engine"]),
         inputs=_specs_from_json(body["inputs"]),
         outputs=_specs_from_json(body["outputs"]),
-        sample_shapes={name: tuple(map(_count, shape)) for name, shape in body["sample_shapes"].items()},
+        sample_shapes={name: tuple(map(count, shape)) for name, shape in body["sample_shapes"].items()},
         cuts=_cuts_from_json(body["cuts"]),
         slices={
             name: SliceRecord(
-                _text(record["member"]),
-                _count(record["bytes"]),
-                _texts(record["inputs"]),
-                _texts(record["outputs"]),
-                tuple((_count(offset), _count(length)) for offset, length in record["weights"]),
-                _texts(record["without"]),
+                text(record["member"]),
+                count(record["bytes"]),
+                texts(record["inputs"]),
+                texts(record["outputs"]),
+                tuple((count(offset), count(length)) for offset, length in record["weights"]),
+                texts(record["without"]),
             )
             for name, record in body["slices"].items()
         },
@@ -265,19 +222,19 @@ def _manifest_from_body(body: dict[str, Any]) -> Manifest:
         fixed=dict(body["fixed"]),
         rejected=tuple(
             RejectedCut(
-                _text(cut["id"]),
-                _text(cut["reason"]),
-                None if cut["max_abs_error"] is None else _number(cut["max_abs_error"]),
+                text(cut["id"]),
+                text(cut["reason"]),
+                None if cut["max_abs_error"] is None else number(cut["max_abs_error"]),
             )
             for cut in body["rejected"]
         ),
-        tolerance=_number(body["tolerance"]),
-        unpacked_bytes=_count(body["unpacked_bytes"]),
+        tolerance=number(body["tolerance"]),
+        unpacked_bytes=count(body["unpacked_bytes"]),
         stateful=body["stateful"] is True,
-        created_by=_text(body["created_by"]),
-        recipe=_text(body["recipe"]),
+        created_by=text(body["created_by"]),
+        recipe=text(body["recipe"]),
         quantisation=_quantisation_from_json(body["quantisation"]) if "quantisation" in body else None,
-        found=CandidateCounts(**{name: _count(count) for name, count in body["found"].items()}),
+        found=CandidateCounts(**{name: count(many) for name, many in body["found"].items()}),
     )
     _check_parts(manifest)
     return manifest
@@ -353,12 +310,12 @@ def _cuts_from_json(value: list[dict[str, Any]]) -> tuple[Cut, ...]:
         raise ValueError(f"the heads of the cuts have more than {_MAX_NODES} layers in all")
     return tuple(
         Cut(
-            _text(cut["id"]),
+            text(cut["id"]),
             _specs_from_json(cut["tensors"]),
-            _count(cut["payload_bytes"]),
+            count(cut["payload_bytes"]),
             _from_ranges(cut["nodes"]),
-            _texts(cut["head_outputs"]),
-            _number(cut["share"]),
+            texts(cut["head_outputs"]),
+            number(cut["share"]),
             _accelerators_from_json(cut["accelerators"]),
         )
         for cut in value
@@ -374,59 +331,26 @@ def _accelerators_from_json(value: Any) -> tuple[str, ...]:
 def _quantisation_from_json(value: dict[str, Any]) -> Quantisation:
     changes = tuple(
         OutputChange(
-            _text(output["name"]),
-            _text(output["kind"]),
-            _share(output["agreement"]),
-            *(None if output[key] is None else _number(output[key]) for key in ("max_difference", "mean_difference")),
+            text(output["name"]),
+            text(output["kind"]),
+            share(output["agreement"]),
+            *(None if output[key] is None else number(output[key]) for key in ("max_difference", "mean_difference")),
         )
         for output in value["outputs"]
     )
     if any(change.kind not in ("scores", "values", "exact") for change in changes):
         raise ValueError("an output has an answer of unknown kind")
     quantisation = Quantisation(
-        _text(value["dtype"]),
-        _count(value["model_bytes"]),
-        _text(value["model_sha256"]),
-        _count(value["samples"]),
-        _share(value["agreement"]),
+        text(value["dtype"]),
+        count(value["model_bytes"]),
+        text(value["model_sha256"]),
+        count(value["samples"]),
+        share(value["agreement"]),
         changes,
     )
     if quantisation.dtype != "int8" or quantisation.model_bytes == 0 or quantisation.samples == 0:
         raise ValueError("it is quantised from nothing, on nothing, or to an unknown dtype")
     return quantisation
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not a text")
-    return value
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r} is not a list")
-    return tuple(map(_text, value))
-
-
-def _count(value: Any) -> int:
-    """A whole number of 0 or more; JSON's true is none."""
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is not a number of 0 or more")
-    return value
-
-
-def _number(value: Any) -> float:
-    """A finite number of 0 or more."""
-    if type(value) not in (int, float) or not 0 <= value < math.inf:
-        raise ValueError(f"{value!r} is not a finite number of 0 or more")
-    return float(value)
-
-
-def _share(value: Any) -> float:
-    """A number from 0 to 1."""
-    if _number(value) > 1:
-        raise ValueError(f"{value!r} is not a share")
-    return float(value)
 
 
 def _spec_to_json(spec: TensorSpec) -> dict[str, Any]:
@@ -442,13 +366,13 @@ def _spec_from_json(value: dict[str, Any]) -> TensorSpec:
     if value["dtype"] not in CARRIED_DTYPES:
         raise ValueError(f"dtype {value['dtype']!r} is not one of {', '.join(sorted(CARRIED_DTYPES))}")
     dtype = np.dtype(value["dtype"])
-    shape = tuple(None if size is None else _count(size) for size in value["shape"])
+    shape = tuple(None if size is None else count(size) for size in value["shape"])
     empty = "may_be_empty" in value
     if "scale" not in value:
-        return TensorSpec(_text(value["name"]), dtype, shape, may_be_empty=empty)
+        return TensorSpec(text(value["name"]), dtype, shape, may_be_empty=empty)
     if type(value["zero_point"]) is not int:
         raise TypeError(f"{value['zero_point']!r} is not a zero point")
-    return TensorSpec(_text(value["name"]), dtype, shape, _number(value["scale"]), value["zero_point"], empty)
+    return TensorSpec(text(value["name"]), dtype, shape, number(value["scale"]), value["zero_point"], empty)
 
 
 def _specs_from_json(value: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:

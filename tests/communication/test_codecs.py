@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from midstream.communication.codecs import CODECS, decode, encode
+from midstream.communication.codecs import PICTURE_RUNGS, SOUND_RUNGS, TENSOR_RUNGS, decode, encode, find_codec
 from midstream.communication.wire import DTYPES, EncodedTensor, Reply, Status, decode_reply, encode_reply
 from midstream.errors import CodecError
 from midstream.inputs import AudioInput, Colour, ImageInput, Layout, Semantics, from_pixels, to_pixels
@@ -20,7 +20,8 @@ from midstream.tensors import Tensor, TensorSpec
 
 PLENTY = 1 << 20
 FLOAT32 = np.dtype(np.float32)
-LOSSLESS = [name for name, codec in CODECS.items() if codec.lossless]
+RUNGS = (*TENSOR_RUNGS, *PICTURE_RUNGS, *SOUND_RUNGS)
+LOSSLESS = [name for name in RUNGS if find_codec(name).lossless]
 
 
 def spec_of(name: str, tensor: Tensor) -> TensorSpec:
@@ -161,7 +162,7 @@ def test_others_see_the_colours_that_were_meant(colour: Colour) -> None:
     red = np.zeros((1, 16, 16, 3), np.uint8)
     red[..., 0 if colour == "RGB" else 2] = 255
     (encoded,) = encode("jpeg90", {"x": red}, {"x": semantics})
-    blue_green_red = cv2.imdecode(np.frombuffer(encoded.data, np.uint8), cv2.IMREAD_COLOR)
+    blue_green_red = cv2.imdecode(np.frombuffer(encoded.data, np.uint8)[1:], cv2.IMREAD_COLOR)
     assert blue_green_red is not None
     assert np.abs(blue_green_red[8, 8].astype(int) - [0, 0, 255]).max() < 8
 
@@ -212,16 +213,40 @@ def test_tensors_beside_a_picture_travel_lossless() -> None:
 
 
 def test_codecs_say_what_they_are() -> None:
-    assert {name: (codec.lossless, codec.pictures_only) for name, codec in CODECS.items()} == {
-        "raw": (True, False),
-        "lossless": (True, False),
-        "jpeg75": (False, True),
-        "jpeg90": (False, True),
-    }
+    assert LOSSLESS == ["raw", "lossless", "png", "webp101"]
+    taken = {name: find_codec(name).takes for name in RUNGS}
+    assert {name for name, takes in taken.items() if takes == "pictures"} == set(PICTURE_RUNGS)
+    assert {name for name, takes in taken.items() if takes == "sounds"} == set(SOUND_RUNGS)
+    assert find_codec("step0.25").setting == 0.25
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "",
+            "gzip",
+            "jpeg",
+            "jpeg0",
+            "jpeg101",
+            "jpeg7.5",
+            "jpeg075",
+            "step",
+            "step0",
+            "step00.5",
+            "step.5",
+            "step1e3",
+        ),
+        *("int8 ", "int16", "klt101", "webp102", "opus5", "RAW", "step0.500", "jpeg٣", "x" * 33, None, 7),
+    ],
+)
+def test_a_name_that_is_no_codec_is_refused(name: object) -> None:
+    with pytest.raises(CodecError, match="is unknown; there are raw, lossless"):
+        find_codec(name)  # type: ignore[arg-type]
 
 
 def test_an_unknown_codec_is_named() -> None:
-    with pytest.raises(CodecError, match="codec 'gzip' is unknown; these are known: raw, lossless"):
+    with pytest.raises(CodecError, match="codec 'gzip' is unknown; there are raw, lossless"):
         encode("gzip", {}, {})
     with pytest.raises(CodecError, match="unknown"):
         decode("gzip", [], [], {}, PLENTY)
@@ -277,7 +302,9 @@ DEFLATED = b"\1" + zlib.compress(bytes(24))
         b"",
         b"\0",
         b"\1",
-        b"\2" + bytes(24),
+        b"\3" + bytes(24),
+        b"\x13" + bytes(24),
+        b"\x80" + bytes(24),
         b"\0" + bytes(25),
         DEFLATED[:-1],
         DEFLATED + b"!",
@@ -344,7 +371,7 @@ def jpeg(pixels: NDArray[np.uint8], *options: int) -> bytes:
 
 
 def decode_frame(data: bytes, shape: tuple[int, ...] = (1, 48, 80, 3)) -> Tensor:
-    return decode("jpeg75", [EncodedTensor(shape, FRAME.dtype, data)], [FRAME], RGB, PLENTY)["x"]
+    return decode("jpeg75", [EncodedTensor(shape, FRAME.dtype, b"\x10" + data)], [FRAME], RGB, PLENTY)["x"]
 
 
 def test_a_picture_of_another_size_is_refused_unopened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,7 +423,7 @@ def test_a_truncated_picture_is_refused(end: int) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.sampled_from(list(CODECS)),
+    st.sampled_from(RUNGS),
     st.sampled_from([b"", b"\0", b"\1", DEFLATED, b"\xff\xd8", jpeg(picture(2, 1))]),
     st.binary(max_size=60),
     st.sampled_from([b"", b"\xff\xd9"]),

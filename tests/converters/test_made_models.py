@@ -14,10 +14,10 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from midstream.bundle import Bundle
+from midstream.samples import InputTypes
 from midstream.tensors import Tensors
 from midstream_converters.convert import convert
 from midstream_converters.opening import Options
-from midstream_converters.samples import InputTypes
 
 FOLDER = Path(__file__).resolve().parent.parent / "models"
 FILES = sorted(file for kind in ("*.tflite", "*.onnx") for file in FOLDER.rglob(kind))

@@ -17,15 +17,9 @@ from hypothesis import strategies as st
 
 from midstream.errors import InputError, ModelError
 from midstream.inputs import AudioInput, ImageInput, Semantics, to_pixels
+from midstream.samples import InputTypes, archived_shapes
 from midstream.tensors import CARRIED_DTYPES, Tensors, TensorSpec
-from midstream_converters.samples import (
-    MAX_SAMPLES,
-    InputTypes,
-    archived_shapes,
-    find_shapes,
-    read_calibration,
-    varied_samples,
-)
+from midstream_converters.samples import MAX_SAMPLES, find_shapes, read_calibration, varied_samples
 
 Shape = tuple[int | None, ...]
 
@@ -318,7 +312,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path, m
     path = tmp_path / "large.npz"
     np.savez_compressed(path, x=np.zeros((1, 100_000), np.float32))
     assert path.stat().st_size < 2000
-    monkeypatch.setattr("midstream_converters.samples.MAX_CALIBRATION_BYTES", 100_000)
+    monkeypatch.setattr("midstream.samples.MAX_CALIBRATION_BYTES", 100_000)
     with pytest.raises(InputError, match=r"large\.npz holds 400\d\d\d bytes; at most"):
         read_calibration(path, types(x=(1, 100_000)), {})
 

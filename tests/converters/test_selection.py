@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from midstream.bundle import Bundle
 from midstream.manifest import CandidateCounts
+from midstream.samples import InputTypes
 from midstream_converters.convert import convert
 from midstream_converters.cuts import Candidate, Cutter
 from midstream_converters.graph import ModelGraph
 from midstream_converters.opening import Options
-from midstream_converters.samples import InputTypes
 from midstream_converters.selection import Selection, dominating, select
 
 from .layered import graphs, made

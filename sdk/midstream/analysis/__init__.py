@@ -1,60 +1,6 @@
 """How complex an input is: a feature vector and a score of 0–100. All of it is pure, over arrays."""
 
-from __future__ import annotations
+from midstream.analysis.analyze import Analysis, Kind, analyze
+from midstream.analysis.whole import analyze_inputs
 
-from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-
-from midstream.analysis.audio import audio_features
-from midstream.analysis.image import image_features
-from midstream.analysis.score import audio_score, image_score, tensor_score
-from midstream.analysis.tensor import tensor_features
-from midstream.errors import InputError
-from midstream.tensors import Tensor
-
-__all__ = ["Analysis", "Kind", "analyze"]
-
-Kind = Literal["image", "audio", "tensor"]
-
-
-@dataclass(frozen=True, slots=True)
-class Analysis:
-    """What was found in one input.
-
-    ``score`` is the complexity, 0–100, higher = more complex. ``features`` are finite numbers by name; which
-    ones there are depends on ``kind``: see `image_features`, `audio_features` and `tensor_features`.
-    """
-
-    kind: Kind
-    score: float
-    features: dict[str, float]
-
-
-def analyze(array: Tensor, kind: Kind, sample_rate: int | None = None) -> Analysis:
-    """The feature vector and complexity score of one input.
-
-    - ``"image"``: uint8 or float, H×W, H×W×1, H×W×3 (RGB) or H×W×4, also channels first, also with a batch of
-      1 in front; floats of 0…1 or of 0…255.
-    - ``"audio"``: int16 or float of -1…1, mono or with channels on the shorter axis; needs ``sample_rate``
-      in Hz, which the other kinds do not look at.
-    - ``"tensor"``: real numbers of any shape.
-
-    Raises InputError where the array is empty, has NaN or infinite elements, or a dtype or shape that is not
-    listed.
-    """
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"the input to analyze is a {type(array).__name__}, not a numpy array")
-    if kind not in ("image", "audio", "tensor"):
-        raise InputError(f"input kind {kind!r} is not known; give 'image', 'audio' or 'tensor'")
-    if array.size == 0:
-        raise InputError(f"the {kind} to analyze is empty: its shape is {list(array.shape)}")
-    if kind == "image":
-        features = image_features(array)
-        return Analysis(kind, image_score(features), features)
-    if kind == "audio":
-        features = audio_features(array, sample_rate)
-        return Analysis(kind, audio_score(features), features)
-    features = tensor_features(array)
-    return Analysis(kind, tensor_score(features), features)
+__all__ = ["Analysis", "Kind", "analyze", "analyze_inputs"]

@@ -17,7 +17,7 @@ from types import TracebackType
 from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket
 from midstream.communication import topics
 from midstream.communication.chunks import CHUNK_BYTES, Reassembler, split
-from midstream.communication.codecs import decode, encode
+from midstream.communication.codecs import encode
 from midstream.communication.presence import MAX_BUNDLES, Presence, encode_within
 from midstream.communication.transport import Message, MqttTransport
 from midstream.communication.wire import REQUEST_ID_BYTES, Limits, Reply, Request, Status, decode_request, encode_reply
@@ -279,7 +279,7 @@ class Gateway:
         cut = request.cut or None
         try:
             specs = bundle.crossing_specs(cut)
-            came = decode(request.codec, request.tensors, specs, bundle.image_inputs, job.served.max_request_bytes)
+            came = bundle.decode(cut, request.codec, request.tensors, job.served.max_request_bytes)
             tensors = check_tensors(specs, came, "this request")
             began = time.perf_counter()
             outputs = bundle.run_tail(cut, tensors)

@@ -1,0 +1,97 @@
+"""One codec tried on what crosses at one place, input by input."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean, median
+
+from midstream.calibrating.sizes import fit_size, spread
+from midstream.communication.codecs import codes, decode, encode, find_codec, kept_shares, zstd_available
+from midstream.inputs import Semantics
+from midstream.ladder import ENTROPIES, MeasuredRung, Settings
+from midstream.tensors import Tensors, TensorSpec
+
+# A smaller payload than this much less is not worth a slower entropy stage.
+_WORTH = 1.02
+# How far below the smallest share that was seen to be kept an input may be before it travels exact.
+_MARGIN = 0.25
+
+
+@dataclass
+class Trial:
+    """What is known so far of one codec at one place; ``lost`` sums up how far answers changed."""
+
+    codec: str
+    settings: Settings
+    specs: Sequence[TensorSpec]
+    semantics: Mapping[str, Semantics]
+    lost: float = 0.0
+    sizes: list[int] = field(default_factory=list)
+    encode_ms: list[float] = field(default_factory=list)
+    decode_ms: list[float] = field(default_factory=list)
+    kept: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the codec says so."""
+        return find_codec(self.codec).lossless
+
+    @property
+    def agreement(self) -> float:
+        """The mean over the inputs so far."""
+        return 1.0 - self.lost / max(1, len(self.sizes))
+
+    def carry(self, tensors: Tensors) -> Tensors:
+        """What comes out at the other end; its size and times are noted."""
+        started = time.perf_counter()
+        encoded = encode(self.codec, tensors, self.semantics, self.settings)
+        between = time.perf_counter()
+        limit = sum(tensor.nbytes for tensor in tensors.values())
+        found = decode(self.codec, encoded, self.specs, self.semantics, limit, self.settings.bases)
+        ended = time.perf_counter()
+        self.sizes.append(sum(len(tensor.data) for tensor in encoded))
+        self.encode_ms.append((between - started) * 1e3)
+        self.decode_ms.append((ended - between) * 1e3)
+        for name, share in kept_shares(self.codec, tensors, self.settings).items():
+            self.kept[name] = min(share, self.kept.get(name, 1.0))
+        return found
+
+    def rung(self, features: Sequence[Mapping[str, float]]) -> MeasuredRung:
+        """The result; ``features`` are those of the inputs, in their order, or none."""
+        return MeasuredRung(
+            self.codec,
+            self.settings.entropy,
+            self.agreement,
+            fmean(self.sizes),
+            spread(self.sizes),
+            median(self.encode_ms),
+            median(self.decode_ms),
+            {name: share * _MARGIN for name, share in self.kept.items()},
+            fit_size(features, self.sizes),
+        )
+
+
+def applies(codec: str, tensors: Tensors, semantics: Mapping[str, Semantics], settings: Settings) -> bool:
+    """Whether a codec does anything to these tensors that ``lossless`` would not."""
+    return codec in ("raw", "lossless") or codes(codec, encode(codec, tensors, semantics, settings))
+
+
+def choose_entropy(
+    codec: str, samples: Sequence[Tensors], semantics: Mapping[str, Semantics], settings: Settings
+) -> Settings:
+    """The settings with the fastest entropy stage of those that pack these tensors about as small as any."""
+    if find_codec(codec).takes != "tensors" or codec == "raw":
+        return settings
+    found = []
+    for entropy in ENTROPIES:
+        if entropy == "zstd" and not zstd_available():
+            continue
+        tried = replace(settings, entropy=entropy)
+        started = time.perf_counter()
+        encoded = [encode(codec, tensors, semantics, tried) for tensors in samples]
+        took = time.perf_counter() - started
+        found.append((sum(len(tensor.data) for each in encoded for tensor in each), took, tried))
+    enough = min(size for size, _, _ in found) * _WORTH
+    return min((entry for entry in found if entry[0] <= enough), key=lambda entry: entry[1])[2]

@@ -1,0 +1,169 @@
+"""How a codec ladder is written down: ``codecs.json``, canonical JSON under a SHA-256 of its own."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from midstream.ladder import ENTROPIES, Basis, Entropy, Ladder, MeasuredRung, Place, SizeModel
+from midstream.seal import count, guard, number, seal, share, text, texts, unseal
+
+LADDER_VERSION = 1
+_REMEDY = "calibrate the bundle again"
+_MAX_CHANNELS = 4096
+_AXES = (1, -1)
+
+
+def ladder_to_bytes(ladder: Ladder) -> bytes:
+    """Canonical JSON: the same ladder always gives the same bytes."""
+    return seal(
+        {
+            "format": LADDER_VERSION,
+            "bundle": ladder.bundle,
+            "machine": ladder.machine,
+            "metric": ladder.metric,
+            "samples": ladder.samples,
+            "held_out": ladder.held_out,
+            "min_agreement": ladder.min_agreement,
+            "places": [_place_to_json(place) for place in ladder.places],
+        }
+    )
+
+
+def ladder_from_bytes(data: bytes, path: str) -> Ladder:
+    """The reverse of `ladder_to_bytes`; raises BundleError."""
+    body = unseal(data, path, LADDER_VERSION, _REMEDY)
+    return guard(path, lambda: _ladder_from_json(body), _REMEDY)
+
+
+def _place_to_json(place: Place) -> dict[str, Any]:
+    return {
+        "cut": place.cut,
+        "raw_bytes": place.raw_bytes,
+        "last_first": sorted(place.last_first),
+        "bases": {
+            name: {"axis": basis.axis, "mean": _packed(basis.mean), "vectors": _packed(basis.vectors)}
+            for name, basis in place.bases.items()
+        },
+        "rungs": [_rung_to_json(rung) for rung in place.rungs],
+    }
+
+
+def _rung_to_json(rung: MeasuredRung) -> dict[str, Any]:
+    size = rung.size
+    return {
+        "codec": rung.codec,
+        "entropy": rung.entropy,
+        "agreement": rung.agreement,
+        "payload_bytes": rung.payload_bytes,
+        "spread": rung.spread,
+        "encode_ms": rung.encode_ms,
+        "decode_ms": rung.decode_ms,
+        "kept": dict(rung.kept),
+        "size": None
+        if size is None
+        else {
+            "intercept": size.intercept,
+            "weights": dict(size.weights),
+            "low": size.low,
+            "high": size.high,
+            "error": size.error,
+        },
+    }
+
+
+def _ladder_from_json(body: dict[str, Any]) -> Ladder:
+    places = tuple(map(_place_from_json, body["places"]))
+    if len({place.cut for place in places}) != len(places):
+        raise ValueError("a place occurs twice")
+    if type(body["held_out"]) is not bool:
+        raise TypeError("held_out is not a truth value")
+    return Ladder(
+        text(body["bundle"]),
+        text(body["machine"]),
+        text(body["metric"]),
+        count(body["samples"]),
+        body["held_out"],
+        share(body["min_agreement"]),
+        places,
+    )
+
+
+def _place_from_json(value: dict[str, Any]) -> Place:
+    rungs = tuple(map(_rung_from_json, value["rungs"]))
+    if len({rung.codec for rung in rungs}) != len(rungs):
+        raise ValueError("a codec occurs twice")
+    return Place(
+        None if value["cut"] is None else text(value["cut"]),
+        number(value["raw_bytes"]),
+        rungs,
+        {text(name): _basis_from_json(basis) for name, basis in value["bases"].items()},
+        frozenset(texts(value["last_first"])),
+    )
+
+
+def _basis_from_json(value: dict[str, Any]) -> Basis:
+    mean, vectors = _unpacked(value["mean"]), _unpacked(value["vectors"])
+    channels = len(mean)
+    if value["axis"] not in _AXES or not 0 < channels <= _MAX_CHANNELS:
+        raise ValueError(f"a basis has {channels} channels along axis {value['axis']}")
+    if not len(vectors) or len(vectors) % channels or len(vectors) > channels**2:
+        raise ValueError(f"a basis has vectors of {len(vectors)} numbers for {channels} channels")
+    return Basis(value["axis"], mean, vectors.reshape(-1, channels))
+
+
+def _rung_from_json(value: dict[str, Any]) -> MeasuredRung:
+    return MeasuredRung(
+        text(value["codec"]),
+        _entropy(value["entropy"]),
+        share(value["agreement"]),
+        number(value["payload_bytes"]),
+        number(value["spread"]),
+        number(value["encode_ms"]),
+        number(value["decode_ms"]),
+        {text(name): share(kept) for name, kept in value["kept"].items()},
+        None if value["size"] is None else _size_from_json(value["size"]),
+    )
+
+
+def _size_from_json(value: dict[str, Any]) -> SizeModel:
+    weights = {text(name): _any_number(weight) for name, weight in value["weights"].items()}
+    model = SizeModel(
+        _any_number(value["intercept"]), weights, number(value["low"]), number(value["high"]), number(value["error"])
+    )
+    if not 0 < model.low <= model.high:
+        raise ValueError(f"sizes from {model.low} to {model.high}")
+    return model
+
+
+def _entropy(value: Any) -> Entropy:
+    for known in ENTROPIES:
+        if value == known:
+            return known
+    raise ValueError(f"{value!r} is not one of {', '.join(ENTROPIES)}")
+
+
+def _any_number(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)
+
+
+def _packed(values: NDArray[np.float32]) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode("ascii")
+
+
+def _unpacked(value: Any) -> NDArray[np.float32]:
+    try:
+        data = base64.b64decode(text(value).encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise ValueError("a basis is not in base64") from None
+    values = np.frombuffer(data, "<f4").astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError("a basis has numbers that are not finite")
+    return values

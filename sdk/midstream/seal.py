@@ -1,0 +1,96 @@
+"""Canonical JSON under a SHA-256 of its own, and values that are checked as they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from midstream.errors import BundleError
+
+T = TypeVar("T")
+
+CONVERT = "convert the model again"
+
+
+def canonical(value: Any) -> bytes:
+    """Keys sorted, no white space, ASCII, no NaN or infinity: the same value always gives the same bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def seal(body: dict[str, Any]) -> bytes:
+    """The file that holds this body, its ``format`` among it."""
+    return canonical({"body": body, "sha256": hashlib.sha256(canonical(body)).hexdigest()}) + b"\n"
+
+
+def unseal(data: bytes, path: str, version: int, remedy: str = CONVERT) -> dict[str, Any]:
+    """The body of a sealed file of this format version. Only the canonical bytes are taken: any flipped byte is seen.
+
+    Raises BundleError naming the file and the ``remedy``.
+    """
+    damaged = f"{path} is damaged: it does not hold what its own SHA-256 says; {remedy}"
+    try:
+        document = json.loads(data)
+        body = document["body"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise BundleError(damaged) from None
+    if not isinstance(body, dict):
+        raise BundleError(damaged)
+    found = body.get("format")
+    if type(found) is int and found != version:
+        raise BundleError(
+            f"{path} has bundle format version {found}; this midstream reads version {version}. "
+            f"{remedy.capitalize()} with this release, or install the one that wrote it"
+        )
+    try:
+        intact = seal(body) == data
+    except (ValueError, RecursionError):
+        intact = False
+    if not intact or type(found) is not int:
+        raise BundleError(damaged)
+    return body
+
+
+def guard(path: str, build: Callable[[], T], remedy: str = CONVERT) -> T:
+    """What ``build`` makes of a body; raises BundleError where it is not what it should be."""
+    try:
+        return build()
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
+        raise BundleError(f"{path} does not read as this part of a bundle: {error!r}; {remedy}") from None
+
+
+def text(value: Any) -> str:
+    """The text that it is; raises TypeError."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a text")
+    return value
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """The texts of a list; raises TypeError."""
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is not a list")
+    return tuple(map(text, value))
+
+
+def count(value: Any) -> int:
+    """A whole number of 0 or more; raises ValueError. JSON's true is none."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is not a number of 0 or more")
+    return value
+
+
+def number(value: Any) -> float:
+    """A finite number of 0 or more; raises ValueError."""
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise ValueError(f"{value!r} is not a finite number of 0 or more")
+    return float(value)
+
+
+def share(value: Any) -> float:
+    """A number from 0 to 1; raises ValueError."""
+    if number(value) > 1:
+        raise ValueError(f"{value!r} is not a share")
+    return float(value)
