@@ -158,6 +158,12 @@ class Bundle:
         return resource_map(self.manifest, self.graph, layers_ms, profile.power.busy_w)
 
     @property
+    def bases_id(self) -> str | None:
+        """Which calibrated bases are here (`Ladder.bases_id`); None where there are none."""
+        ladder = self.ladder
+        return ladder.bases_id if ladder is not None and any(place.bases for place in ladder.places) else None
+
+    @property
     def image_inputs(self) -> dict[str, ImageInput]:
         """The inputs that are pictures."""
         return {name: s for name, s in self.manifest.semantics.items() if isinstance(s, ImageInput)}

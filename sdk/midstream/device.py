@@ -18,10 +18,10 @@ import numpy as np
 
 from midstream.analysis import Analysis, analyze_inputs
 from midstream.bundle import Bundle
-from midstream.communication.codecs import decode, find_codec
+from midstream.communication.codecs import ZSTD_LIBRARY, decode, find_codec
 from midstream.communication.presence import Presence
-from midstream.communication.wire import MAX_DEADLINE_MS, MAX_FEATURES, Limits, Reply, Request, Status
-from midstream.errors import CodecError, InputError, PlanError
+from midstream.communication.wire import MAX_DEADLINE_MS, MAX_FEATURES, EncodedTensor, Limits, Reply, Request, Status
+from midstream.errors import CodecError, InputError, MissingExtraError, PlanError
 from midstream.exchange import Exchange
 from midstream.inputs import ImageInput, prepare_image
 from midstream.partitioning import (
@@ -31,6 +31,7 @@ from midstream.partitioning import (
     Objective,
     Plan,
     Power,
+    SizeEstimates,
     SystemState,
     candidates,
     decide,
@@ -121,7 +122,7 @@ class Device:
         self._exchange = self._new_exchange()
         self._lock = threading.Lock()
         self._factor = 1.0
-        self._sizes: dict[tuple[str | None, str], int] = {}
+        self._sizes = SizeEstimates(self.bundle.ladder)
         self._known: _Known | None = None
 
     def __enter__(self) -> Device:
@@ -193,15 +194,15 @@ class Device:
         analysis = self._analysis(tensors, source, sample_rate)
         timings["analysis"] = _since(started)
         mark = time.perf_counter()
-        plan, gateway_id = self._plan(analysis, objective, cut, codec)
+        plan, presence = self._plan(analysis, objective, cut, codec)
         timings["plan"] = _since(mark)
         if plan.offloads:
-            result = self._offload(tensors, plan, gateway_id, analysis, timings, started, limit_ms)
+            result = self._offload(tensors, plan, presence, analysis, timings, started, limit_ms)
         else:
             if cut is None:
                 self._exchange.probe()
             outputs = self._locally(None, tensors, timings)
-            result = Result(outputs, plan, timings, analysis, ("device",), fallback=self._why_local(cut, gateway_id))
+            result = Result(outputs, plan, timings, analysis, ("device",), fallback=self._why_local(cut, presence))
         timings["total"] = _since(started)
         return result
 
@@ -247,73 +248,91 @@ class Device:
 
     def _plan(
         self, analysis: Analysis | None, objective: Objective, cut: str | None, codec: str | None
-    ) -> tuple[Plan, str | None]:
+    ) -> tuple[Plan, Presence | None]:
         forced = cut is not None or codec is not None
         presence = self._exchange.any_gateway() if forced else self._exchange.gateway()
-        options = self._options(presence)
+        options = self._sized(self._options(presence), analysis)
         state = SystemState(
             self._exchange.link() if presence is not None or forced else None,
             gateway_wait_ms=0.0 if presence is None else presence.queue_ms,
             complexity=None if analysis is None else analysis.score,
         )
-        gateway_id = None if presence is None else presence.gateway_id
         if forced:
-            return plan_for(self._forced(options, cut, codec), state, self._power, "forced by the caller"), gateway_id
-        return decide(options, state, objective, self._power), gateway_id
+            return plan_for(self._forced(options, cut, codec), state, self._power, "forced by the caller"), presence
+        return decide(options, state, objective, self._power), presence
 
     def _options(self, presence: Presence | None) -> tuple[Candidate, ...]:
         """What can be done, at the costs known now; without a gateway, at those of one as fast as the converter's.
 
-        Made again only when a gateway has reported, or a cost or size has changed by more than a little.
+        Made again only when a gateway has reported, or a cost has changed by more than a little.
         """
         with self._lock:
             known = self._known
             if known is not None and known.presence is presence and known.holds(self._factor):
                 return known.options
-            factor, sizes = self._factor, dict(self._sizes)
+            factor = self._factor
         there = times_from_costs(self.bundle.costs)
         if presence is not None:
             tails = presence.tail_ms.get(self.bundle.digest.hex(), {})
             guess = times_from_costs(self.bundle.costs, 1.0 / presence.speed_factor)
             there = MachineTimes(tails.get("whole", guess.whole_ms), {}, {**guess.tail_ms, **tails})
-        options = candidates(self.bundle.manifest, self._graph, times_from_costs(self.bundle.costs, factor), there)
-        sized = tuple(
-            replace(option, payload_bytes=sizes.get((option.cut, option.codec), option.payload_bytes))
-            if option.offloads
+        here = times_from_costs(self.bundle.costs, factor)
+        options = candidates(self.bundle.manifest, self._graph, here, there, self.bundle.ladder)
+        if presence is not None:
+            options = tuple(option for option in options if self._decodes(presence, option))
+        with self._lock:
+            self._known = _Known(presence, factor, options)
+        return options
+
+    def _decodes(self, presence: Presence, option: Candidate) -> bool:
+        """Whether a gateway has what it needs to decode an option's payload."""
+        if not option.offloads:
+            return True
+        codec = find_codec(option.codec)
+        if codec.family == "klt" and presence.bases.get(self.bundle.digest.hex()) != self.bundle.bases_id:
+            return False
+        return codec.library is None or codec.library in presence.knows
+
+    def _sized(self, options: tuple[Candidate, ...], analysis: Analysis | None) -> tuple[Candidate, ...]:
+        """The options with the payload sizes that this input is expected to have."""
+        with self._lock:
+            sizes = self._sizes.predict(None if analysis is None else analysis.features)
+        return tuple(
+            replace(option, payload_bytes=math.ceil(found[0]))
+            if option.offloads and (found := sizes.get((option.cut, option.codec))) is not None
             else option
             for option in options
         )
-        with self._lock:
-            self._known = _Known(presence, factor, sized)
-        return sized
 
-    def _sent(self, plan: Plan, sent_bytes: int) -> None:
-        """Remember what a payload took: the next one of this cut and codec will take about as much."""
-        key = (plan.cut, plan.codec)
+    def _sent(self, plan: Plan, analysis: Analysis | None, sent_bytes: int) -> None:
+        """Remember what a payload took."""
         with self._lock:
-            before = self._sizes.get(key, 0)
-            self._sizes[key] = sent_bytes
-            if abs(sent_bytes - before) > _TOLERANCE * before:
-                self._known = None
+            self._sizes.observe((plan.cut, plan.codec), None if analysis is None else analysis.features, sent_bytes)
 
-    def _forced(self, options: tuple[Candidate, ...], cut: str | None, codec: str | None) -> Candidate:
-        name = find_codec("raw" if codec is None else codec).name
+    def _forced(self, options: tuple[Candidate, ...], cut: str | None, name: str | None) -> Candidate:
+        codec = find_codec("raw" if name is None else name)
         if cut == LOCAL_CUT:
             return options[0]
         wanted = None if cut in (None, INPUT_CUT) else self.bundle.manifest.cut(str(cut)).id
-        for option in options:
-            if option.offloads and option.cut == wanted and option.codec == name:
+        places = [option for option in options if option.offloads and option.cut == wanted]
+        for option in places:
+            if option.codec == codec.name:
                 return option
-        raise PlanError(
-            f"codec {name!r} cannot carry {'the input' if wanted is None else f'cut {wanted!r}'} of bundle "
-            f"{self.bundle.name!r}: it is for pictures as whole input"
-        )
+        described = {"image" if isinstance(s, ImageInput) else "audio" for s in self.bundle.manifest.semantics.values()}
+        needed = {"pictures": "image", "sounds": "audio"}.get(codec.takes)
+        if not places or (needed is not None and (wanted is not None or needed not in described)):
+            raise PlanError(
+                f"codec {codec.name!r} cannot carry {'the input' if wanted is None else f'cut {wanted!r}'} of bundle "
+                f"{self.bundle.name!r}: it is for {codec.takes} as whole input"
+            )
+        # Not calibrated, so its size is not known: that of the elements is the most it can be.
+        return replace(places[0], codec=codec.name, lossless=codec.lossless, agreement=None)
 
     def _offload(
         self,
         tensors: Tensors,
         plan: Plan,
-        gateway_id: str | None,
+        presence: Presence | None,
         analysis: Analysis | None,
         timings: dict[str, float],
         started: float,
@@ -327,16 +346,22 @@ class Device:
         mark = time.perf_counter()
         give_up_ms = self._give_up_ms(plan, limit_ms)
         reply, sent, received = None, 0, 0
-        if gateway_id is None:
+        if presence is None:
             problem = self._exchange.absence()
         else:
-            request = self._request(plan, crossing, analysis, give_up_ms - _since(started))
+            try:
+                zstd = ZSTD_LIBRARY in presence.knows
+                encoded = self.bundle.encode(plan.cut, plan.codec, crossing, zstd=zstd)
+            except (CodecError, MissingExtraError) as error:
+                encoded, problem = None, str(error)
             timings["encode"] = _since(mark)
-            mark = time.perf_counter()
-            pending = self._exchange.ask(request, gateway_id, (give_up_ms - _since(started)) / 1e3)
-            reply, sent, received = pending.reply, pending.sent_bytes, pending.received_bytes
-            problem = pending.problem or ""
-            waited_ms = _since(mark)
+            if encoded is not None:
+                request = self._request(plan, encoded, analysis, give_up_ms - _since(started))
+                mark = time.perf_counter()
+                pending = self._exchange.ask(request, presence.gateway_id, (give_up_ms - _since(started)) / 1e3)
+                reply, sent, received = pending.reply, pending.sent_bytes, pending.received_bytes
+                problem = pending.problem or ""
+                waited_ms = _since(mark)
         if reply is not None:
             mark = time.perf_counter()
             answer, problem = self._decoded(reply, plan, outputs)
@@ -344,7 +369,7 @@ class Device:
             timings["link"] = max(0.0, waited_ms - timings["gateway"])
             timings["decode"] = _since(mark)
             if answer is not None:
-                self._sent(plan, sent)
+                self._sent(plan, analysis, sum(len(tensor.data) for tensor in request.tensors))
                 machines = tuple(stage.machine for stage in plan.stages)
                 return Result(answer, plan, timings, analysis, machines, sent, received)
         rest = self._locally(plan.cut, crossing, timings)
@@ -352,7 +377,9 @@ class Device:
             self._ordered(outputs | rest), plan, timings, analysis, ("device",), sent, received, fallback=problem
         )
 
-    def _request(self, plan: Plan, crossing: Tensors, analysis: Analysis | None, remaining_ms: float) -> Request:
+    def _request(
+        self, plan: Plan, encoded: tuple[EncodedTensor, ...], analysis: Analysis | None, remaining_ms: float
+    ) -> Request:
         features = () if analysis is None else tuple(list(analysis.features.items())[:MAX_FEATURES])
         return Request(
             request_id=uuid.uuid4().bytes,
@@ -362,7 +389,7 @@ class Device:
             deadline_ms=min(max(1, int(remaining_ms)), MAX_DEADLINE_MS),
             score=0.0 if analysis is None else analysis.score,
             features=features,
-            tensors=self.bundle.encode(plan.cut, plan.codec, crossing),
+            tensors=encoded,
         )
 
     def _decoded(self, reply: Reply, plan: Plan, outputs: Tensors) -> tuple[Tensors | None, str]:
@@ -403,8 +430,8 @@ class Device:
         latest = limit_ms - rest_ms * _RESERVE - _RESERVE_MS
         return latest if latest > 0 else limit_ms
 
-    def _why_local(self, cut: str | None, gateway_id: str | None) -> str | None:
-        if cut == LOCAL_CUT or gateway_id is not None:
+    def _why_local(self, cut: str | None, presence: Presence | None) -> str | None:
+        if cut == LOCAL_CUT or presence is not None:
             return None
         return self._exchange.absence()
 

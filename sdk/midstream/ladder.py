@@ -8,7 +8,6 @@ travels with what it has transformed.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -95,13 +94,10 @@ class SizeModel:
     high: float
     error: float
 
-    def predict(self, features: Mapping[str, float]) -> float | None:
-        """Bytes; None where a feature is missing."""
-        if not self.weights.keys() <= features.keys():
-            return None
-        logarithm = self.intercept + sum(weight * features[name] for name, weight in self.weights.items())
-        least, most = math.log(self.low / _FARTHEST), math.log(self.high * _FARTHEST)
-        return math.exp(min(max(logarithm, least), most))
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the most that it predicts."""
+        return self.low / _FARTHEST, self.high * _FARTHEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +110,7 @@ class MeasuredRung:
     """
 
     codec: str
+    lossless: bool
     entropy: Entropy
     agreement: float
     payload_bytes: float
@@ -139,12 +136,14 @@ class Place:
 class Ladder:
     """All places of the bundle whose digest is ``bundle``.
 
-    ``metric`` is what agreement was measured by, on ``samples`` inputs; ``held_out`` says that none of these was used
-    to set the rungs up. Rungs below ``min_agreement`` are not here.
+    ``whole_ms`` is what the whole model took on the machine that calibrated, ``metric`` what agreement was measured by,
+    on ``samples`` inputs; ``held_out`` says that none of these was used to set the rungs up. Rungs
+    below ``min_agreement`` are not here.
     """
 
     bundle: str
     machine: str
+    whole_ms: float
     metric: str
     samples: int
     held_out: bool
@@ -173,3 +172,10 @@ class Ladder:
         """The bases of a place by tensor name."""
         place = self.place(cut)
         return {} if place is None else place.bases
+
+    @property
+    def bases_id(self) -> str:
+        """What two ladders share that can decode what the other has transformed; 16 hexadecimal digits."""
+        known = ((place.cut or "", name, basis.digest) for place in self.places for name, basis in place.bases.items())
+        parts = (f"{cut}\0{name}\0".encode() + digest for cut, name, digest in sorted(known))
+        return hashlib.sha256(b"".join(parts)).hexdigest()[:16]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from midstream.ladder import ENTROPIES, Basis, Entropy, Ladder, MeasuredRung, Place, SizeModel
-from midstream.seal import count, guard, number, seal, share, text, texts, unseal
+from midstream.seal import count, guard, number, seal, share, text, texts, truth, unseal
 
 LADDER_VERSION = 1
 _REMEDY = "calibrate the bundle again"
@@ -26,6 +26,7 @@ def ladder_to_bytes(ladder: Ladder) -> bytes:
             "format": LADDER_VERSION,
             "bundle": ladder.bundle,
             "machine": ladder.machine,
+            "whole_ms": ladder.whole_ms,
             "metric": ladder.metric,
             "samples": ladder.samples,
             "held_out": ladder.held_out,
@@ -58,6 +59,7 @@ def _rung_to_json(rung: MeasuredRung) -> dict[str, Any]:
     size = rung.size
     return {
         "codec": rung.codec,
+        "lossless": rung.lossless,
         "entropy": rung.entropy,
         "agreement": rung.agreement,
         "payload_bytes": rung.payload_bytes,
@@ -81,17 +83,19 @@ def _ladder_from_json(body: dict[str, Any]) -> Ladder:
     places = tuple(map(_place_from_json, body["places"]))
     if len({place.cut for place in places}) != len(places):
         raise ValueError("a place occurs twice")
-    if type(body["held_out"]) is not bool:
-        raise TypeError("held_out is not a truth value")
-    return Ladder(
+    ladder = Ladder(
         text(body["bundle"]),
         text(body["machine"]),
+        number(body["whole_ms"]),
         text(body["metric"]),
         count(body["samples"]),
-        body["held_out"],
+        truth(body["held_out"]),
         share(body["min_agreement"]),
         places,
     )
+    if ladder.whole_ms == 0:
+        raise ValueError("the whole model takes no time")
+    return ladder
 
 
 def _place_from_json(value: dict[str, Any]) -> Place:
@@ -120,6 +124,7 @@ def _basis_from_json(value: dict[str, Any]) -> Basis:
 def _rung_from_json(value: dict[str, Any]) -> MeasuredRung:
     return MeasuredRung(
         text(value["codec"]),
+        truth(value["lossless"]),
         _entropy(value["entropy"]),
         share(value["agreement"]),
         number(value["payload_bytes"]),

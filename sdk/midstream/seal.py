@@ -82,6 +82,13 @@ def count(value: Any) -> int:
     return value
 
 
+def truth(value: Any) -> bool:
+    """True or false; raises TypeError."""
+    if type(value) is not bool:
+        raise TypeError(f"{value!r} is not a truth value")
+    return value
+
+
 def number(value: Any) -> float:
     """A finite number of 0 or more; raises ValueError."""
     if type(value) not in (int, float) or not 0 <= value < math.inf:

@@ -27,6 +27,8 @@ PRESENCE = Presence(
     load=0.75,
     wire_versions=(0,),
     tail_ms={DIGEST.hex(): {"whole": 40.125, "c12": 7.5, "größer": 0.0}},
+    knows=("zstd",),
+    bases={DIGEST.hex(): "0123456789abcdef"},
 )
 BODY = json.loads(encode_presence(PRESENCE))
 
@@ -78,6 +80,13 @@ def test_keys_of_a_later_release_are_ignored() -> None:
         ({"gateway": 7}, "'gateway' of type int"),
         ({"gateway": "a/b"}, "cannot be part of a topic"),
         ({"bundles": None}, "'bundles' of type NoneType"),
+        ({"knows": "zstd"}, "'knows' of type str"),
+        ({"knows": ["z"] * 17}, "17 entries in 'knows'"),
+        ({"knows": [7]}, "'knows' what is not a name"),
+        ({"knows": ["z" * 33]}, "'knows' what is not a name"),
+        ({"bases": []}, "'bases' of type list"),
+        ({"bases": {"zstd": "0"}}, "'bases' what is not a digest"),
+        ({"bases": {DIGEST.hex(): ""}}, "'bases' what is not a name"),
         ({"bundles": ["ab"]}, "digest of 64"),
         ({"bundles": [7]}, "digest of 64"),
         ({"bundles": ["AB" * 32]}, "digest of 64"),

@@ -51,7 +51,7 @@ def test_calls_of_a_wrong_type_are_midstream_errors(faces: Bundle, inputs: Tenso
         with pytest.raises(InputError, match="takes a dict of arrays by their names, not a list"):
             call([inputs["input"]])  # type: ignore[arg-type, operator]
     for codec in (None, 5, ["raw"]):
-        with pytest.raises(CodecError, match="is unknown; these are known: raw"):
+        with pytest.raises(CodecError, match="is unknown; there are raw"):
             faces.run_split(inputs, cut, codec=codec)  # type: ignore[arg-type]
     with pytest.raises(CodecError, match="'nosuch' is unknown"):
         device.infer(inputs, cut="local", codec="nosuch")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 import numpy as np
 
@@ -54,7 +56,11 @@ def calibrate(
         raise InputError(f"no inputs were given to calibrate bundle {bundle.name!r} with")
     inputs = [bundle.check_inputs(sample) for sample in samples]
     progress(f"the whole model on {len(inputs)} inputs")
-    references = [bundle.run_tail(None, sample) for sample in inputs]
+    references, times = [], []
+    for sample in inputs:
+        started = time.perf_counter()
+        references.append(bundle.run_tail(None, sample))
+        times.append((time.perf_counter() - started) * 1e3)
     judge = find_metric(metric, references) if isinstance(metric, str) else metric
     held_out = len(inputs) >= FEWEST_TO_HOLD_OUT
     half = len(inputs) // 2 if held_out else 0
@@ -72,6 +78,7 @@ def calibrate(
     ladder = Ladder(
         bundle.digest.hex(),
         f"{platform.machine()} {bundle.costs.machine.partition(' ')[2]}",
+        median(times),
         metric if isinstance(metric, str) else getattr(metric, "__qualname__", type(metric).__name__),
         len(session.inputs),
         held_out,

@@ -62,6 +62,7 @@ class Trial:
         """The result; ``features`` are those of the inputs, in their order, or none."""
         return MeasuredRung(
             self.codec,
+            self.lossless,
             self.settings.entropy,
             self.agreement,
             fmean(self.sizes),

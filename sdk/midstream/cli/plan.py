@@ -52,6 +52,7 @@ def plan(
         graph,
         times_from_profile(opened.manifest, graph, board, digest=opened.digest),
         times_from_profile(opened.manifest, graph, server, digest=opened.digest),
+        opened.ladder,
     )
     link = LinkState(uplink_kbps, uplink_kbps if downlink_kbps is None else downlink_kbps, rtt_ms)
     chosen = decide(

@@ -21,6 +21,8 @@ MAX_PRESENCE_BYTES = 64 << 10
 MAX_BUNDLES = 64
 MAX_CUTS = 256
 MAX_WIRE_VERSIONS = 16
+MAX_KNOWN = 16
+MAX_NAME_CHARACTERS = 32
 
 _DIGEST_HEX = re.compile(r"[0-9a-f]{64}")
 _NOT_A_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"?|[^"\[\]{}]+', re.DOTALL)
@@ -35,7 +37,8 @@ class Presence:
     to the milliseconds that each of its tails takes there alone, by cut id, and "whole" for the whole
     model; it is sent to the microsecond. ``speed_factor`` estimates what was not measured: how many times
     as fast as the bundle's own costs the gateway is. ``queue_ms`` is what a request that came now would
-    wait, ``load`` the share of its workers that is busy.
+    wait, ``load`` the share of its workers that is busy. ``knows`` names the optional libraries that it decodes with
+    (`codecs.optional_libraries`), ``bases`` maps a bundle's digest in hexadecimal to its `Ladder.bases_id`.
     """
 
     gateway_id: str
@@ -45,6 +48,8 @@ class Presence:
     load: float = 0.0
     wire_versions: tuple[int, ...] = (0,)
     tail_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    knows: tuple[str, ...] = ()
+    bases: Mapping[str, str] = field(default_factory=dict)
 
 
 def encode_presence(presence: Presence) -> bytes:
@@ -107,6 +112,8 @@ def _encode(presence: Presence) -> bytes:
         "tail_ms": {
             digest: {cut: _microseconds(ms) for cut, ms in tails.items()} for digest, tails in presence.tail_ms.items()
         },
+        "knows": list(presence.knows),
+        "bases": dict(presence.bases),
     }
     _from_json(body)
     return json.dumps(body, separators=(",", ":"), ensure_ascii=True).encode()
@@ -114,6 +121,7 @@ def _encode(presence: Presence) -> bytes:
 
 def _from_json(body: dict[str, Any]) -> Presence:
     tails = _field(body, "tail_ms", dict, MAX_BUNDLES)
+    bases = _field(body, "bases", dict, MAX_BUNDLES)
     return Presence(
         gateway_id=check_id(_field(body, "gateway", str, MAX_PRESENCE_BYTES)),
         bundles=tuple(bytes.fromhex(_digest(value, "bundles")) for value in _field(body, "bundles", list, MAX_BUNDLES)),
@@ -122,6 +130,8 @@ def _from_json(body: dict[str, Any]) -> Presence:
         load=_number(body.get("load"), "load"),
         wire_versions=tuple(_version(value) for value in _field(body, "wire_versions", list, MAX_WIRE_VERSIONS)),
         tail_ms={_digest(key, "tail_ms"): _tails(tails, key) for key in tails},
+        knows=tuple(_name(value, "knows") for value in _field(body, "knows", list, MAX_KNOWN)),
+        bases={_digest(key, "bases"): _name(value, "bases") for key, value in bases.items()},
     )
 
 
@@ -139,6 +149,12 @@ def _field(body: dict[str, Any], key: str, kind: type[Any], most: int) -> Any:
         raise WireError(f"presence has {key!r} of type {type(value).__name__}, needed {kind.__name__}")
     if len(value) > most:
         raise WireError(f"presence has {len(value)} entries in {key!r}; {most} are allowed")
+    return value
+
+
+def _name(value: object, key: str) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_CHARACTERS:
+        raise WireError(f"presence has in {key!r} what is not a name of 1 to {MAX_NAME_CHARACTERS} characters")
     return value
 
 

@@ -26,6 +26,7 @@ class ServedBundle:
         first = self.bundles[0]
         self.name = first.name
         self.digest = first.digest
+        self.bases_id = first.bases_id
         self.max_request_bytes = _request_bound(first)
         self._lock = threading.Lock()
         self._tail_ms = _tails(first, 1.0)

@@ -17,7 +17,7 @@ from types import TracebackType
 from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket
 from midstream.communication import topics
 from midstream.communication.chunks import CHUNK_BYTES, Reassembler, split
-from midstream.communication.codecs import encode
+from midstream.communication.codecs import encode, optional_libraries
 from midstream.communication.presence import MAX_BUNDLES, Presence, encode_within
 from midstream.communication.transport import Message, MqttTransport
 from midstream.communication.wire import REQUEST_ID_BYTES, Limits, Reply, Request, Status, decode_request, encode_reply
@@ -185,6 +185,8 @@ class Gateway:
                 queue_ms=round(self._queue.wait_s * 1e3, 1),
                 load=round(self._busy / self._workers, 2),
                 tail_ms={digest.hex(): bundle.tail_ms() for digest, bundle in self._served.items()},
+                knows=optional_libraries(),
+                bases={digest.hex(): bundle.bases_id for digest, bundle in self._served.items() if bundle.bases_id},
             )
         if always or presence != self._published:
             topic = topics.presence_topic(self.gateway_id)

@@ -24,6 +24,7 @@ from midstream.partitioning.planner import (
     predict,
 )
 from midstream.partitioning.resource_map import critical_path, resource_map
+from midstream.partitioning.sizes import SizeEstimates
 
 __all__ = [
     "DEFAULT_RUNGS",
@@ -39,6 +40,7 @@ __all__ = [
     "Power",
     "Prediction",
     "Rung",
+    "SizeEstimates",
     "Stage",
     "SystemState",
     "candidates",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from midstream.inputs import ImageInput
+from midstream.ladder import Ladder, Place
 from midstream.manifest import Costs, Cut, Graph, Layer, Manifest
 from midstream.partitioning.families import families, work
 from midstream.partitioning.plan import LOCAL_CODEC
@@ -39,12 +40,11 @@ class MachineTimes:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One codec setting.
+    """What is assumed of a codec where nobody has calibrated.
 
     ``ratio`` is encoded size / raw size; it holds for float32 tensors, and for a picture's 8-bit pixels where
     ``pictures_only``. ``encode_ms_per_mb`` (on the device) and ``decode_ms_per_mb`` (on the gateway) are
-    for 10⁶ of the same raw bytes. ``agreement`` is the share of final answers that stay the same, None
-    where nobody measured.
+    for 10⁶ of the same raw bytes.
     """
 
     codec: str
@@ -52,16 +52,16 @@ class Rung:
     ratio: float
     encode_ms_per_mb: float
     decode_ms_per_mb: float
-    agreement: float | None = None
     pictures_only: bool = False
 
 
-# Sizes: lossless float32 gains 1.3–1.7 ×, of which this is the careful end; JPEG-90 of a 320² picture took
-# 26 KB. The rest are estimates: JPEG-75's size; times, from one x86 thread (17 and 4 ms a MB lossless, 1
-# and 1 ms a MB of pixels), three times as long on a device.
+# Sizes: lossless float32 gains 1.3–1.7 ×, of which this is the careful end; a PNG at level 1 of five photographs took
+# 0.45–0.7; JPEG-90 of a 320² picture took 26 KB. JPEG-75's size is an estimate. So are the times: those of one x86
+# thread, three times as long on a device.
 DEFAULT_RUNGS: tuple[Rung, ...] = (
     Rung("raw", lossless=True, ratio=1.0, encode_ms_per_mb=0.0, decode_ms_per_mb=0.0),
-    Rung("lossless", lossless=True, ratio=0.75, encode_ms_per_mb=50.0, decode_ms_per_mb=4.0),
+    Rung("lossless", lossless=True, ratio=0.75, encode_ms_per_mb=20.0, decode_ms_per_mb=4.0),
+    Rung("png", lossless=True, ratio=0.7, encode_ms_per_mb=75.0, decode_ms_per_mb=8.0, pictures_only=True),
     Rung("jpeg90", False, ratio=0.085, encode_ms_per_mb=3.0, decode_ms_per_mb=1.0, pictures_only=True),
     Rung("jpeg75", False, ratio=0.048, encode_ms_per_mb=3.0, decode_ms_per_mb=1.0, pictures_only=True),
 )
@@ -180,87 +180,98 @@ def candidates(
     graph: Graph,
     device: MachineTimes,
     gateway: MachineTimes | None,
+    ladder: Ladder | None = None,
     rungs: Sequence[Rung] = DEFAULT_RUNGS,
 ) -> tuple[Candidate, ...]:
     """Everything that can be done with one input, the whole model on the device first.
 
-    Without a gateway that is all. With one: the whole input in every rung (those for pictures only where
-    the one free input is a picture), and every cut that both machines have times for, in every rung that
-    takes tensors. Inputs bound to one value never travel. The whole input of a stateful model does not
-    either: its state is the device's own, and every cut leaves it there.
+    Without a gateway that is all. With one: the whole input, and every cut that both machines have times for, in every
+    rung of the ladder that was measured there; where none was, in those of ``rungs`` that apply. Inputs bound to one
+    value never travel. The whole input of a stateful model does not either: its state is the device's own, and every
+    cut leaves it there.
     """
     everything = tuple(layer.index for layer in graph.layers)
     local = Candidate(None, everything, (), device.whole_ms)
     if gateway is None:
         return (local,)
-    return (
-        local,
-        *(() if manifest.stateful else _whole_input(manifest, graph, gateway, rungs)),
-        *(
-            option
-            for cut in manifest.cuts
-            if cut.id in device.head_ms and cut.id in gateway.tail_ms
-            for option in _at_cut(manifest, graph, cut, device, gateway, rungs)
-        ),
-    )
+    places = [] if manifest.stateful else [_whole_input(manifest, graph, gateway)]
+    places += [
+        _at_cut(manifest, graph, cut, device, gateway)
+        for cut in manifest.cuts
+        if cut.id in device.head_ms and cut.id in gateway.tail_ms
+    ]
+    calibrated = {} if ladder is None else {place.cut: place for place in ladder.places}
+    found = [local]
+    for place in places:
+        if ladder is not None and place.cut in calibrated:
+            here, there = device.whole_ms / ladder.whole_ms, gateway.whole_ms / ladder.whole_ms
+            found += _as_measured(place, calibrated[place.cut], here, there)
+        else:
+            found += _as_assumed(place, manifest, rungs)
+    return tuple(found)
 
 
-def _whole_input(manifest: Manifest, graph: Graph, gateway: MachineTimes, rungs: Sequence[Rung]) -> Iterable[Candidate]:
-    free = manifest.free_inputs()
-    raw_bytes = sum(nbytes(spec.dtype, manifest.sample_shapes[spec.name]) for spec in free)
-    pixels = _picture_bytes(manifest, free)
-    reply_bytes = _reply_bytes(manifest, graph, frozenset(), ())
+def _as_measured(place: Candidate, measured: Place, device: float, gateway: float) -> Iterator[Candidate]:
+    """A place, whose payload is raw, in every rung, on machines so many times slower than the one that measured."""
+    for rung in measured.rungs:
+        yield replace(
+            place,
+            payload_bytes=math.ceil(rung.payload_bytes),
+            encode_ms=rung.encode_ms * device,
+            decode_ms=rung.decode_ms * gateway,
+            codec=rung.codec,
+            lossless=rung.lossless,
+            agreement=rung.agreement,
+        )
+
+
+def _as_assumed(place: Candidate, manifest: Manifest, rungs: Sequence[Rung]) -> Iterator[Candidate]:
+    specs = manifest.free_inputs() if place.cut is None else manifest.cut(place.cut).tensors
+    pixels = _picture_bytes(manifest, specs) if place.cut is None else None
     for rung in rungs:
         if rung.pictures_only and pixels is None:
             continue
-        size = pixels if rung.pictures_only and pixels is not None else raw_bytes
-        yield Candidate(
-            cut=None,
-            head=(),
-            tail=tuple(layer.index for layer in graph.layers),
-            device_ms=0.0,
-            gateway_ms=gateway.whole_ms,
-            payload_bytes=_encoded_bytes(size, free, rung),
-            reply_bytes=reply_bytes,
+        size = pixels if rung.pictures_only and pixels is not None else place.payload_bytes
+        yield replace(
+            place,
+            payload_bytes=_encoded_bytes(size, specs, rung),
             encode_ms=size / 1e6 * rung.encode_ms_per_mb,
             decode_ms=size / 1e6 * rung.decode_ms_per_mb,
             codec=rung.codec,
             lossless=rung.lossless,
-            agreement=1.0 if rung.lossless else rung.agreement,
-            sends_input=bool(free),
+            agreement=1.0 if rung.lossless else None,
         )
 
 
-def _at_cut(
-    manifest: Manifest,
-    graph: Graph,
-    cut: Cut,
-    device: MachineTimes,
-    gateway: MachineTimes,
-    rungs: Sequence[Rung],
-) -> Iterable[Candidate]:
+def _whole_input(manifest: Manifest, graph: Graph, gateway: MachineTimes) -> Candidate:
+    free = manifest.free_inputs()
+    return Candidate(
+        cut=None,
+        head=(),
+        tail=tuple(layer.index for layer in graph.layers),
+        device_ms=0.0,
+        gateway_ms=gateway.whole_ms,
+        payload_bytes=sum(nbytes(spec.dtype, manifest.sample_shapes[spec.name]) for spec in free),
+        reply_bytes=_reply_bytes(manifest, graph, frozenset(), ()),
+        codec="raw",
+        sends_input=bool(free),
+    )
+
+
+def _at_cut(manifest: Manifest, graph: Graph, cut: Cut, device: MachineTimes, gateway: MachineTimes) -> Candidate:
     head = frozenset(cut.nodes)
-    tail = tuple(layer.index for layer in graph.layers if layer.index not in head)
     free = {spec.name for spec in manifest.free_inputs()}
-    reply_bytes = _reply_bytes(manifest, graph, head, cut.head_outputs)
-    for rung in rungs:
-        if rung.pictures_only:
-            continue
-        yield Candidate(
-            cut=cut.id,
-            head=cut.nodes,
-            tail=tail,
-            device_ms=device.head_ms[cut.id],
-            gateway_ms=gateway.tail_ms[cut.id],
-            payload_bytes=_encoded_bytes(cut.payload_bytes, cut.tensors, rung),
-            reply_bytes=reply_bytes,
-            encode_ms=cut.payload_bytes / 1e6 * rung.encode_ms_per_mb,
-            decode_ms=cut.payload_bytes / 1e6 * rung.decode_ms_per_mb,
-            codec=rung.codec,
-            lossless=rung.lossless,
-            agreement=1.0 if rung.lossless else rung.agreement,
-            sends_input=any(spec.name in free for spec in cut.tensors),
-        )
+    return Candidate(
+        cut=cut.id,
+        head=cut.nodes,
+        tail=tuple(layer.index for layer in graph.layers if layer.index not in head),
+        device_ms=device.head_ms[cut.id],
+        gateway_ms=gateway.tail_ms[cut.id],
+        payload_bytes=cut.payload_bytes,
+        reply_bytes=_reply_bytes(manifest, graph, head, cut.head_outputs),
+        codec="raw",
+        sends_input=any(spec.name in free for spec in cut.tensors),
+    )
 
 
 def _encoded_bytes(raw_bytes: int, specs: Sequence[TensorSpec], rung: Rung) -> int:

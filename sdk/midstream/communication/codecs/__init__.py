@@ -2,17 +2,27 @@
 
 from midstream.communication.codecs.coding import codes, decode, encode, kept_shares
 from midstream.communication.codecs.entropy import zstd_available
-from midstream.communication.codecs.rungs import PICTURE_RUNGS, SOUND_RUNGS, TENSOR_RUNGS, Codec, find_codec
+from midstream.communication.codecs.rungs import (
+    PICTURE_RUNGS,
+    SOUND_RUNGS,
+    TENSOR_RUNGS,
+    ZSTD_LIBRARY,
+    Codec,
+    find_codec,
+    optional_libraries,
+)
 
 __all__ = [
     "PICTURE_RUNGS",
     "SOUND_RUNGS",
     "TENSOR_RUNGS",
+    "ZSTD_LIBRARY",
     "Codec",
     "codes",
     "decode",
     "encode",
     "find_codec",
     "kept_shares",
+    "optional_libraries",
     "zstd_available",
 ]

@@ -22,8 +22,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal, get_args
 
+from midstream.communication.codecs.entropy import zstd_available
 from midstream.communication.codecs.pictures import LOSSLESS_QUALITY, PictureFormat
 from midstream.communication.codecs.sounds import SoundFormat
 from midstream.errors import CodecError
@@ -63,6 +65,20 @@ class Codec:
         if self.family in get_args(PictureFormat):
             return "pictures"
         return "sounds" if self.family in get_args(SoundFormat) else "tensors"
+
+    @property
+    def library(self) -> str | None:
+        """What the receiver has to know besides: a name of `optional_libraries`."""
+        return SOUND_LIBRARY if self.family in ("flac", "opus") else None
+
+
+ZSTD_LIBRARY, SOUND_LIBRARY = "zstd", "sound"
+
+
+def optional_libraries() -> tuple[str, ...]:
+    """Which of them this machine has: ``zstd`` (zstandard) and ``sound`` (soundfile)."""
+    there = {ZSTD_LIBRARY: zstd_available(), SOUND_LIBRARY: find_spec("soundfile") is not None}
+    return tuple(name for name, here in there.items() if here)
 
 
 # Those that calibration tries, from the mildest on.

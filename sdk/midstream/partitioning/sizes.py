@@ -1,0 +1,92 @@
+"""What payloads will take before they are encoded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from midstream.ladder import Ladder
+
+Key = tuple[str | None, str]
+"""Cut (None: the whole input) and codec."""
+
+# The n-th error weighs at least this much.
+_SMOOTHING = 0.2
+_CONSTANT, _FEATURES, _PREVIOUS = range(3)
+
+
+class SizeEstimates:
+    """Sizes by three predictors: the calibrated mean, the input's features, and the payload before this one.
+
+    For each cut and codec the one counts that has erred least lately, in shares of the size. The calibrated errors are
+    where the first two begin; the last, good for streams and bad for anything else, has to show itself first. Not
+    thread-safe.
+    """
+
+    def __init__(self, ladder: Ladder | None) -> None:
+        rungs = [] if ladder is None else [(place.cut, rung) for place in ladder.places for rung in place.rungs]
+        self._index: dict[Key, int] = {(cut, rung.codec): at for at, (cut, rung) in enumerate(rungs)}
+        models = [rung.size for _, rung in rungs]
+        self._names = sorted({name for model in models if model is not None for name in model.weights})
+        self._intercepts = np.array([0.0 if model is None else model.intercept for model in models])
+        self._weights = np.array(
+            [[0.0 if model is None else model.weights.get(name, 0.0) for name in self._names] for model in models]
+        ).reshape(len(models), len(self._names))
+        self._bounds = np.log(
+            np.array([(1.0, 1.0) if model is None else model.bounds for model in models]).reshape(-1, 2)
+        )
+        self._sizes = np.zeros((len(models), 3))
+        self._errors = np.full((len(models), 3), math.inf)
+        for at, (_, rung) in enumerate(rungs):
+            self._sizes[at, _CONSTANT] = rung.payload_bytes
+            self._errors[at, _CONSTANT] = rung.spread
+            if rung.size is not None:
+                self._errors[at, _FEATURES] = rung.size.error
+
+    def predict(self, features: Mapping[str, float] | None) -> dict[Key, tuple[float, float]]:
+        """Bytes, and the share by which they are expected to be wrong, of all cuts and codecs that are known."""
+        sizes, errors = self._now(features)
+        best = errors.argmin(1)
+        rows = np.arange(len(best))
+        chosen = zip(self._index, sizes[rows, best].tolist(), errors[rows, best].tolist(), strict=True)
+        return {key: (size, error) for key, size, error in chosen}
+
+    def observe(self, key: Key, features: Mapping[str, float] | None, size: int) -> None:
+        """What a payload took, after `predict` was asked with the same features."""
+        if size <= 0:
+            return
+        at = self._index.get(key)
+        if at is None:
+            at = self._added(key)
+        sizes, _ = self._now(features)
+        for predictor in range(3):
+            predicted = sizes[at, predictor]
+            if predicted > 0:
+                error, known = abs(predicted - size) / size, self._errors[at, predictor]
+                self._errors[at, predictor] = error if math.isinf(known) else known + _SMOOTHING * (error - known)
+        self._sizes[at, _PREVIOUS] = size
+        if math.isinf(self._errors[at].min()):
+            # Seen once and never calibrated: then this is what is known.
+            self._errors[at, _PREVIOUS] = 1.0
+
+    def _now(self, features: Mapping[str, float] | None) -> tuple[np.ndarray, np.ndarray]:
+        sizes, errors = self._sizes.copy(), self._errors.copy()
+        if features is None or any(name not in features for name in self._names):
+            errors[:, _FEATURES] = math.inf
+        elif self._names:
+            vector = np.array([features[name] for name in self._names])
+            logarithms = np.clip(self._intercepts + self._weights @ vector, self._bounds[:, 0], self._bounds[:, 1])
+            sizes[:, _FEATURES] = np.exp(logarithms)
+        return sizes, errors
+
+    def _added(self, key: Key) -> int:
+        """A cut and codec that were not calibrated: only the payload before is known of them."""
+        at = self._index[key] = len(self._index)
+        self._intercepts = np.append(self._intercepts, 0.0)
+        self._weights = np.vstack([self._weights, np.zeros((1, len(self._names)))])
+        self._bounds = np.vstack([self._bounds, np.zeros((1, 2))])
+        self._sizes = np.vstack([self._sizes, np.zeros((1, 3))])
+        self._errors = np.vstack([self._errors, np.full((1, 3), math.inf)])
+        return at
