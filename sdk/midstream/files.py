@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,17 @@ def read_at_most(path: Path, limit: int) -> bytes:
     if len(content) > limit:
         raise OSError(errno.EFBIG, f"it is larger than {limit} bytes", str(path))
     return content
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that takes the place of one that is there, whole or not at all. Raises OSError."""
+    part = path.with_name(f".{path.name[:64]}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,16 @@ class InputTypes:
         return {spec.name: _made(spec, shapes[spec.name], self.semantics.get(spec.name), rng) for spec in self.specs}
 
 
-def calibration_samples(path: Path, types: InputTypes, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Tensors]:
-    """All of these inputs, one after the other. Raises InputError naming the file."""
+def calibration_samples(
+    path: Path, types: InputTypes, shapes: Mapping[str, tuple[int, ...]], *, blank: bool = False, pieces: int = 1
+) -> Iterator[Tensors]:
+    """All of these inputs, one after the other. Raises InputError naming the file.
+
+    Of a sound, up to ``pieces`` of the length that the model takes, spread over it. The inputs beside a picture or
+    sound are made up, or zero where they are to be ``blank``.
+    """
     archives = _archives(path)
-    return _from_archives(archives, types) if archives else _from_media(path, types, shapes)
+    return _from_archives(archives, types) if archives else _from_media(path, types, shapes, blank, pieces)
 
 
 def archived_shapes(path: Path, types: InputTypes) -> dict[str, tuple[int, ...]]:
@@ -93,7 +99,9 @@ def _unstack(arrays: Mapping[str, Tensor], types: InputTypes, path: Path) -> Ite
         yield check_tensors(types.specs, sample, of)
 
 
-def _from_media(path: Path, types: InputTypes, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Tensors]:
+def _from_media(
+    path: Path, types: InputTypes, shapes: Mapping[str, tuple[int, ...]], blank: bool, pieces: int
+) -> Iterator[Tensors]:
     described = [(spec, types.semantics[spec.name]) for spec in types.specs if spec.name in types.semantics]
     if len(described) != 1:
         raise InputError(
@@ -105,18 +113,23 @@ def _from_media(path: Path, types: InputTypes, shapes: Mapping[str, tuple[int, .
     files = [file for file in media_files(path) if media_kind(file) == wanted]
     if not files:
         raise InputError(f"calibration data {path} holds no {wanted} files for input {spec.name!r}")
+    zeros = {other.name: np.zeros(shapes[other.name], other.dtype) for other in types.specs}
     for seed, file in enumerate(files):
         try:
-            value = _prepared(file, spec, semantics, shapes[spec.name])
+            values = _prepared(file, spec, semantics, shapes[spec.name], pieces)
         except MidstreamError as error:
             raise InputError(f"calibration: {error}") from None
-        yield types.generate(shapes, seed) | {spec.name: value}
+        others = zeros if blank else types.generate(shapes, seed)
+        for value in values:
+            yield others | {spec.name: value}
 
 
-def _prepared(file: Path, spec: TensorSpec, semantics: Semantics, shape: tuple[int, ...]) -> Tensor:
+def _prepared(file: Path, spec: TensorSpec, semantics: Semantics, shape: tuple[int, ...], pieces: int) -> list[Tensor]:
     if isinstance(semantics, ImageInput):
         height, width = shape[2:4] if semantics.layout == "NCHW" else shape[1:3]
-        return prepare_image(read_image(file), spec, semantics, (height, width))
+        return [prepare_image(read_image(file), spec, semantics, (height, width))]
     sound, _ = read_audio(file, semantics.sample_rate)
     length = int(np.prod(shape))
-    return np.resize(sound[:length], shape).astype(spec.dtype)
+    count = min(pieces, max(1, len(sound) // length))
+    starts = np.linspace(0, max(0, len(sound) - length), count).astype(int) if count > 1 else [0]
+    return [np.resize(sound[start : start + length], shape).astype(spec.dtype) for start in starts]

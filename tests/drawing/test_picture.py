@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from midstream.bundle import Bundle
-from midstream.drawing import picture
+from midstream.drawing import canvas, picture
 from midstream.drawing.scene import amount, duration, make_scene, share_of_scale
 from midstream.errors import InputError, MissingExtraError
 from midstream.manifest import Cut
@@ -158,9 +158,9 @@ def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture, "find_spec", lambda _: None)
+    monkeypatch.setattr(canvas, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"midstream\[draw\]"):
-        picture.check_target(tmp_path / "m.svg")
+        canvas.check_target(tmp_path / "m.svg")
 
 
 def test_matplotlib_is_imported_only_to_draw() -> None:

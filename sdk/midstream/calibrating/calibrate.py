@@ -15,7 +15,7 @@ from midstream.analysis import analyze_inputs
 from midstream.bundle import Bundle
 from midstream.calibrating.bases import Covariance, channel_axis
 from midstream.calibrating.trial import Trial, applies, choose_entropy
-from midstream.communication.codecs import PICTURE_RUNGS, SOUND_RUNGS, TENSOR_RUNGS, encode
+from midstream.communication.codecs import ALL_RUNGS, encode
 from midstream.errors import InputError, MissingExtraError
 from midstream.ladder import Ladder, MeasuredRung, Place, Settings
 from midstream.tensors import Tensors
@@ -41,7 +41,7 @@ def calibrate(
     *,
     metric: str | Metric = "auto",
     min_agreement: float = 0.9,
-    codecs: Sequence[str] = (*TENSOR_RUNGS, *PICTURE_RUNGS, *SOUND_RUNGS),
+    codecs: Sequence[str] = ALL_RUNGS,
     cuts: Sequence[str] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Calibration:

@@ -39,9 +39,9 @@ def inspect(
     from midstream.profiles import load_profile
 
     if graph is not None:
-        from midstream.drawing import picture
+        from midstream.drawing import canvas, picture
 
-        picture.check_target(graph)
+        canvas.check_target(graph)
     opened = Bundle.open(bundle)
     board = None if device is None else load_profile(device)
     resources = opened.resource_map if board is None else opened.resource_map_on(board)

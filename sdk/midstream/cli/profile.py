@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import tomllib
 from itertools import count
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from midstream.cli.output import JsonOption, notes, print_json, print_table, screen
 from midstream.errors import ProfileError
+from midstream.files import write_whole
 
 if TYPE_CHECKING:
     from midstream.bundle import Bundle
@@ -51,7 +51,7 @@ def profile(
     opened = None if bundle is None else Bundle.open(bundle)
     measured = measure_machine(opened, Settings(title), target.stem, lambda text: notes.print(text))
     text = profile_to_toml(measured.profile)
-    _write(target, text)
+    write_whole(target, text.encode())
     facts = None if opened is None else (opened.manifest, opened.graph, opened.digest)
     rows = [] if other is None else compare_profiles(measured.profile, other, facts)
     if as_json:
@@ -98,17 +98,6 @@ def _check_target(target: Path, force: bool) -> None:
         raise ProfileError(f"{target} is there already; write over it with --force, or give another --output")
     if not os.access(target.parent, os.W_OK):
         raise ProfileError(f"{target.parent} is not writable, so {target.name} cannot be written there")
-
-
-def _write(target: Path, text: str) -> None:
-    """The whole file, or what was there before."""
-    part = target.with_name(f".{target.name[:64]}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("x", encoding="utf-8") as file:
-            file.write(text)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _show(measured: Measured, opened: Bundle | None) -> None:

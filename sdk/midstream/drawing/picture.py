@@ -1,21 +1,17 @@
-"""A scene as an SVG or PNG file, drawn by matplotlib: the only module that imports it."""
+"""A scene as an SVG or PNG file, drawn by matplotlib."""
 
 from __future__ import annotations
 
-import io
 import math
-import secrets
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
+from midstream.drawing.canvas import DPI, FAINT, INK, check_target, content_of, kind_of, plain_matplotlib, write
 from midstream.drawing.layout import Box, Line
 from midstream.drawing.scene import (
     DETAIL_PX,
@@ -27,17 +23,13 @@ from midstream.drawing.scene import (
     share_of_scale,
     shortened,
 )
-from midstream.errors import InputError, MissingExtraError
 from midstream.manifest import Cut
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ENDINGS = (".svg", ".png")
-
-_DPI = 96.0
-_POINTS = 72.0 / _DPI
+_POINTS = 72.0 / DPI
 _PNG_SCALE = 1.5
 _MOST_SIDE = 12_000
 _MOST_PIXELS = 40_000_000
@@ -46,25 +38,11 @@ _MARGIN = 20.0
 
 _MAP = "magma_r"
 _MAP_FROM, _MAP_TO = 0.04, 0.86
-_INK = "#1f2933"
-_FAINT = "#66727f"
 _LINE = "#93a0ac"
 _CONSTANT = "#e6e9ed"
 _CONSTANT_LINE = "#c5ccd3"
 _CUT = "#0067b1"
 _CUT_BESIDE = "#6aa7d6"
-
-
-def check_target(path: Path) -> None:
-    """Raise InputError where no picture can be written under this name, MissingExtraError where nothing can draw it."""
-    if path.suffix.lower() not in ENDINGS:
-        raise InputError(f"a picture is written as .svg or .png; {path.name!r} ends in neither: give it one of the two")
-    if not path.parent.is_dir():
-        raise InputError(f"picture {path} cannot be written: there is no folder {path.parent}; make it first")
-    if path.is_dir():
-        raise InputError(f"picture {path} cannot be written: it is a folder; give the name of a file")
-    if find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "draw", "drawing a model")
 
 
 def write_picture(path: Path, graph: nx.DiGraph, cuts: Sequence[Cut], *, name: str, whole_ms: float) -> None:
@@ -73,54 +51,16 @@ def write_picture(path: Path, graph: nx.DiGraph, cuts: Sequence[Cut], *, name: s
     The ending decides between SVG and PNG. Raises as `check_target` does, and InputError where writing fails.
     """
     check_target(path)
-    picture = render(graph, cuts, path.suffix.lower().removeprefix("."), name=name, whole_ms=whole_ms)
-    part = path.with_name(f".{path.name[:64]}.{secrets.token_hex(4)}.part")
-    try:
-        try:
-            with part.open("xb") as file:
-                file.write(picture)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"picture {path} cannot be written: {error.strerror or error}") from None
+    write(path, render(graph, cuts, kind_of(path), name=name, whole_ms=whole_ms))
 
 
 def render(graph: nx.DiGraph, cuts: Sequence[Cut], kind: str, *, name: str, whole_ms: float) -> bytes:
     """The content of the file; ``kind`` is svg or png. The same model gives the same bytes."""
-    with _plain_matplotlib():
+    with plain_matplotlib():
         scene = make_scene(graph, cuts, _text_width)
         figure, width, height = _figure(scene, graph, cuts, name, whole_ms)
-        content = io.BytesIO()
-        if kind == "svg":
-            figure.savefig(
-                content, format="svg", metadata={"Date": None, "Creator": "midstream", "Title": shortened(name, 200)}
-            )
-        else:
-            scale = min(_PNG_SCALE, _MOST_SIDE / max(width, height), math.sqrt(_MOST_PIXELS / (width * height)))
-            figure.savefig(content, format="png", dpi=_DPI * scale, metadata={"Software": None})
-    return content.getvalue()
-
-
-@contextmanager
-def _plain_matplotlib() -> Iterator[None]:
-    """matplotlib as it comes, whatever the user's own settings are, with letters kept as letters in an SVG."""
-    import matplotlib
-
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        # A letter that the font lacks is drawn as a box.
-        warnings.filterwarnings("ignore", message="Glyph")
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(
-            {
-                "svg.fonttype": "none",
-                "svg.hashsalt": "midstream",
-                "font.family": ["sans-serif"],
-                "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
-                "path.simplify": False,
-            }
-        )
-        yield
+        scale = min(_PNG_SCALE, _MOST_SIDE / max(width, height), math.sqrt(_MOST_PIXELS / (width * height)))
+        return content_of(figure, kind, shortened(name, 200), DPI * scale)
 
 
 def _text_width(text: str, pixels: float) -> float:
@@ -146,13 +86,13 @@ def _figure(
     left = (width - layout.width) / 2
     top = legend.height + (shares[0].pixels + 12 if shares else 0.0)
     height = top + layout.height + _MARGIN
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     page = _axes(figure, (0, width), (height, 0))
     legend.draw(page)
     axes = _axes(figure, (-left, width - left), (height - top, -top))
     for words in shares:
-        _text(axes, words.x, -4.0, words.text, words.pixels, _FAINT, va="bottom")
+        _text(axes, words.x, -4.0, words.text, words.pixels, FAINT, va="bottom")
     _draw_lines(axes, scene, graph)
     _draw_marks(axes, scene)
     _draw_boxes(axes, scene, graph)
@@ -213,7 +153,7 @@ def _draw_boxes(axes: Axes, scene: Scene, graph: nx.DiGraph) -> None:
             )
         )
         fills.append(fill)
-        outlines.append(_rgb(_INK if critical else _CONSTANT_LINE if constant else _LINE))
+        outlines.append(_rgb(INK if critical else _CONSTANT_LINE if constant else _LINE))
         widths.append((3.0 if critical else 0.8) * _POINTS)
         _draw_label(axes, box, scene.labels[node], fill, constant=constant)
     axes.add_collection(PatchCollection(patches, facecolors=fills, edgecolors=outlines, linewidths=widths, zorder=3))
@@ -222,9 +162,9 @@ def _draw_boxes(axes: Axes, scene: Scene, graph: nx.DiGraph) -> None:
 def _draw_label(axes: Axes, box: Box, label: Label, fill: tuple[float, float, float], *, constant: bool) -> None:
     middle = box.x + box.width / 2
     if constant:
-        _text(axes, middle, box.y + box.height / 2, label.operator, DETAIL_PX, _FAINT, ha="center", zorder=4)
+        _text(axes, middle, box.y + box.height / 2, label.operator, DETAIL_PX, FAINT, ha="center", zorder=4)
         return
-    ink = "white" if _luminance(fill) < 0.18 else _INK
+    ink = "white" if _luminance(fill) < 0.18 else INK
     _text(axes, middle, box.y + 11, label.operator, OPERATOR_PX, ink, ha="center", weight="bold", zorder=4)
     _text(axes, middle, box.y + 24.5, label.detail, DETAIL_PX, ink, ha="center", zorder=4)
 
@@ -246,7 +186,7 @@ def _draw_lines(axes: Axes, scene: Scene, graph: nx.DiGraph) -> None:
     )
     axes.add_collection(PolyCollection(heads, facecolors=_LINE, edgecolors="none", zorder=1.5))
     for note in scene.sizes:
-        _text(axes, *note.at, note.text, DETAIL_PX, _FAINT, zorder=2)
+        _text(axes, *note.at, note.text, DETAIL_PX, FAINT, zorder=2)
 
 
 def _path(line: Line) -> Any:
@@ -339,12 +279,12 @@ class _Legend:
     def draw(self, axes: Axes) -> None:
         """Draw it at the top of the page."""
         scale = self._scale
-        _text(axes, _MARGIN, 24 * scale, self._title, 19 * scale, _INK, weight="bold")
-        _text(axes, _MARGIN, 48 * scale, self._facts, 12 * scale, _INK)
+        _text(axes, _MARGIN, 24 * scale, self._title, 19 * scale, INK, weight="bold")
+        _text(axes, _MARGIN, 48 * scale, self._facts, 12 * scale, INK)
         for x, y, text, sample in self._placed:
             if sample is not None:
                 sample(axes, x, y, scale)
-                _text(axes, x + 34 * scale, y, text, 11 * scale, _INK)
+                _text(axes, x + 34 * scale, y, text, 11 * scale, INK)
         if self._scene.most_ms > 0:
             self._draw_colours(axes)
 
@@ -361,10 +301,10 @@ class _Legend:
                 Rectangle((left + cell * step, top), min(cell * 1.2, width - cell * step), height, color=colour, lw=0)
             )
         least, most = self._scene.least_ms, self._scene.most_ms
-        _text(axes, left, top + 20 * scale, duration(least), 10 * scale, _INK)
-        _text(axes, left + width, top + 20 * scale, duration(most), 10 * scale, _INK, ha="right")
+        _text(axes, left, top + 20 * scale, duration(least), 10 * scale, INK)
+        _text(axes, left + width, top + 20 * scale, duration(most), 10 * scale, INK, ha="right")
         words = "time of a layer, logarithmic"
-        _text(axes, left + width / 2, top + 20 * scale, words, 9 * scale, _FAINT, ha="center")
+        _text(axes, left + width / 2, top + 20 * scale, words, 9 * scale, FAINT, ha="center")
 
 
 def _sample_line(axes: Axes, x: float, y: float, scale: float) -> None:
@@ -387,7 +327,7 @@ def _sample_constant(axes: Axes, x: float, y: float, scale: float) -> None:
 
 
 def _sample_critical(axes: Axes, x: float, y: float, scale: float) -> None:
-    _sample_box(axes, x, y, scale, "white", _INK, 3.0)
+    _sample_box(axes, x, y, scale, "white", INK, 3.0)
 
 
 def _sample_box(axes: Axes, x: float, y: float, scale: float, fill: str, outline: str, width: float) -> None:

@@ -3,6 +3,7 @@
 from midstream.communication.codecs.coding import codes, decode, encode, kept_shares
 from midstream.communication.codecs.entropy import zstd_available
 from midstream.communication.codecs.rungs import (
+    ALL_RUNGS,
     PICTURE_RUNGS,
     SOUND_RUNGS,
     TENSOR_RUNGS,
@@ -13,6 +14,7 @@ from midstream.communication.codecs.rungs import (
 )
 
 __all__ = [
+    "ALL_RUNGS",
     "PICTURE_RUNGS",
     "SOUND_RUNGS",
     "TENSOR_RUNGS",

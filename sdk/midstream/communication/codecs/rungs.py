@@ -93,6 +93,7 @@ PICTURE_RUNGS: tuple[str, ...] = (
     *(f"webp{quality}" for quality in (95, 90, 75, 50, 25)),
 )
 SOUND_RUNGS: tuple[str, ...] = ("pcm16", "flac", "opus64", "opus24", "opus12")
+ALL_RUNGS = (*TENSOR_RUNGS, *PICTURE_RUNGS, *SOUND_RUNGS)
 
 
 def find_codec(name: str) -> Codec:
