@@ -1,0 +1,388 @@
+"""The codec ladder on real models: how small what crosses becomes at which agreement, and how fast.
+
+    python benchmarks/codecs.py [--inputs N] [--models NAME,…] [--only size|speed|prediction]
+
+Rungs are chosen on calibration inputs; what the page reports are sizes and agreements on test inputs, which share no
+picture, sentence or recording with them. Writes docs/benchmarks/codecs.md and a plot for each model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+
+import numpy as np
+import scenes
+from models import MODELS, ROOT, machine, table, verdict, write_page
+
+from midstream.agreement import Metric, find_metric
+from midstream.analysis import analyze_inputs
+from midstream.bundle import Bundle
+from midstream.calibrating import Calibration, calibrate
+from midstream.communication.codecs import decode, encode
+from midstream.drawing.chart import Series, write_chart
+from midstream.inputs import ImageInput, parse_semantics, prepare_image
+from midstream.ladder import MeasuredRung, Settings
+from midstream.partitioning import SizeEstimates
+from midstream.tensors import Tensors, TensorSpec
+from midstream_converters.convert import convert
+from midstream_converters.opening import Options
+
+FLOORS = (0.995, 0.97)
+ASKED = {0.995: 9.0, 0.97: 14.0}
+# Of DESIGN.md, µs per MB of float32: 8-bit quantisation in numpy, both ways.
+INT8_US_PER_MB = 190.0
+FACTOR = 1.5
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, its inputs, and what agreement means for it."""
+
+    name: str
+    file: str
+    semantics: str
+    inputs: str
+    metric: str
+    shapes: dict[str, tuple[int, ...]]
+    values: dict[str, int]
+    # Whether an answer has anything in it that could be lost.
+    counts: Callable[[Tensors], bool]
+
+    def options(self) -> Options:
+        return Options(semantics=dict([parse_semantics(self.semantics)]), shapes=self.shapes, values=self.values)
+
+
+def _any_region(outputs: Tensors) -> bool:
+    return bool((next(iter(outputs.values())) > 0.3).any())
+
+
+def _some_person(outputs: Tensors) -> bool:
+    return bool((next(iter(outputs.values())) > 0.5).mean() > 0.02)
+
+
+def _some_text(outputs: Tensors) -> bool:
+    return bool((next(iter(outputs.values())).argmax(-1) != 0).any())
+
+
+SUBJECTS = (
+    Subject("text detection", "ch_PP-OCRv4_det_infer.onnx", "x=image:NCHW:BGR:1/127.5:127.5", "signs", "regions",
+            {"x": (1, 3, 320, 320)}, {}, _any_region),
+    Subject("text recognition", "ch_PP-OCRv4_rec_infer.onnx", "x=image:NCHW:BGR:1/127.5:127.5", "lines", "text:blank=0",
+            {"x": (1, 3, 48, 320)}, {}, _some_text),
+    Subject("text direction", "ch_ppocr_mobile_v2.0_cls_infer.onnx", "x=image:NCHW:BGR:1/127.5:127.5", "lines",
+            "argmax", {"x": (1, 3, 48, 192)}, {}, lambda _: True),
+    Subject("person segmentation", "selfie_segmentation.tflite", "input_1=image:NHWC:RGB:1/255", "people", "mask",
+            {}, {}, _some_person),
+    Subject("voice activity", "silero_vad.onnx", "input=audio:16000", "voices", "mask@output:score=0.5",
+            {"input": (1, 576), "state": (2, 1, 128)}, {"sr": 16000}, lambda _: True),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one place of one model at one floor, on the test inputs."""
+
+    model: str
+    place: str
+    floor: float
+    codec: str
+    raw_bytes: float
+    payload_bytes: float
+    calibrated: float
+    agreement: float
+
+    @property
+    def smaller(self) -> float:
+        return self.raw_bytes / self.payload_bytes
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=96, help="calibration inputs of each model; half as many test it")
+    parser.add_argument("--models", default="", help="only these, by name; prints, writes nothing")
+    options = parser.parse_args()
+    chosen = [each for each in SUBJECTS if not options.models or each.name in options.models.split(",")]
+    rows: list[Row] = []
+    predicted: list[list[str]] = []
+    for subject in chosen:
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.monotonic()
+            convert(MODELS / subject.file, Path(folder) / "bundle", subject.options())
+            bundle = Bundle.open(Path(folder) / "bundle")
+            measured, found, sizes = measure(subject, bundle, options.inputs)
+            rows += found
+            predicted += sizes
+            print(f"{subject.name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+            if not options.models:
+                _plot(subject, measured)
+    text = _page(rows, predicted, speed(), options.inputs)
+    if options.models:
+        print(text)
+    else:
+        write_page("codecs", text)
+    return 0
+
+
+def measure(subject: Subject, bundle: Bundle, count: int) -> tuple[Calibration, list[Row], list[list[str]]]:
+    """Calibrate on one kind of input, and hold what was chosen against the other."""
+    fitted = _inputs(subject, bundle, "calibration", count)
+    tested = _inputs(subject, bundle, "test", count // 2)
+    measured = calibrate(
+        bundle, fitted, metric=subject.metric, min_agreement=min(FLOORS) - 0.07,
+        progress=lambda what: print(f"  {what}", file=sys.stderr),
+    )  # fmt: skip
+    references = [bundle.run(sample) for sample in tested]
+    judge = find_metric(subject.metric, references)
+    rows = []
+    for place in measured.ladder.places:
+        for floor in FLOORS:
+            enough = [rung for rung in place.rungs if rung.agreement >= floor]
+            best = min(enough, key=lambda rung: rung.payload_bytes)
+            settings = measured.ladder.settings(place.cut, best.codec)
+            rows.append(_tested(subject, bundle, place.cut, best, floor, settings, tested, references, judge))
+    return measured, rows, _predictions(subject, bundle, measured, tested)
+
+
+def _tested(
+    subject: Subject,
+    bundle: Bundle,
+    cut: str | None,
+    rung: MeasuredRung,
+    floor: float,
+    settings: Settings,
+    samples: Sequence[Tensors],
+    references: Sequence[Tensors],
+    judge: Metric,
+) -> Row:
+    sizes, raw, agreements = [], [], []
+    for sample, reference in zip(samples, references, strict=True):
+        checked = bundle.check_inputs(sample)
+        crossing, made = (checked, {}) if cut is None else bundle.run_head(cut, checked)
+        encoded = encode(rung.codec, crossing, bundle.manifest.semantics, settings)
+        specs = bundle.crossing_specs(cut)
+        found = decode(rung.codec, encoded, specs, bundle.manifest.semantics, 1 << 30, settings.bases)
+        raw.append(sum(tensor.nbytes for tensor in crossing.values()))
+        sizes.append(sum(len(tensor.data) for tensor in encoded))
+        agreements.append(judge(reference, made | bundle.run_tail(cut, found)))
+    place = "input" if cut is None else cut
+    return Row(subject.name, place, floor, rung.codec, fmean(raw), fmean(sizes), rung.agreement, fmean(agreements))
+
+
+def _inputs(subject: Subject, bundle: Bundle, kind: scenes.Kind, count: int) -> list[Tensors]:
+    """Inputs whose answers have something in them."""
+    free = {spec.name: spec for spec in bundle.manifest.free_inputs()}
+    zeros = {name: np.zeros(bundle.manifest.sample_shapes[name], spec.dtype) for name, spec in free.items()}
+    found: list[Tensors] = []
+    for value in _values(subject, bundle, free, kind, 3 * count):
+        sample = zeros | value
+        if subject.counts(bundle.run(sample)):
+            found.append(sample)
+        if len(found) == count:
+            break
+    return found
+
+
+def _values(
+    subject: Subject, bundle: Bundle, free: dict[str, TensorSpec], kind: scenes.Kind, count: int
+) -> Iterator[Tensors]:
+    ((name, meaning),) = bundle.manifest.semantics.items()
+    shape = bundle.manifest.sample_shapes[name]
+    seed = 1 if kind == "calibration" else 2
+    if not isinstance(meaning, ImageInput):
+        for window in scenes.windows(kind, math.prod(shape), count, seed):
+            yield {name: window.reshape(shape)}
+        return
+    size = (shape[2], shape[3]) if meaning.layout == "NCHW" else (shape[1], shape[2])
+    for frame in scenes.MAKERS[subject.inputs](kind, count, seed):
+        yield {name: prepare_image(frame, free[name], meaning, size)}
+
+
+def _predictions(subject: Subject, bundle: Bundle, measured: Calibration, tested: Sequence[Tensors]) -> list[list[str]]:
+    """How far sizes are off before encoding: of inputs that have nothing to do with each other, and of a stream."""
+    ((name, meaning),) = bundle.manifest.semantics.items()
+    series: dict[str, Sequence[Tensors]] = {"apart": tested}
+    if isinstance(meaning, ImageInput):
+        shape = bundle.manifest.sample_shapes[name]
+        size = (shape[2], shape[3]) if meaning.layout == "NCHW" else (shape[1], shape[2])
+        frames = scenes.pan("test", 40, size, 3)
+        spec = next(spec for spec in bundle.manifest.free_inputs() if spec.name == name)
+        series["stream"] = [tested[0] | {name: prepare_image(frame, spec, meaning, size)} for frame in frames]
+    rows = []
+    for what, samples in series.items():
+        for place in measured.ladder.places[:4]:
+            lossy = [rung for rung in place.rungs if not rung.lossless]
+            if lossy:
+                rung = min(lossy, key=lambda rung: abs(rung.agreement - FLOORS[1]))
+                where = "input" if place.cut is None else place.cut
+                errors = _size_errors(bundle, measured, place.cut, rung, samples)
+                rows.append([subject.name, where, rung.codec, what, *(f"{error:.1%}" for error in errors)])
+    return rows
+
+
+def _size_errors(
+    bundle: Bundle, measured: Calibration, cut: str | None, rung: MeasuredRung, samples: Sequence[Tensors]
+) -> tuple[float, float, float]:
+    """Mean absolute shares: of the calibrated mean, of the payload before, and of what the device would say."""
+    estimates = SizeEstimates(measured.ladder)
+    settings = measured.ladder.settings(cut, rung.codec)
+    errors: list[tuple[float, float, float]] = []
+    before = None
+    for sample in samples:
+        checked = bundle.check_inputs(sample)
+        analysis = analyze_inputs(checked, bundle.manifest.semantics)
+        features = None if analysis is None else analysis.features
+        said, _ = estimates.predict(features)[cut, rung.codec]
+        crossing = checked if cut is None else bundle.run_head(cut, checked)[0]
+        size = sum(len(each.data) for each in encode(rung.codec, crossing, bundle.manifest.semantics, settings))
+        estimates.observe((cut, rung.codec), features, size)
+        if before is not None:
+            errors.append(tuple(abs(guess - size) / size for guess in (rung.payload_bytes, before, said)))  # type: ignore[arg-type]
+        before = size
+    return tuple(fmean(column) for column in zip(*errors, strict=True))  # type: ignore[return-value]
+
+
+def speed() -> list[list[str]]:
+    """µs per MB of float32 each way, on what crosses at cuts of the text detector, and beside memcpy."""
+    with tempfile.TemporaryDirectory() as folder:
+        subject = SUBJECTS[0]
+        convert(MODELS / subject.file, Path(folder) / "bundle", subject.options())
+        bundle = Bundle.open(Path(folder) / "bundle")
+        sample = bundle.check_inputs(_inputs(subject, bundle, "test", 1)[0])
+        cuts = sorted(bundle.cuts, key=lambda cut: cut.payload_bytes)
+        chosen = {cut.id: bundle.run_head(cut.id, sample)[0] for cut in (cuts[len(cuts) // 2], cuts[-1])}
+        specs = {cut: bundle.crossing_specs(cut) for cut in chosen}
+    rows = []
+    for cut, tensors in chosen.items():
+        megabytes = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
+        copies = {name: np.empty_like(tensor) for name, tensor in tensors.items()}
+        for codec, entropy in (
+            ("raw", "none"), ("int8", "none"), ("int8", "zstd"), ("f16", "zstd"), ("lossless", "none"),
+            ("lossless", "zstd"), ("lossless", "zlib-rle"),
+        ):  # fmt: skip
+            settings = Settings(entropy)  # type: ignore[arg-type]
+            times: list[tuple[float, float, float]] = []
+            for _ in range(25):
+                marks = [time.perf_counter()]
+                for name, tensor in tensors.items():
+                    np.copyto(copies[name], tensor)
+                marks.append(time.perf_counter())
+                encoded = encode(codec, tensors, {}, settings)
+                marks.append(time.perf_counter())
+                decode(codec, encoded, specs[cut], {}, 1 << 30)
+                marks.append(time.perf_counter())
+                times.append(tuple((b - a) * 1e6 / megabytes for a, b in zip(marks, marks[1:], strict=False)))  # type: ignore[arg-type]
+            copy, there, back = (median(column) for column in zip(*times, strict=True))
+            size = sum(len(each.data) for each in encoded) / megabytes / 1e6
+            rows.append(
+                [cut, f"{megabytes:.2f}", codec, entropy, f"{there:.0f}", f"{back:.0f}", f"{there + back:.0f}",
+                 f"{copy:.0f}", f"{(there + back) / copy:.1f}", f"{1 / size:.1f}"]
+            )  # fmt: skip
+    return rows
+
+
+def _plot(subject: Subject, measured: Calibration) -> None:
+    series = [
+        Series(
+            "whole input" if cut is None else f"cut {cut}",
+            [(rung.codec, rung.payload_bytes, rung.agreement) for rung in rungs],
+            cut is None,
+        )
+        for cut, rungs in measured.tried.items()
+    ]
+    folder = ROOT / "docs" / "benchmarks" / "codecs"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{subject.name.replace(' ', '-')}.svg"
+    write_chart(target, series, title=f"{subject.name}: bytes against agreement", metric=subject.metric)
+
+
+def _geometric(rows: Sequence[Row]) -> float:
+    return math.exp(fmean(math.log(row.smaller) for row in rows))
+
+
+def _page(rows: Sequence[Row], predicted: Sequence[Sequence[str]], fast: Sequence[Sequence[str]], count: int) -> str:
+    cuts = [row for row in rows if row.place != "input"]
+    inputs = [row for row in rows if row.place == "input"]
+    summary = []
+    for floor in FLOORS:
+        at = [row for row in cuts if row.floor == floor]
+        held = sum(row.agreement >= floor for row in at)
+        ratio = _geometric(at)
+        summary.append(
+            [f"{floor:g}", len(at), len({row.model for row in at}), f"{ratio:.1f} ×", f"{ASKED[floor]:g} ×",
+             verdict(ratio >= ASKED[floor]), f"{fmean(row.agreement for row in at):.4f}", f"{held} of {len(at)}"]
+        )  # fmt: skip
+    quick = [row for row in fast if row[2] == "int8" and row[3] == "none"]
+    int8 = max(float(row[6]) for row in quick) if quick else math.nan
+
+    def listed(chosen: Sequence[Row]) -> str:
+        return table(
+            "model|crosses| floor|codec| raw bytes| bytes| smaller| agreement when calibrated| on test inputs",
+            [
+                [row.model, row.place, f"{row.floor:g}", row.codec, f"{row.raw_bytes:,.0f}", f"{row.payload_bytes:,.0f}",
+                 f"{row.smaller:.1f} ×", f"{row.calibrated:.4f}", f"{row.agreement:.4f}"]
+                for row in chosen
+            ],
+        )  # fmt: skip
+
+    plots = "\n".join(f"![{subject.name}](codecs/{subject.name.replace(' ', '-')}.svg)" for subject in SUBJECTS)
+    metrics = table("model|file|agreement is", [[each.name, each.file, f"`{each.metric}`"] for each in SUBJECTS])
+    return f"""# The codec ladder, measured
+
+Generated by `python benchmarks/codecs.py` on {machine()}: {count} calibration inputs of each model, of which one half
+sets the rungs up and the other judges them, and {count // 2} test inputs. The two kinds share no picture, sentence or
+recording (`benchmarks/scenes.py`). Sizes are those of the tensors' data on the test inputs.
+
+{metrics}
+
+## How small, at which agreement
+
+For each cut that `midstream convert` keeps, the smallest rung that reached the floor on the calibration inputs.
+
+{
+        table(
+            "floor| cuts| models| smaller than float32 (geometric mean)| asked||mean agreement on test inputs| floor held there",
+            summary,
+        )
+    }
+
+## The compressed whole input, by the same measure
+
+{listed(inputs)}
+
+## Every cut
+
+{listed(cuts)}
+
+## Speed
+
+µs for each MB of float32, one thread, medians of 25 runs in turns; `memcpy` in the same run. Asked for 8-bit quantisation
+both ways: at most {FACTOR} × of the {INT8_US_PER_MB:g} µs/MB in the plan, that is {FACTOR * INT8_US_PER_MB:g}: {
+        int8:.0f},
+{verdict(int8 <= FACTOR * INT8_US_PER_MB)}. For lossless the plan states no time.
+
+{table("cut| MB|codec|packed by| encode| decode| both| memcpy| both / memcpy| smaller", fast)}
+
+## The size before encoding
+
+Mean absolute shares by which a size is wrong: the calibrated mean, the payload before this one, and what the device says,
+which is whichever has erred least lately of these two and of the features' prediction. *apart* are the test inputs, *stream*
+a camera that moves over a photograph.
+
+{table("model|crosses|codec|inputs| mean| before| device", predicted)}
+
+## The pictures
+
+{plots}
+"""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
