@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import time
 from collections import deque
@@ -47,6 +48,8 @@ from midstream_converters.samples import GENERATED_SAMPLES, read_calibration
 from midstream_converters.selection import Selection, select
 from midstream_converters.timing import time_layers
 from midstream_converters.weights import WeightStore
+
+_log = logging.getLogger("midstream.converters")
 
 Progress = Callable[[str, int, int], None]
 
@@ -266,13 +269,19 @@ class _Work:
                 self._add(middle_name(first.candidate.id, second.candidate.id), middle)
 
     def _compile(self, heads: Sequence[Slice]) -> None:
-        """Heads as the Edge TPU runs them, beside the plain ones."""
+        """Heads as the Edge TPU runs them, beside the plain ones; a warning names one on which the compiler fails."""
         compiler = find_compiler() if self._options.edgetpu and heads else None
         if compiler is None:
             return
         for done, head in enumerate(heads):
             self._progress("compiling", done, len(heads))
-            compiled = compiler.compile(Program(head.record, head.content, self._weights_path))
+            try:
+                compiled = compiler.compile(Program(head.record, head.content, self._weights_path))
+            except ModelError as error:
+                _log.warning(
+                    "%s is not compiled for the Edge TPU and stays on the processor: %s", head.record.member, error
+                )
+                continue
             if compiled is not None:
                 name = edgetpu_name(head.record.member.removesuffix(".tflite"))
                 record = SliceRecord(f"{name}.tflite", len(compiled), head.record.inputs, head.record.outputs)

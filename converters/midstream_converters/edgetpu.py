@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,26 +115,44 @@ class Compiler:
 def find_compiler() -> Compiler | None:
     """The compiler on PATH, None where there is none. Raises ModelError where it does not answer."""
     path = shutil.which(COMPILER)
-    return None if path is None else Compiler(path, _run([path, "--version"]).strip())
+    if path is None:
+        return None
+    try:
+        return Compiler(path, _run([path, "--version"]).strip())
+    except ModelError as error:
+        raise ModelError(f"{error}; convert without --edgetpu") from None
 
 
 def _run(command: list[str]) -> str:
     """What a run of the compiler says; both of its streams, as it uses them alike."""
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ModelError(f"{command[0]} cannot be run: {error}; convert without --edgetpu") from None
-    said = done.stdout.decode(errors="replace")
-    if done.returncode:
-        last = next((line for line in reversed(said.splitlines()) if line.strip()), "it says nothing")
-        raise ModelError(
-            f"{command[0]} fails with exit code {done.returncode}: {printable(last)}; convert without --edgetpu"
-        )
-    return said
+        with tempfile.TemporaryFile() as said:
+            # A session of its own: what the compiler starts itself ends with it.
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+            )
+            try:
+                process.wait(_SECONDS)
+            except BaseException:
+                _kill(process)
+                raise
+            said.seek(0)
+            report = said.read().decode(errors="replace")
+    except OSError as error:
+        raise ModelError(f"{command[0]} cannot be run: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"{command[0]} does not end within {_SECONDS:g} s and was stopped") from None
+    if process.returncode:
+        last = next((line for line in reversed(report.splitlines()) if line.strip()), "it says nothing")
+        raise ModelError(f"{command[0]} fails with exit code {process.returncode}: {printable(last)}")
+    return report
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End it and all that it has started."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
