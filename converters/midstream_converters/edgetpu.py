@@ -10,11 +10,12 @@ import subprocess
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from midstream.engines import Program
 from midstream.errors import ModelError, printable
+from midstream.tensors import TensorSpec
 from midstream_converters.graph import ModelGraph
 
 COMPILER = "edgetpu_compiler"
@@ -94,7 +95,7 @@ class Compiler:
     def compile(self, program: Program) -> bytes | None:
         """The program compiled; None where a part of it would stay on the processor.
 
-        Raises ModelError where the compiler fails.
+        Raises ModelError where the compiler fails, or what it writes takes or gives other tensors.
         """
         from midstream.engines.litert import laid_out
         from midstream_converters.tflite.plain import with_weights_inside
@@ -102,14 +103,35 @@ class Compiler:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "slice.tflite"
             # The compiler is older than buffers behind the flatbuffer, and would see weights of no bytes.
-            source.write_bytes(with_weights_inside(laid_out(program)))
+            plain = with_weights_inside(laid_out(program))
+            source.write_bytes(plain)
             report = _run([self.path, "--show_operations", "--out_dir", folder, str(source)])
             compiled = source.with_name("slice_edgetpu.tflite")
             if not _TOTAL.search(report) or _LEFT.search(report) or not compiled.exists():
                 return None
             if compiled.stat().st_size > _MAX_COMPILED_BYTES:
                 raise ModelError(f"{COMPILER} makes more than {_MAX_COMPILED_BYTES} bytes of {program.record.member}")
-            return compiled.read_bytes()
+            made = compiled.read_bytes()
+            _check_ends(plain, made, f"what {COMPILER} makes of {program.record.member}")
+            return made
+
+
+def _check_ends(plain: bytes, compiled: bytes, name: str) -> None:
+    """Raise ModelError where a compiled model's inputs or outputs are of other types, sizes or scales."""
+    from midstream_converters.tflite.read import read_tflite
+
+    want, got = read_tflite(plain, "the head"), read_tflite(compiled, name)
+    for kind, wanted, given in (("input", want.inputs, got.inputs), ("output", want.outputs, got.outputs)):
+        if len(wanted) != len(given):
+            raise ModelError(f"{name} has {len(given)} {kind}s, and the head has {len(wanted)}")
+        for number, (spec, other) in enumerate(zip(wanted, given, strict=True)):
+            if replace(other, name=spec.name) != spec:
+                raise ModelError(f"{name} has {_said(other)} as {kind} {number}, and the head has {_said(spec)}")
+
+
+def _said(spec: TensorSpec) -> str:
+    quantised = "" if spec.scale is None else f" of scale {spec.scale:g} and zero point {spec.zero_point}"
+    return f"{spec.dtype.name}[{', '.join('?' if size is None else str(size) for size in spec.shape)}]{quantised}"
 
 
 def find_compiler() -> Compiler | None:

@@ -41,6 +41,7 @@ if [ "$left" != 0 ]; then
     echo "Number of operations that will run on Edge TPU: 2"
     echo "Number of operations that will run on CPU: $left"
 fi
+[ -e "$here/other" ] && { cat "$here/other" > "$3/slice_edgetpu.tflite"; exit; }
 { cat "$4"; printf compiled; } > "$3/slice_edgetpu.tflite"
 """
 
@@ -124,6 +125,31 @@ def test_a_head_on_which_the_compiler_fails_is_named_and_left_plain(
         r"exit code 1: Internal compiler error. Aborting!",
         record.getMessage(),
     )
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (b"TFL3", r"what edgetpu_compiler makes of c1.head.tflite is not a whole TFLite model: it has 4 bytes"),
+        (
+            "digits_float32.tflite",
+            r"c1.head.tflite has float32\[1, 8, 8, 1\] as input 0, and the head has int8\[.* of scale",
+        ),
+        ("digits_two_halves.tflite", r"c1.head.tflite has 2 inputs, and the head has 1$"),
+        (
+            "digits_int8.tflite",
+            r"c1.head.tflite has int8\[1, 10\] of scale .* as output 0, and the head has int8\[1, 8, 8, 10\]",
+        ),
+    ],
+)
+def test_a_compiled_head_takes_and_gives_what_the_head_does(
+    compiler: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, other: str | bytes, said: str
+) -> None:
+    content = other if isinstance(other, bytes) else (MODELS / other).read_bytes()
+    (compiler / "other").write_bytes(content)
+    manifest = convert(MODELS / "digits_int8.tflite", tmp_path / "bundle", Options(max_cuts=2, edgetpu=True))
+    assert re.search(said, caplog.messages[0])
+    assert not any(name.endswith(EDGETPU_SUFFIX) for name in manifest.slices)
 
 
 def test_a_compiler_that_does_not_end_is_stopped_with_what_it_started(
