@@ -21,6 +21,7 @@ from midstream.manifest import EDGETPU_SUFFIX, WEIGHTS_FILE, edgetpu_name, head_
 from midstream_converters.convert import convert
 from midstream_converters.edgetpu import find_compiler
 from midstream_converters.opening import Options
+from midstream_converters.recipe import BundleCache
 from midstream_converters.tflite.schema import schema
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -183,6 +184,18 @@ def test_an_interrupted_compiler_is_stopped(compiler: Path, monkeypatch: pytest.
     with pytest.raises(KeyboardInterrupt):
         find_compiler()
     assert started[0].returncode is not None
+
+
+def test_a_bundle_without_a_failed_head_is_not_taken_for_finished(compiler: Path, tmp_path: Path) -> None:
+    options, cache = Options(max_cuts=1, edgetpu=True), BundleCache(tmp_path / "cache")
+    (compiler / "fails").write_text("TFL3")
+    first = convert(MODELS / "digits_int8.tflite", tmp_path / "bundle", options, cache=cache)
+    assert not any(name.endswith(EDGETPU_SUFFIX) for name in first.slices)
+    (compiler / "fails").unlink()
+    second = convert(MODELS / "digits_int8.tflite", tmp_path / "bundle", options, cache=cache)
+    assert [name for name in second.slices if name.endswith(EDGETPU_SUFFIX)] == ["c19.head.edgetpu"]
+    assert not first.recipe
+    assert Bundle.open(tmp_path / "bundle").manifest == second
 
 
 def test_a_compiler_that_does_not_answer_is_one_clear_error(compiler: Path, tmp_path: Path) -> None:
