@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,24 @@ def serve(action: Callable[[Path, dict[str, Any]], dict[str, Any]]) -> None:
         answer = action(folder, json.loads((folder / _REQUEST).read_text()))
     except MidstreamError as error:
         answer = {"refused": str(error)}
-    except Exception as error:  # noqa: BLE001  whatever a framework raises is an answer here
+    except MemoryError:
+        answer = {"failed": "it lacks memory"}
+    except Exception as error:  # noqa: BLE001  whatever else is raised here is told where it was asked for
         answer = {"failed": printable(f"{type(error).__name__}: {' '.join(str(error).split())}")}
     fresh = folder / f"{_ANSWER}.new"
     fresh.write_text(json.dumps(answer))
     fresh.replace(folder / _ANSWER)
+
+
+@contextmanager
+def refusing(refusal: Callable[[Exception], ModelError]) -> Iterator[None]:
+    """A framework's work on a model: what it raises within is answered with the error that this makes of it.
+
+    Our own errors, and lack of memory, are not the framework's refusal of the model, and stay what they are.
+    """
+    try:
+        yield
+    except (MidstreamError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  frameworks raise classes of their own bindings, all of them Exception
+        raise refusal(error) from None

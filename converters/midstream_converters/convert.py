@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import time
 from collections import deque
@@ -48,6 +49,8 @@ from midstream_converters.selection import Selection, select
 from midstream_converters.timing import time_layers
 from midstream_converters.weights import WeightStore
 
+_log = logging.getLogger("midstream.converters")
+
 Progress = Callable[[str, int, int], None]
 
 # Between this many of the most useful cuts there are slices for plans of three and more stages.
@@ -81,7 +84,7 @@ def convert(
         if cache is not None and (kept := cache.fetch(recipe, folder)):
             return kept
         manifest = _convert(prepare(given, options, progress), folder, options, recipe, progress)
-        if cache is not None:
+        if cache is not None and manifest.recipe:
             cache.keep(recipe, folder)
         return manifest
 
@@ -155,7 +158,8 @@ class _Work:
             self._add(head_name(proven.candidate.id), proven.halves.head)
             self._add(tail_name(proven.candidate.id), proven.halves.tail)
         whole = [cut for cut in kept if source.engine == "litert" and maps_whole(source.graph, cut.candidate.head)]
-        self._compile([proven.halves.head for proven in whole])
+        # What lacks a head is no finished work: the next conversion tries again.
+        recipe = recipe if self._compile([proven.halves.head for proven in whole]) else ""
         manifest = Manifest(
             name=opened.file.path.stem,
             model_format=opened.model_format,
@@ -265,18 +269,30 @@ class _Work:
             if (middle := part.result()) is not None:
                 self._add(middle_name(first.candidate.id, second.candidate.id), middle)
 
-    def _compile(self, heads: Sequence[Slice]) -> None:
-        """Heads as the Edge TPU runs them, beside the plain ones."""
+    def _compile(self, heads: Sequence[Slice]) -> bool:
+        """Heads as the Edge TPU runs them, beside the plain ones; a warning names one on which the compiler fails.
+
+        False where it did.
+        """
         compiler = find_compiler() if self._options.edgetpu and heads else None
         if compiler is None:
-            return
+            return True
+        failed = False
         for done, head in enumerate(heads):
             self._progress("compiling", done, len(heads))
-            compiled = compiler.compile(Program(head.record, head.content, self._weights_path))
+            try:
+                compiled = compiler.compile(Program(head.record, head.content, self._weights_path))
+            except ModelError as error:
+                _log.warning(
+                    "%s is not compiled for the Edge TPU and stays on the processor: %s", head.record.member, error
+                )
+                failed = True
+                continue
             if compiled is not None:
                 name = edgetpu_name(head.record.member.removesuffix(".tflite"))
                 record = SliceRecord(f"{name}.tflite", len(compiled), head.record.inputs, head.record.outputs)
                 self._add(name, Slice(record, compiled))
+        return not failed
 
     def _add(self, name: str, part: Slice) -> None:
         self._records[name] = part.record

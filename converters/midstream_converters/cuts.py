@@ -26,7 +26,11 @@ class Candidate:
 
 
 class Cutter:
-    """Makes candidates of a graph. ``layers`` are those that it needs, static ones apart."""
+    """Makes candidates of a graph. ``layers`` are those that it needs, static ones apart.
+
+    ``order`` is the running order, static layers apart, where what layers with hidden state need comes first, so that
+    most cuts have all of them in the head.
+    """
 
     def __init__(self, graph: ModelGraph) -> None:
         self.graph = graph
@@ -37,18 +41,21 @@ class Cutter:
             graph.producer[v] for v in graph.outputs if v in graph.producer and graph.nodes[graph.producer[v]].static
         ]
         self.layers = [index for index in self._dynamic if index in self._reach]
+        first = _reaching(graph, set(), self._stateful)
+        self.order = sorted(self._dynamic, key=lambda index: (index not in first, index))
 
     def candidates(self) -> list[Candidate]:
-        """Every cut between two layers of the running order, several crossing values included, shortest head first.
+        """Every cut between two layers of `order`, several crossing values included, shortest head first.
 
-        What layers with hidden state need comes first in this order, so that most cuts have all of them in the head.
         Left out are cuts at which a value cannot travel, at which nothing that depends on the input crosses, and those
         that would leave a layer with hidden state off the device.
         """
-        first = _reaching(self.graph, set(), self._stateful)
-        order = sorted(self._dynamic, key=lambda index: (index not in first, index))
-        made = (self.candidate(f"c{length}", order[:length]) for length in range(1, len(order)))
+        made = (self.after(length) for length in range(1, len(self.order)))
         return [candidate for candidate in made if candidate is not None]
+
+    def after(self, length: int) -> Candidate | None:
+        """The cut whose head runs so many layers of `order`; None where it cannot be made."""
+        return self.candidate(f"c{length}", self.order[:length])
 
     def candidate(self, cut_id: str, head: Sequence[int]) -> Candidate | None:
         """The cut whose head runs these layers, static ones apart; None where it cannot be made."""

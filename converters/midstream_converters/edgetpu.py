@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from midstream.engines import Program
 from midstream.errors import ModelError, printable
+from midstream.tensors import TensorSpec
 from midstream_converters.graph import ModelGraph
 
 COMPILER = "edgetpu_compiler"
@@ -91,7 +95,7 @@ class Compiler:
     def compile(self, program: Program) -> bytes | None:
         """The program compiled; None where a part of it would stay on the processor.
 
-        Raises ModelError where the compiler fails.
+        Raises ModelError where the compiler fails, or what it writes takes or gives other tensors.
         """
         from midstream.engines.litert import laid_out
         from midstream_converters.tflite.plain import with_weights_inside
@@ -99,39 +103,78 @@ class Compiler:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "slice.tflite"
             # The compiler is older than buffers behind the flatbuffer, and would see weights of no bytes.
-            source.write_bytes(with_weights_inside(laid_out(program)))
+            plain = with_weights_inside(laid_out(program))
+            source.write_bytes(plain)
             report = _run([self.path, "--show_operations", "--out_dir", folder, str(source)])
             compiled = source.with_name("slice_edgetpu.tflite")
             if not _TOTAL.search(report) or _LEFT.search(report) or not compiled.exists():
                 return None
             if compiled.stat().st_size > _MAX_COMPILED_BYTES:
                 raise ModelError(f"{COMPILER} makes more than {_MAX_COMPILED_BYTES} bytes of {program.record.member}")
-            return compiled.read_bytes()
+            made = compiled.read_bytes()
+            _check_ends(plain, made, f"what {COMPILER} makes of {program.record.member}")
+            return made
+
+
+def _check_ends(plain: bytes, compiled: bytes, name: str) -> None:
+    """Raise ModelError where a compiled model's inputs or outputs are of other types, sizes or scales."""
+    from midstream_converters.tflite.read import read_tflite
+
+    want, got = read_tflite(plain, "the head"), read_tflite(compiled, name)
+    for kind, wanted, given in (("input", want.inputs, got.inputs), ("output", want.outputs, got.outputs)):
+        if len(wanted) != len(given):
+            raise ModelError(f"{name} has {len(given)} {kind}s, and the head has {len(wanted)}")
+        for number, (spec, other) in enumerate(zip(wanted, given, strict=True)):
+            if replace(other, name=spec.name) != spec:
+                raise ModelError(f"{name} has {_said(other)} as {kind} {number}, and the head has {_said(spec)}")
+
+
+def _said(spec: TensorSpec) -> str:
+    quantised = "" if spec.scale is None else f" of scale {spec.scale:g} and zero point {spec.zero_point}"
+    return f"{spec.dtype.name}[{', '.join('?' if size is None else str(size) for size in spec.shape)}]{quantised}"
 
 
 def find_compiler() -> Compiler | None:
     """The compiler on PATH, None where there is none. Raises ModelError where it does not answer."""
     path = shutil.which(COMPILER)
-    return None if path is None else Compiler(path, _run([path, "--version"]).strip())
+    if path is None:
+        return None
+    try:
+        return Compiler(path, _run([path, "--version"]).strip())
+    except ModelError as error:
+        raise ModelError(f"{error}; convert without --edgetpu") from None
 
 
 def _run(command: list[str]) -> str:
     """What a run of the compiler says; both of its streams, as it uses them alike."""
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ModelError(f"{command[0]} cannot be run: {error}; convert without --edgetpu") from None
-    said = done.stdout.decode(errors="replace")
-    if done.returncode:
-        last = next((line for line in reversed(said.splitlines()) if line.strip()), "it says nothing")
-        raise ModelError(
-            f"{command[0]} fails with exit code {done.returncode}: {printable(last)}; convert without --edgetpu"
-        )
-    return said
+        with tempfile.TemporaryFile() as said:
+            # A session of its own: what the compiler starts itself ends with it.
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+            )
+            try:
+                process.wait(_SECONDS)
+            except BaseException:
+                _kill(process)
+                raise
+            said.seek(0)
+            report = said.read().decode(errors="replace")
+    except OSError as error:
+        raise ModelError(f"{command[0]} cannot be run: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"{command[0]} does not end within {_SECONDS:g} s and was stopped") from None
+    if process.returncode:
+        last = next((line for line in reversed(report.splitlines()) if line.strip()), "it says nothing")
+        raise ModelError(f"{command[0]} fails with exit code {process.returncode}: {printable(last)}")
+    return report
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End it and all that it has started."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()

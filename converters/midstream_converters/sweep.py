@@ -104,11 +104,10 @@ def best_heads(
     won: dict[tuple[int, ...], float] = defaultdict(float)
     problems = (network.problem, network.keeping_input())
     for solver in map(MinCut, problems):
-        for pair in pairs:
-            for line in pair.lines():
-                for best in solver.sweep(line, low, high):
-                    head = tuple(network.layers[number] for number in np.flatnonzero(best.head))
-                    won[head] += math.log(best.high / best.low) / math.log(high / low)
+        for found in solver.sweeps((line for pair in pairs for line in pair.lines()), low, high):
+            for best in found:
+                head = tuple(network.layers[number] for number in np.flatnonzero(best.head))
+                won[head] += math.log(best.high / best.low) / math.log(high / low)
         for head, share in _quickest_pace(solver, pairs, layers, sorted(narrow, key=len)).items():
             won[head] += share
     count = len(problems) * len(pairs) * _OBJECTIVES

@@ -14,7 +14,7 @@ from midstream_converters.apart import run_apart, serve
 WORK = """
 import os, signal, sys
 from midstream.errors import ModelError
-from midstream_converters.apart import serve
+from midstream_converters.apart import refusing, serve
 
 def work(folder, request):
     print("a lot on stdout")
@@ -22,6 +22,15 @@ def work(folder, request):
         raise ModelError("x.keras is not wanted; give another")
     if request["do"] == "fail":
         raise KeyError("\\x1b[31m name\\nof a layer")
+    if request["do"] == "lack":
+        raise MemoryError
+    with refusing(lambda error: ModelError(f"x.keras does not load: {error}")):
+        if request["do"] == "refuse there":
+            raise Exception("no such layer")
+        if request["do"] == "refuse within":
+            raise ModelError("x.keras has a layer too many")
+        if request["do"] == "lack there":
+            raise MemoryError
     if request["do"] == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if request["do"] == "end":
@@ -59,6 +68,10 @@ def test_it_answers_and_prints_nothing_here(work: Path, capfd: pytest.CaptureFix
     [
         ("refuse", "x.keras is not wanted; give another"),
         ("fail", r"x.keras: working failed: KeyError: '\x1b[31m name\nof a layer'; do something else"),
+        ("lack", "x.keras: working failed: it lacks memory; do something else"),
+        ("refuse there", "x.keras does not load: no such layer"),
+        ("refuse within", "x.keras has a layer too many"),
+        ("lack there", "x.keras: working failed: it lacks memory; do something else"),
         ("crash", "x.keras: working broke: SIGSEGV; do something else"),
         ("end", "x.keras: working broke: a lot on stdout; no memory; do something else"),
     ],

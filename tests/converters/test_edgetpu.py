@@ -6,6 +6,9 @@ A script stands where the compiler would be: neither the real one nor the hardwa
 from __future__ import annotations
 
 import os
+import re
+import select
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +21,19 @@ from midstream.manifest import EDGETPU_SUFFIX, WEIGHTS_FILE, edgetpu_name, head_
 from midstream_converters.convert import convert
 from midstream_converters.edgetpu import find_compiler
 from midstream_converters.opening import Options
+from midstream_converters.recipe import BundleCache
 from midstream_converters.tflite.schema import schema
 
 MODELS = Path(__file__).parents[1] / "models"
-# Says what the real one says (version 16.0), and "compiles" by marking the file; a slice with a softmax is split.
+# Says what the real one says (version 16.0), and "compiles" by marking the file; a slice with a softmax is split. Files
+# beside it say what else it does: which slices it fails on, whether it starts a process and waits for it.
 COMPILER = """#!/bin/sh
-echo "$@" >> "$(dirname "$0")/calls"
+here=$(dirname "$0")
+echo "$@" >> "$here/calls"
 [ "$1" = --version ] && { echo "Edge TPU Compiler version 16.0.384591198"; exit 0; }
-[ -e "$(dirname "$0")/fails" ] && { echo "Internal compiler error. Aborting!" >&2; exit 1; }
-left=$(cat "$(dirname "$0")/left" 2>/dev/null || echo 0)
+[ -e "$here/fails" ] && grep -q -f "$here/fails" "$4" && { echo "Internal compiler error. Aborting!" >&2; exit 1; }
+[ -e "$here/open" ] && { (echo started; exec sleep 60) > "$here/open" & wait; }
+left=$(cat "$here/left" 2>/dev/null || echo 0)
 echo "Model compiled successfully in 12 ms."
 echo "Number of Edge TPU subgraphs: 1"
 echo "Total number of operations: 3"
@@ -35,6 +42,7 @@ if [ "$left" != 0 ]; then
     echo "Number of operations that will run on Edge TPU: 2"
     echo "Number of operations that will run on CPU: $left"
 fi
+[ -e "$here/other" ] && { cat "$here/other" > "$3/slice_edgetpu.tflite"; exit; }
 { cat "$4"; printf compiled; } > "$3/slice_edgetpu.tflite"
 """
 
@@ -104,10 +112,96 @@ def test_what_would_stay_on_the_processor_is_not_kept(compiler: Path, tmp_path: 
     assert not any(name.endswith(EDGETPU_SUFFIX) for name in manifest.slices)
 
 
-def test_a_compiler_that_fails_is_one_clear_error(compiler: Path, tmp_path: Path) -> None:
-    (compiler / "fails").touch()
-    with pytest.raises(ModelError, match=r"fails with exit code 1: Internal compiler error. Aborting!; .*--edgetpu"):
-        convert(MODELS / "digits_int8.tflite", tmp_path / "bundle", Options(max_cuts=2, edgetpu=True))
+def test_a_head_on_which_the_compiler_fails_is_named_and_left_plain(
+    compiler: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (compiler / "fails").write_text("concat")
+    manifest = convert(MODELS / "digits_int8.tflite", tmp_path / "bundle", Options(max_cuts=3, edgetpu=True))
+    assert [cut.id for cut in manifest.cuts if cut.accelerators] == ["c1", "c12", "c19"]
+    assert [n for n in manifest.slices if n.endswith(EDGETPU_SUFFIX)] == ["c1.head.edgetpu", "c12.head.edgetpu"]
+    (record,) = (record for record in caplog.records if record.name == "midstream.converters")
+    assert record.levelname == "WARNING"
+    assert re.fullmatch(
+        r"c19\.head\.tflite is not compiled for the Edge TPU and stays on the processor: .*edgetpu_compiler fails with "
+        r"exit code 1: Internal compiler error. Aborting!",
+        record.getMessage(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (b"TFL3", r"what edgetpu_compiler makes of c1.head.tflite is not a whole TFLite model: it has 4 bytes"),
+        (
+            "digits_float32.tflite",
+            r"c1.head.tflite has float32\[1, 8, 8, 1\] as input 0, and the head has int8\[.* of scale",
+        ),
+        ("digits_two_halves.tflite", r"c1.head.tflite has 2 inputs, and the head has 1$"),
+        (
+            "digits_int8.tflite",
+            r"c1.head.tflite has int8\[1, 10\] of scale .* as output 0, and the head has int8\[1, 8, 8, 10\]",
+        ),
+    ],
+)
+def test_a_compiled_head_takes_and_gives_what_the_head_does(
+    compiler: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, other: str | bytes, said: str
+) -> None:
+    content = other if isinstance(other, bytes) else (MODELS / other).read_bytes()
+    (compiler / "other").write_bytes(content)
+    manifest = convert(MODELS / "digits_int8.tflite", tmp_path / "bundle", Options(max_cuts=2, edgetpu=True))
+    assert re.search(said, caplog.messages[0])
+    assert not any(name.endswith(EDGETPU_SUFFIX) for name in manifest.slices)
+
+
+def test_a_compiler_that_does_not_end_is_stopped_with_what_it_started(
+    compiler: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("midstream_converters.edgetpu._SECONDS", 1.0)
+    os.mkfifo(compiler / "open")
+    reader = os.open(compiler / "open", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        manifest = convert(MODELS / "digits_int8.tflite", tmp_path / "bundle", Options(max_cuts=1, edgetpu=True))
+        assert os.read(reader, 100) == b"started\n"
+        assert select.select([reader], [], [], 20)[0], "what the compiler has started goes on"
+        assert os.read(reader, 100) == b""
+    finally:
+        os.close(reader)
+    assert not any(name.endswith(EDGETPU_SUFFIX) for name in manifest.slices)
+    assert "edgetpu_compiler does not end within 1 s and was stopped" in caplog.text
+
+
+def test_an_interrupted_compiler_is_stopped(compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def interrupted(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        if timeout is None:
+            return wait(process)
+        started.append(process)
+        raise KeyboardInterrupt
+
+    wait = subprocess.Popen.wait
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        find_compiler()
+    assert started[0].returncode is not None
+
+
+def test_a_bundle_without_a_failed_head_is_not_taken_for_finished(compiler: Path, tmp_path: Path) -> None:
+    options, cache = Options(max_cuts=1, edgetpu=True), BundleCache(tmp_path / "cache")
+    (compiler / "fails").write_text("TFL3")
+    first = convert(MODELS / "digits_int8.tflite", tmp_path / "bundle", options, cache=cache)
+    assert not any(name.endswith(EDGETPU_SUFFIX) for name in first.slices)
+    (compiler / "fails").unlink()
+    second = convert(MODELS / "digits_int8.tflite", tmp_path / "bundle", options, cache=cache)
+    assert [name for name in second.slices if name.endswith(EDGETPU_SUFFIX)] == ["c19.head.edgetpu"]
+    assert not first.recipe
+    assert Bundle.open(tmp_path / "bundle").manifest == second
+
+
+def test_a_compiler_that_does_not_answer_is_one_clear_error(compiler: Path, tmp_path: Path) -> None:
+    (compiler / "edgetpu_compiler").write_text("#!/bin/sh\necho Exec format error; exit 1\n")
+    with pytest.raises(ModelError, match=r"fails with exit code 1: Exec format error; convert without --edgetpu"):
+        convert(MODELS / "digits_int8.tflite", tmp_path / "bundle", Options(max_cuts=1, edgetpu=True))
     assert not (tmp_path / "bundle").exists()
 
 

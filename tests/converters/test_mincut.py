@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midstream_converters.mincut import Carried, Head, Line, MinCut, Prices, Problem
+from midstream_converters.mincut import Carried, Head, Line, MinCut, Prices, Problem, joined
 
 LOW, HIGH = 1e-4, 10.0
 
@@ -120,6 +120,48 @@ def test_heads_shrink_as_the_link_gets_faster(case: tuple[Problem, Line]) -> Non
     for before, after in pairwise(found):
         assert np.all(after.head | ~before.head)
         assert after.head.sum() > before.head.sum()
+
+
+@settings(deadline=None, max_examples=200)
+@given(problems(), st.data())
+def test_joined_layers_are_on_one_side_of_the_smallest_minimum_cut(problem: Problem, data: st.DataObject) -> None:
+    whole = st.lists(st.integers(0, 30), min_size=len(problem.reply_bytes), max_size=len(problem.reply_bytes))
+    device, gateway = np.array(data.draw(whole), dtype=float), np.array(data.draw(whole), dtype=float)
+    prices = Prices(device, gateway, data.draw(st.integers(0, 3)), data.draw(st.integers(0, 3)))
+    costs = [(cost(problem, head, prices), head.sum(), head.tolist()) for head in heads(problem)]
+    (least, count, head), *others = sorted(costs)
+    if math.isfinite(least):
+        assert all(other[:2] > (least, count) for other in others)
+        for layer, last in enumerate(joined(problem, device >= gateway)):
+            assert head[layer] == head[last]
+
+
+def test_layers_are_joined_where_nothing_is_saved_between_them() -> None:
+    """x → 0 → 1 → 2 → 3, and 2 reads what 0 writes too: with it sent, 1 may as well run at the gateway."""
+    shrinking = values_of((None, (0,), 90), (0, (1, 2), 40), (1, (2,), 9), (2, (3,), 20))
+    problem = Problem((0, 0, 0, 8), shrinking, frozenset())
+    assert joined(problem, np.full(4, True)).tolist() == [0, 2, 2, 3]
+    assert joined(problem, np.array([True, False, True, True])).tolist() == [0, 1, 2, 3]
+    growing = values_of((None, (0,), 5), (0, (1, 2), 40), (1, (2,), 9))
+    assert joined(Problem((0, 0, 8), growing, frozenset()), np.full(3, True)).tolist() == [2, 2, 2]
+    assert joined(Problem((0, 7, 8), growing, frozenset()), np.full(3, True)).tolist() == [0, 1, 2]
+    assert joined(Problem((0, 0, 8), growing, frozenset({1})), np.full(3, True)).tolist() == [0, 1, 2]
+
+
+def values_of(*values: tuple[int | None, tuple[int, ...], float]) -> tuple[Carried, ...]:
+    return tuple(Carried(*value) for value in values)
+
+
+@settings(deadline=None, max_examples=50)
+@given(problems(), st.data())
+def test_sweeps_go_together_as_they_go_alone(problem: Problem, data: st.DataObject) -> None:
+    count = len(problem.reply_bytes)
+    several = [Line(times(data.draw, count), times(data.draw, count)) for _ in range(data.draw(st.integers(0, 4)))]
+    alone = [
+        [(best.head.tolist(), best.low, best.high) for best in MinCut(problem).sweep(x, LOW, HIGH)] for x in several
+    ]
+    found = MinCut(problem).sweeps(several, LOW, HIGH)
+    assert [[(best.head.tolist(), best.low, best.high) for best in sweep] for sweep in found] == alone
 
 
 def test_a_value_crosses_once_however_many_read_it() -> None:

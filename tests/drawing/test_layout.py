@@ -112,6 +112,15 @@ def test_constants_stand_before_what_takes_them() -> None:
     assert (ranks["constant"], ranks["reshaped"]) == (4, 5)
 
 
+def test_several_constants_for_one_node_stand_above_each_other() -> None:
+    graph = nx.path_graph(4, nx.DiGraph)
+    graph.add_nodes_from("abcde", static=True)
+    graph.add_edges_from((constant, 3) for constant in "abcde")
+    ranks = find_ranks(graph)
+    assert sorted(ranks[constant] for constant in "abcde") == [0, 0, 0, 1, 2]
+    check(graph)
+
+
 def test_one_tensor_is_one_trunk() -> None:
     graph = nx.path_graph(6, nx.DiGraph)
     graph.add_edges_from([(0, 3), (0, 5)])

@@ -65,13 +65,19 @@ def test_an_svg_names_every_layer_and_every_cut(halves: Bundle, tmp_path: Path) 
     assert any("logarithmic" in text for text in shown)
 
 
-@pytest.mark.parametrize("count", [1, 60, 800])
+@pytest.mark.parametrize("count", [1, 60, pytest.param(800, marks=pytest.mark.long)])
 def test_a_png_stays_within_bounds(count: int) -> None:
     graph, cuts = chain(count)
     width, height = png_size(picture.render(graph, cuts, "png", name="m", whole_ms=1.0))
     assert width <= 12_000 and height <= 12_000
     assert width * height <= 41_000_000
     assert width >= 900
+
+
+def test_a_large_svg_has_every_layer() -> None:
+    graph, cuts = chain(800)
+    shown = words(picture.render(graph, cuts, "svg", name="m", whole_ms=1.0))
+    assert shown.count("CONV_2D") == 800
 
 
 def test_every_cut_of_many_is_named() -> None:

@@ -58,6 +58,7 @@ def test_a_provider_that_does_not_start_is_no_silent_fallback(bundles: Path, mon
 
     def without_cuda(*arguments: object, providers: list[str], **named: object) -> ort.InferenceSession:
         assert providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        assert named.pop("provider_options") == [{"use_tf32": "0"}, {}]
         return created(*arguments, providers=providers[1:], **named)
 
     monkeypatch.setattr(ort, "InferenceSession", without_cuda)
@@ -82,7 +83,8 @@ def test_a_provider_that_raises_is_not_the_bundles_fault(bundles: Path, monkeypa
     """As TensorRT's does where its libraries are missing."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["TensorrtExecutionProvider", "CPUExecutionProvider"])
 
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*_: object, provider_options: list[dict[str, str]], **__: object) -> None:
+        assert provider_options == [{}, {"use_tf32": "0"}, {}]
         raise RuntimeError("Please install TensorRT libraries")
 
     monkeypatch.setattr(ort, "InferenceSession", refuse)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from midstream.errors import ModelError, printable
-from midstream_converters.apart import serve
+from midstream_converters.apart import refusing, serve
 from midstream_converters.keras.layers import custom_layers, lambda_layers, read_config
 from midstream_converters.onnx.numbering import renumber
 from midstream_converters.onnx.proto import all_nodes, onnx
@@ -69,10 +69,8 @@ def _export(model: Any, saved: Path, name: str, batch: int | None = None) -> dic
         return tf.TensorSpec((batch, *end.shape[1:]), end.dtype, end.name)
 
     options = {} if batch is None else {"input_signature": [keras.tree.map_structure(of_size, model.input)]}
-    try:
+    with refusing(lambda error: ModelError(f"{name} cannot be exported from Keras: {_first_line(error)}; {_EXPORT}")):
         model.export(str(saved), format="tf_saved_model", verbose=False, **options)
-    except Exception as error:  # noqa: BLE001  frameworks raise all kinds
-        raise ModelError(f"{name} cannot be exported from Keras: {_first_line(error)}; {_EXPORT}") from None
     outputs = [model.layers[-1].name] if type(model).__name__ == "Sequential" else getattr(model, "output_names", [])
     # The signature counts them; where names are not unique that has to do.
     names = (
@@ -92,14 +90,16 @@ def _load_keras(path: Path, kind: str, folder: Path, name: str) -> Any:
     # Keras goes by the name.
     link = folder / f"model.{kind}"
     link.symlink_to(path)
-    try:
-        return keras.saving.load_model(link, compile=False, safe_mode=True)
-    except Exception as error:  # noqa: BLE001  frameworks raise all kinds
+
+    def refusal(error: Exception) -> ModelError:
         if own := custom_layers(config):
-            raise ModelError(
+            return ModelError(
                 f"{name} has layers whose code is not in Keras ({', '.join(own)}), and is not here; {_EXPORT}"
-            ) from None
-        raise ModelError(f"Keras cannot load {name}: {_first_line(error)}; {_EXPORT}") from None
+            )
+        return ModelError(f"Keras cannot load {name}: {_first_line(error)}; {_EXPORT}")
+
+    with refusing(refusal):
+        return keras.saving.load_model(link, compile=False, safe_mode=True)
 
 
 def _config(path: Path, kind: str, name: str) -> Any:
@@ -148,10 +148,8 @@ def _signature(saved: Path, name: str) -> str:
 def _load_saved(saved: Path, name: str) -> Any:
     import tensorflow as tf
 
-    try:
+    with refusing(lambda error: ModelError(f"TensorFlow cannot load the SavedModel {name}: {_first_line(error)}")):
         return tf.saved_model.load(str(saved))
-    except Exception as error:  # noqa: BLE001  frameworks raise all kinds
-        raise ModelError(f"TensorFlow cannot load the SavedModel {name}: {_first_line(error)}") from None
 
 
 def _write_tflite(folder: Path, request: Mapping[str, Any], samples: StoredSamples | None) -> None:
@@ -169,10 +167,8 @@ def _write_tflite(folder: Path, request: Mapping[str, Any], samples: StoredSampl
         converter.target_spec.supported_ops.insert(0, tf.lite.OpsSet.TFLITE_BUILTINS_INT8)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = feed
-    try:
+    with refusing(lambda error: _refusal(str(error), request["name"])):
         made = bytes(converter.convert())
-    except Exception as error:  # noqa: BLE001  frameworks raise all kinds
-        raise _refusal(str(error), request["name"]) from None
     (folder / MADE).write_bytes(name_by_signature(made, request["outputs"]))
 
 
@@ -206,10 +202,10 @@ def _write_onnx(folder: Path, request: Mapping[str, Any]) -> None:
         answer = function(**{spec.name: value for spec, value in zip(specs, values, strict=True)})
         return {outputs.get(key, key): value for key, value in answer.items()}
 
-    try:
+    with refusing(
+        lambda error: ModelError(f"tf2onnx cannot make ONNX of {name}: {_first_line(error)}; try --to tflite")
+    ):
         model, _ = tf2onnx.convert.from_function(tf.function(call, autograph=False), specs, opset=_ONNX_OPSET)
-    except Exception as error:  # noqa: BLE001  frameworks raise all kinds
-        raise ModelError(f"tf2onnx cannot make ONNX of {name}: {_first_line(error)}; try --to tflite") from None
     # It hands on what it does not know.
     if unknown := sorted({node.op_type for node in all_nodes(model.graph) if not node.domain and not _known(node)}):
         raise ModelError(

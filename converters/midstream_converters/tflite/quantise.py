@@ -14,7 +14,7 @@ from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from ai_edge_quantizer.qtyping import TFLOperationName
 
 from midstream.errors import ModelError, printable
-from midstream_converters.apart import serve
+from midstream_converters.apart import refusing, serve
 from midstream_converters.stored import StoredSamples
 from midstream_converters.tflite.ends import name_by_position, with_signature
 
@@ -25,14 +25,16 @@ def main(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     """Do what is asked for; the model goes to the file ``made``."""
     inputs, outputs = request["inputs"], request["outputs"]
     content = with_signature((folder / "float").read_bytes(), _KEY, inputs, outputs)
-    try:
-        made = _int8(content, StoredSamples(folder / "samples", tuple(inputs)))
-    except Exception as error:  # noqa: BLE001  frameworks raise all kinds
+
+    def refusal(error: Exception) -> ModelError:
         reason = printable(" ".join(str(error).split()), 300)
-        raise ModelError(
+        return ModelError(
             f"{request['name']} cannot be quantised as a finished TFLite file: {reason}; give the Keras model or "
             "SavedModel that it was made of"
-        ) from None
+        )
+
+    with refusing(refusal):
+        made = _int8(content, StoredSamples(folder / "samples", tuple(inputs)))
     (folder / "made").write_bytes(name_by_position(made, inputs, outputs))
     return {}
 

@@ -58,10 +58,16 @@ def layers_by_differences(source: Source, engine: Engine, weights_path: Path, sa
 def spread_by_work(graph: ModelGraph) -> list[Candidate]:
     """Some cuts between which there is about the same work; each head holds those before it."""
     work = np.array([0.0 if node.static else node.macs + graph.written_bytes(node) for node in graph.nodes])
-    chain = Cutter(graph).candidates()
-    done = np.array([work[list(cut.head)].sum() for cut in chain])
-    wanted = np.linspace(0.0, work.sum(), MAX_CUTS + 2)[1:-1]
-    return [chain[index] for index in sorted({int(np.argmin(np.abs(done - goal))) for goal in wanted})] if chain else []
+    cutter = Cutter(graph)
+    done = np.cumsum(work[cutter.order])[:-1]
+    made: dict[int, Candidate | None] = {}
+    for goal in np.linspace(0.0, work.sum(), MAX_CUTS + 2)[1:-1]:
+        for place in np.argsort(np.abs(done - goal), kind="stable").tolist():
+            if place not in made:
+                made[place] = cutter.after(place + 1)
+            if made[place] is not None:
+                break
+    return [cut for _, cut in sorted(made.items()) if cut is not None]
 
 
 def prefixes(heads: Floats, tails: Floats, whole: float, payload: Floats) -> Floats:

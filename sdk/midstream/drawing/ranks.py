@@ -30,8 +30,9 @@ class Link:
 def find_ranks(graph: nx.DiGraph) -> dict[Hashable, int]:
     """The row of every node, from 0 without a row left out, so that every edge leads to a later row.
 
-    Nodes stand as early as possible, but constants and side inputs right before what takes them, and no row holds more
-    than about 1.5·√nodes of them. Raises ValueError where the graph has a cycle.
+    Nodes stand as early as possible, but constants and side inputs right before what takes them, several ``static``
+    ones for the same node above each other, and no row holds more than about 1.5·√nodes of them. Raises ValueError
+    where the graph has a cycle.
     """
     if not nx.is_directed_acyclic_graph(graph):
         raise ValueError("a graph with a cycle has no order to draw it in")
@@ -59,9 +60,14 @@ def _as_late_as_useful(graph: nx.DiGraph, order: Sequence[Hashable]) -> dict[Has
         early[node] = max((early[other] + 1 for other in before), default=0)
         loose[node] = all(loose[other] and graph.out_degree(other) == 1 for other in before)
     late = dict(early)
+    beside: Counter[Hashable] = Counter()
     for node in reversed(order):
         if loose[node] and graph.out_degree(node):
-            late[node] = min(late[after] for after in graph.successors(node)) - 1
+            first = min(graph.successors(node), key=lambda after: late[after])
+            late[node] = late[first] - 1
+            if graph.nodes[node].get("static") and not graph.in_degree(node):
+                late[node] = max(0, late[node] - beside[first])
+                beside[first] += 1
     return late
 
 

@@ -36,6 +36,8 @@ _PROVIDERS: Mapping[Accelerator, tuple[str, ...]] = {
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
+# CUDA rounds the factors of float32 products to TF32's 10 bits where it may.
+_PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 _REMEDIES: Mapping[Accelerator, str] = {
     "cuda": "install onnxruntime-gpu in place of onnxruntime, on a Jetson NVIDIA's own wheel",
     "tensorrt": "install TensorRT, and onnxruntime-gpu in place of onnxruntime, on a Jetson NVIDIA's own wheel",
@@ -200,6 +202,7 @@ def _open(
             program.content,
             options,
             providers=list(providers),
+            provider_options=[dict(_PROVIDER_OPTIONS.get(provider, {})) for provider in providers],
             enable_fallback=0,
             disabled_optimizers=list(program.record.without),
         )

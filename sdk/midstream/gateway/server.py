@@ -22,7 +22,7 @@ from midstream.communication.presence import MAX_BUNDLES, Presence, encode_withi
 from midstream.communication.transport import Message, MqttTransport
 from midstream.communication.wire import REQUEST_ID_BYTES, Limits, Reply, Request, Status, decode_request, encode_reply
 from midstream.engines import Accelerator
-from midstream.errors import BundleError, CodecError, InputError, MidstreamError, PeerError, WireError
+from midstream.errors import AcceleratorError, BundleError, CodecError, InputError, MidstreamError, PeerError, WireError
 from midstream.gateway.served import ServedBundle
 from midstream.tensors import check_tensors
 
@@ -50,9 +50,9 @@ class Gateway:
     """Serves the tails of bundles. ``with Gateway(bundles=[path], broker=url) as gateway: gateway.serve()``.
 
     ``workers`` requests run at once, each with one engine thread and its own copy of the slices in use; the default is
-    one for each core. ``accelerator`` is what runs them. Raises BundleError on a damaged bundle, AcceleratorError where
-    the accelerator is not there, and InputError on a wrong broker URL, all at once; a broker that is not up yet is
-    waited for.
+    one for each core. ``accelerator`` is what runs them, "edgetpu" never, as only heads are compiled for it. Raises
+    BundleError on a damaged bundle, AcceleratorError where the accelerator cannot be used, and InputError on a wrong
+    broker URL, all at once; a broker that is not up yet is waited for.
     """
 
     def __init__(
@@ -65,6 +65,11 @@ class Gateway:
         accelerator: Accelerator = "cpu",
     ) -> None:
         self.gateway_id = topics.check_id(gateway_id or f"gw-{uuid.uuid4().hex[:12]}")
+        if accelerator == "edgetpu":
+            raise AcceleratorError(
+                "a gateway runs tails, and only heads are compiled for the Edge TPU: run the gateway on cpu, or ONNX "
+                "bundles on cuda or tensorrt, and give edgetpu to the device, midstream run --accelerator edgetpu"
+            )
         self._workers = max(1, workers or os.cpu_count() or 1)
         served = [ServedBundle(path, self._workers, accelerator) for path in bundles]
         if not served:
