@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 
@@ -57,6 +58,7 @@ class Subject:
     counts: Callable[[Tensors], bool]
 
     def options(self) -> Options:
+        """What one would tell ``midstream convert``."""
         return Options(semantics=dict([parse_semantics(self.semantics)]), shapes=self.shapes, values=self.values)
 
 
@@ -101,6 +103,7 @@ class Row:
 
     @property
     def smaller(self) -> float:
+        """How many times."""
         return self.raw_bytes / self.payload_bytes
 
 
@@ -278,7 +281,7 @@ def speed() -> list[list[str]]:
                 marks.append(time.perf_counter())
                 decode(codec, encoded, specs[cut], {}, 1 << 30)
                 marks.append(time.perf_counter())
-                times.append(tuple((b - a) * 1e6 / megabytes for a, b in zip(marks, marks[1:], strict=False)))  # type: ignore[arg-type]
+                times.append(tuple((b - a) * 1e6 / megabytes for a, b in pairwise(marks)))  # type: ignore[arg-type]
             copy, there, back = (median(column) for column in zip(*times, strict=True))
             size = sum(len(each.data) for each in encoded) / megabytes / 1e6
             rows.append(
@@ -326,7 +329,8 @@ def _page(rows: Sequence[Row], predicted: Sequence[Sequence[str]], fast: Sequenc
         return table(
             "model|crosses| floor|codec| raw bytes| bytes| smaller| agreement when calibrated| on test inputs",
             [
-                [row.model, row.place, f"{row.floor:g}", row.codec, f"{row.raw_bytes:,.0f}", f"{row.payload_bytes:,.0f}",
+                [row.model, row.place, f"{row.floor:g}", row.codec, f"{row.raw_bytes:,.0f}",
+                 f"{row.payload_bytes:,.0f}",
                  f"{row.smaller:.1f} ×", f"{row.calibrated:.4f}", f"{row.agreement:.4f}"]
                 for row in chosen
             ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 import time
 import warnings
 import zlib
@@ -8,20 +9,30 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from midstream.communication.codecs import PICTURE_RUNGS, SOUND_RUNGS, TENSOR_RUNGS, decode, encode, find_codec
+from midstream.communication.codecs import (
+    ALL_RUNGS,
+    PICTURE_RUNGS,
+    SOUND_RUNGS,
+    TENSOR_RUNGS,
+    codes,
+    decode,
+    encode,
+    find_codec,
+)
 from midstream.communication.wire import DTYPES, EncodedTensor, Reply, Status, decode_reply, encode_reply
 from midstream.errors import CodecError
 from midstream.inputs import AudioInput, Colour, ImageInput, Layout, Semantics, from_pixels, to_pixels
+from midstream.ladder import ENTROPIES, Basis, Entropy, Settings
 from midstream.tensors import Tensor, TensorSpec
 
 PLENTY = 1 << 20
 FLOAT32 = np.dtype(np.float32)
-RUNGS = (*TENSOR_RUNGS, *PICTURE_RUNGS, *SOUND_RUNGS)
-LOSSLESS = [name for name in RUNGS if find_codec(name).lossless]
+LOSSLESS = [name for name in ALL_RUNGS if find_codec(name).lossless]
 
 
 def spec_of(name: str, tensor: Tensor) -> TensorSpec:
@@ -214,7 +225,7 @@ def test_tensors_beside_a_picture_travel_lossless() -> None:
 
 def test_codecs_say_what_they_are() -> None:
     assert LOSSLESS == ["raw", "lossless", "png", "webp101"]
-    taken = {name: find_codec(name).takes for name in RUNGS}
+    taken = {name: find_codec(name).takes for name in ALL_RUNGS}
     assert {name for name, takes in taken.items() if takes == "pictures"} == set(PICTURE_RUNGS)
     assert {name for name, takes in taken.items() if takes == "sounds"} == set(SOUND_RUNGS)
     assert find_codec("step0.25").setting == 0.25
@@ -423,7 +434,7 @@ def test_a_truncated_picture_is_refused(end: int) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.sampled_from(RUNGS),
+    st.sampled_from(ALL_RUNGS),
     st.sampled_from([b"", b"\0", b"\1", DEFLATED, b"\xff\xd8", jpeg(picture(2, 1))]),
     st.binary(max_size=60),
     st.sampled_from([b"", b"\xff\xd9"]),
@@ -457,3 +468,278 @@ def test_flipped_bits_raise_codec_errors_only(codec: str, flips: list[tuple[int,
     except CodecError:
         return
     assert found.shape == frame.shape
+
+
+HARD: dict[str, Tensor] = {
+    "empty": np.empty((0, 3), np.float32),
+    "scalar": np.array(3.25, np.float32),
+    "zero": np.zeros((1, 8, 8, 4), np.float32),
+    "minus zero": np.full((1, 4), -0.0, np.float32),
+    "constant": np.full((1, 8, 8, 4), 0.7, np.float32),
+    "denormal": np.full((1, 64), 1e-42, np.float32),
+    "nan": np.where(np.arange(64) == 7, np.nan, np.arange(64)).astype(np.float32),
+    "infinite": np.where(np.arange(64) == 7, np.inf, np.arange(64)).astype(np.float32),
+    "huge": np.linspace(-3e38, 3e38, 64, dtype=np.float32),
+    "largest": np.full(4, np.finfo(np.float32).max, np.float32),
+    "outlier": np.where(np.arange(4096) == 9, 1e6, np.random.default_rng(0).standard_normal(4096)).astype(np.float32),
+    "half": np.linspace(-5, 5, 60, dtype=np.float16).reshape(1, 5, 12),
+    "half nan": np.array([1, np.nan, -np.inf], np.float16),
+    "double": np.linspace(0, 1, 60),
+    "int8": np.arange(-128, 128, dtype=np.int8),
+    "int16": np.arange(-3000, 3000, dtype=np.int16),
+    "bool": np.arange(99) % 3 == 0,
+}
+BASIS = Basis(-1, np.array([0.5, 0, 0, 1], np.float32), np.eye(4, dtype=np.float32))
+
+
+@pytest.mark.parametrize("entropy", ENTROPIES)
+@pytest.mark.parametrize("codec", TENSOR_RUNGS)
+@pytest.mark.parametrize("name", HARD)
+def test_hard_tensors_come_back_exact_or_within_their_step(codec: str, name: str, entropy: Entropy) -> None:
+    tensor = HARD[name]
+    settings = Settings(entropy, bases={"x": BASIS}, last_first=frozenset({"x"}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoded = encode(codec, {"x": tensor}, {}, settings)
+        found = decode(codec, encoded, [spec_of("x", tensor)], {}, PLENTY, settings.bases)["x"]
+    if not codes(codec, encoded):
+        assert_bits(found, np.ascontiguousarray(tensor).reshape(tensor.shape))
+        return
+    assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape)
+    assert np.isfinite(found).all()
+    assert tensor.dtype in (np.float32, np.float16)
+    wanted = tensor.astype(np.float64)
+    sigma = float(np.sqrt(np.mean(wanted**2)))
+    step = {"f16": 1e-3, "bf16": 8e-3}.get(codec)
+    if step is not None:
+        assert np.all(np.abs(found - wanted) <= np.abs(wanted) * step + 6e-8)
+    else:
+        finest = float(np.ptp(np.append(wanted, 0))) / (255 if codec == "int8" else 32_767)
+        width = max(find_codec(codec).setting * sigma, finest)
+        # Half precision rounds once more.
+        slack = 1e-3 * np.abs(wanted) if tensor.dtype == np.float16 else 1e-6 * np.abs(wanted)
+        assert np.all(np.abs(found - wanted) <= width * (1 if codec.startswith("klt") else 0.5001) + slack)
+    if codec not in ("f16", "bf16") and not codec.startswith("klt"):
+        assert not np.any(found[wanted == 0])
+
+
+def test_what_a_few_outliers_would_wipe_out_travels_exact() -> None:
+    outlier = HARD["outlier"]
+    for codec in ("int8", "step0.5", "step4"):
+        assert not codes(codec, encode(codec, {"x": outlier}, {}))
+    gentle = np.random.default_rng(0).standard_normal(4096).astype(np.float32)
+    assert codes("int8", encode("int8", {"x": gentle}, {}))
+    assert codes("step2", encode("step2", {"x": gentle}, {}, Settings(kept={"x": 0.02})))
+    assert not codes("step2", encode("step2", {"x": gentle}, {}, Settings(kept={"x": 0.5})))
+
+
+def test_the_largest_value_is_kept() -> None:
+    tensor = np.random.default_rng(1).standard_normal(10_000).astype(np.float32) ** 3
+    for codec in ("int8", "step0.5", "step0.03"):
+        found = round_trip(codec, tensor)
+        step = max(find_codec(codec).setting * float(np.sqrt(np.mean(tensor**2))), float(np.ptp(tensor)) / 255)
+        assert abs(found.max() - tensor.max()) <= step / 2 * 1.0001
+        assert abs(found.min() - tensor.min()) <= step / 2 * 1.0001
+
+
+def test_rungs_are_smaller_the_bolder_they_are() -> None:
+    rng = np.random.default_rng(2)
+    mixed = rng.standard_normal((1, 30, 30, 4)) @ rng.standard_normal((4, 4))
+    tensor = np.maximum(mixed, 0).astype(np.float32)
+    sizes = {
+        codec: len(encode(codec, {"x": tensor}, {}, Settings(bases={"x": BASIS}))[0].data) for codec in TENSOR_RUNGS
+    }
+    for family in ("step", "klt"):
+        found = [size for codec, size in sizes.items() if codec.startswith(family)]
+        assert found == sorted(found, reverse=True)
+    assert sizes["raw"] >= sizes["lossless"] > sizes["f16"] > sizes["int8"] > sizes["step0.5"]
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_a_basis_puts_the_channels_back_where_they_were(axis: int) -> None:
+    rng = np.random.default_rng(3)
+    vectors, _ = np.linalg.qr(rng.standard_normal((5, 5)))
+    basis = Basis(axis, rng.standard_normal(5).astype(np.float32), vectors.astype(np.float32))
+    shape = (2, 5, 3, 4) if axis == 1 else (2, 3, 4, 5)
+    tensor = rng.standard_normal(shape).astype(np.float32)
+    settings = Settings(bases={"x": basis})
+    encoded = encode("klt0.001", {"x": tensor}, {}, settings)
+    assert codes("klt0.001", encoded)
+    found = decode("klt0.001", encoded, [spec_of("x", tensor)], {}, PLENTY, settings.bases)["x"]
+    assert np.abs(found - tensor).max() < 0.01
+
+
+def test_another_basis_is_refused() -> None:
+    tensor = np.random.default_rng(4).standard_normal((1, 9, 4)).astype(np.float32)
+    encoded = encode("klt0.25", {"x": tensor}, {}, Settings(bases={"x": BASIS}))
+    for bases in ({}, {"x": replace(BASIS, mean=BASIS.mean + 1)}, {"x": replace(BASIS, axis=1)}):
+        with pytest.raises(CodecError, match="a basis that this bundle does not hold"):
+            decode("klt0.25", encoded, [spec_of("x", tensor)], {}, PLENTY, bases)
+
+
+@pytest.mark.parametrize("codec", ["f16", "bf16", "int8", "step0.25", "klt0.25", "lossless"])
+@pytest.mark.parametrize("entropy", ENTROPIES)
+def test_damage_is_refused_or_gives_finite_values_of_the_right_shape(codec: str, entropy: Entropy) -> None:
+    rng = np.random.default_rng(5)
+    tensor = np.maximum(rng.standard_normal((1, 9, 9, 4)), 0).astype(np.float32)
+    settings = Settings(entropy, bases={"x": BASIS})
+    data = bytes(encode(codec, {"x": tensor}, {}, settings)[0].data)
+    for cut in (*range(min(24, len(data))), len(data) - 1):
+        with pytest.raises(CodecError):
+            decode(codec, [EncodedTensor(tensor.shape, FLOAT32, data[:cut])], [spec_of("x", tensor)], {}, PLENTY,
+                   settings.bases)  # fmt: skip
+    with pytest.raises(CodecError):
+        decode(codec, [EncodedTensor(tensor.shape, FLOAT32, data + b"\0")], [spec_of("x", tensor)], {}, PLENTY,
+               settings.bases)  # fmt: skip
+    for _ in range(200):
+        damaged = bytearray(data)
+        for place in rng.integers(0, len(data), 3):
+            damaged[place] = int(rng.integers(0, 256))
+        try:
+            found = decode(codec, [EncodedTensor(tensor.shape, FLOAT32, bytes(damaged))], [spec_of("x", tensor)], {},
+                           PLENTY, settings.bases)["x"]  # fmt: skip
+        except CodecError:
+            continue
+        assert found.shape == tensor.shape
+
+
+def zstd_bomb(size: int) -> bytes:
+    return zstandard.ZstdCompressor(level=19).compress(bytes(size))
+
+
+@pytest.mark.parametrize("codec", ["lossless", "f16", "int8", "klt0.25"])
+def test_a_zstd_bomb_is_refused_before_it_opens(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = {"int8": struct.pack("<fBH", 1.0, 1, 0), "klt0.25": BASIS.digest + struct.pack("<fBI", 1.0, 1, 4)}
+    form = bytes([2 if codec == "lossless" else 0x12])
+    hostile = form + header.get(codec, b"") + zstd_bomb(1 << 28)
+    monkeypatch.setattr(zstandard, "ZstdDecompressor", lambda *_: pytest.fail("it was opened"))
+    spec = TensorSpec("x", FLOAT32, (2, 4))
+    with pytest.raises(CodecError, match=r"came as 268435456 bytes of zstd, needed exactly"):
+        decode(codec, [EncodedTensor((2, 4), FLOAT32, hostile)], [spec], {}, PLENTY, {"x": BASIS})
+
+
+def test_a_zstd_frame_that_does_not_say_how_much_it_holds_is_refused() -> None:
+    packed = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(24))
+    with pytest.raises(CodecError, match="of zstd, needed exactly 24"):
+        decode("lossless", [EncodedTensor((2, 3), FLOAT32, b"\2" + packed)], [SPEC], {}, PLENTY)
+
+
+def test_without_zstd_zlib_serves_and_what_came_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = np.zeros((64, 3), np.float32)
+    packed = encode("lossless", {"x": tensor}, {}, Settings("zstd"))
+    assert packed[0].data[0] == 2
+    monkeypatch.setattr("midstream.communication.codecs.entropy.find_spec", lambda _: None)
+    plain = encode("lossless", {"x": tensor}, {}, Settings("zstd"))
+    assert plain[0].data[0] == 1
+    assert_bits(decode("lossless", plain, [SPEC], {}, PLENTY)["x"], tensor)
+    with pytest.raises(CodecError, match=r"which is not installed here: pip install 'midstream\[zstd\]'"):
+        decode("lossless", packed, [SPEC], {}, PLENTY)
+
+
+@pytest.mark.parametrize("colour", ["RGB", "BGR", "GREY"])
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("codec", ["png", "webp101"])
+def test_lossless_pictures_come_back_bit_for_bit(codec: str, layout: Layout, colour: Colour) -> None:
+    semantics = ImageInput(
+        layout, colour, (1 / 58.395, 1 / 57.12, 1 / 57.375)[: 1 if colour == "GREY" else 3], (123.7,)
+    )
+    pixels = np.random.default_rng(6).integers(0, 256, (20, 30, semantics.channels), np.uint8)
+    for dtype in (np.float32, np.uint8, np.int8):
+        shape = (1, 20, 30, semantics.channels) if layout == "NHWC" else (1, semantics.channels, 20, 30)
+        tensor = from_pixels(pixels, TensorSpec("x", np.dtype(dtype), shape), semantics)
+        encoded = encode(codec, {"x": tensor}, {"x": semantics})
+        assert codes(codec, encoded)
+        assert_bits(decode(codec, encoded, [spec_of("x", tensor)], {"x": semantics}, PLENTY)["x"], tensor)
+
+
+def test_a_tensor_that_is_more_than_its_pixels_is_not_rounded() -> None:
+    semantics = ImageInput("NHWC", "RGB", (1 / 255,))
+    tensor = np.random.default_rng(7).random((1, 8, 8, 3), np.float32)
+    for codec in ("png", "webp101"):
+        assert not codes(codec, encode(codec, {"x": tensor}, {"x": semantics}))
+        assert_bits(round_trip(codec, tensor, semantics), tensor)
+
+
+@pytest.mark.parametrize(("codec", "kind", "options"), [
+    ("png", ".png", []), ("webp75", ".webp", [cv2.IMWRITE_WEBP_QUALITY, 75]),
+])  # fmt: skip
+def test_pictures_of_another_kind_or_size_are_refused(codec: str, kind: str, options: list[int]) -> None:
+    def decoded(data: bytes, shape: tuple[int, ...] = (1, 48, 80, 3)) -> Tensor:
+        return decode(codec, [EncodedTensor(shape, FRAME.dtype, b"\x10" + data)], [FRAME], RGB, 1 << 40)["x"]
+
+    done, array = cv2.imencode(kind, picture(), options)
+    assert done
+    data = array.tobytes()
+    assert decoded(data).shape == (1, 48, 80, 3)
+    for hostile in (data[:-1], data + b"\0", data[:40], jpeg(picture()), b"", b"RIFF" + data[4:20]):
+        with pytest.raises(CodecError, match="needed height, width|damaged|cannot be decoded"):
+            decoded(hostile)
+    with pytest.raises(CodecError, match=r"of \[48, 80, 3\]; needed .* \[47, 80, 3\]"):
+        decoded(data, (1, 47, 80, 3))
+
+
+def test_a_png_with_more_than_the_picture_is_refused() -> None:
+    done, array = cv2.imencode(".png", picture())
+    assert done
+    data = array.tobytes()
+    text = b"zTXtComment\0\0" + zlib.compress(bytes(1 << 20))
+    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    with pytest.raises(CodecError, match="is not a PNG of 8 bits, grey or RGB, not interlaced, of IHDR"):
+        decode("png", [EncodedTensor((1, 48, 80, 3), FRAME.dtype, b"\x10" + data[:33] + chunk + data[33:])], [FRAME], RGB,
+               PLENTY)  # fmt: skip
+
+
+SOUND = {"x": AudioInput(16_000)}
+
+
+def tone(count: int = 4000) -> NDArray[np.float32]:
+    return (0.5 * np.sin(np.arange(count) * 0.1)).astype(np.float32).reshape(1, count)
+
+
+@pytest.mark.parametrize(("codec", "most", "smaller"), [
+    ("pcm16", 2e-5, 1.9), ("flac", 2e-5, 3), ("opus64", 0.05, 5), ("opus24", 0.1, 5),
+])  # fmt: skip
+def test_sounds_come_back_nearly(codec: str, most: float, smaller: float) -> None:
+    sound = tone()
+    encoded = encode(codec, {"x": sound}, SOUND)
+    assert codes(codec, encoded)
+    assert sound.nbytes / len(encoded[0].data) > smaller
+    found = decode(codec, encoded, [spec_of("x", sound)], SOUND, PLENTY)["x"]
+    assert np.abs(found - sound)[:, 400:-400].max() < most
+
+
+@pytest.mark.parametrize("codec", SOUND_RUNGS)
+def test_sounds_that_the_format_cannot_hold_travel_exact(codec: str) -> None:
+    for value in (1.5, np.nan, np.inf):
+        sound = tone()
+        sound[0, 7] = value
+        assert not codes(codec, encode(codec, {"x": sound}, SOUND))
+        encoded = encode(codec, {"x": sound}, SOUND)
+        assert_bits(decode(codec, encoded, [spec_of("x", sound)], SOUND, PLENTY)["x"], sound)
+    assert not codes(codec, encode(codec, {"x": tone().reshape(2, 2000)}, SOUND))
+    assert not codes(codec, encode(codec, {"x": tone()}, {}))
+
+
+@pytest.mark.parametrize("codec", SOUND_RUNGS)
+def test_damaged_sounds_are_refused(codec: str) -> None:
+    sound = tone()
+    data = bytes(encode(codec, {"x": sound}, SOUND)[0].data)
+
+    def decoded(data: bytes, count: int = 4000, rate: int = 16_000) -> Tensor:
+        spec = TensorSpec("x", FLOAT32, (1, count))
+        return decode(codec, [EncodedTensor((1, count), FLOAT32, data)], [spec], {"x": AudioInput(rate)}, 1 << 40)["x"]
+
+    for hostile in (data[:1], data[: len(data) // 2], b"\x10RIFF" + data[5:], b"\x11" + data[1:]):
+        with pytest.raises(CodecError, match="'x'"):
+            decoded(hostile)
+    with pytest.raises(CodecError, match="'x'"):
+        decoded(data, count=3999)
+    with pytest.raises(CodecError, match="'x'"):
+        decoded(data, count=1 << 30)
+    if codec != "pcm16":
+        with pytest.raises(CodecError, match="at 16000 Hz, needed 4000 of 1 at 48000 Hz"):
+            decoded(data, rate=48_000)
+
+
+def test_opus_is_for_its_own_rates() -> None:
+    assert not codes("opus24", encode("opus24", {"x": tone()}, {"x": AudioInput(22_050)}))

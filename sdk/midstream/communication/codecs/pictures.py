@@ -22,7 +22,8 @@ _START_OF_IMAGE, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
 _BASELINE_FRAME, _START_OF_SCAN = 0xC0, 0xDA
 _SCAN_MARKER = bytes([0xFF, _START_OF_SCAN])
 _HEADER_SEGMENTS = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}
-_PNG_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_HEAD = _PNG_SIGNATURE + b"\0\0\0\rIHDR"
 _PNG_LEVEL = 1
 # Bit depth 8; grey or RGB; deflate, adaptive filters, not interlaced.
 _PNG_COLOURS = {b"\x08\0\0\0\0": 1, b"\x08\x02\0\0\0": 3}
@@ -131,8 +132,18 @@ def _jpeg_shape(data: bytes) -> Shape | None:
 
 
 def _png_shape(data: bytes) -> Shape | None:
-    """From the header; None unless it is a PNG of 8 bits, grey or RGB, not interlaced."""
+    """From the header; None unless it is a PNG of 8 bits, grey or RGB, not interlaced, without optional chunks.
+
+    Those may hold more than the picture does, such as compressed text and colour profiles.
+    """
     if not data.startswith(_PNG_HEAD) or data[24:29] not in _PNG_COLOURS:
+        return None
+    at = len(_PNG_SIGNATURE)
+    while (kind := data[at + 4 : at + 8]) != b"IEND":
+        if kind not in (b"IHDR", b"IDAT"):
+            return None
+        at += 12 + int.from_bytes(data[at : at + 4])
+    if at + 12 != len(data):
         return None
     width, height = struct.unpack(">II", data[16:24])
     return height, width, _PNG_COLOURS[data[24:29]]
@@ -155,6 +166,6 @@ def _webp_shape(data: bytes) -> Shape | None:
 
 _READERS: dict[str, tuple[Callable[[bytes], Shape | None], str]] = {
     "jpeg": (_jpeg_shape, "a baseline JPEG of one scan"),
-    "png": (_png_shape, "a PNG of 8 bits, grey or RGB, not interlaced"),
+    "png": (_png_shape, "a PNG of 8 bits, grey or RGB, not interlaced, of IHDR, IDAT and IEND alone"),
     "webp": (_webp_shape, "a WebP of one plain picture"),
 }
