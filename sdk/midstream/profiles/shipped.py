@@ -29,7 +29,7 @@ def load_profile(name_or_path: str) -> Profile:
     if name_or_path.endswith(".toml") or os.sep in name_or_path:
         path = Path(name_or_path)
         try:
-            text = str(read_at_most(path, MAX_PROFILE_BYTES), "utf-8")
+            text = str(read_at_most(path, MAX_PROFILE_BYTES), "utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise ProfileError(f"cannot read profile {name_or_path}: {why}") from None
