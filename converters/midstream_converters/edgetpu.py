@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -12,12 +14,14 @@ from pathlib import Path
 
 from midstream.engines import Program
 from midstream.errors import ModelError, printable
+from midstream.files import regular_file
 from midstream_converters.graph import ModelGraph
 
 COMPILER = "edgetpu_compiler"
 # The compiler gives up by itself after 180 s.
 _SECONDS = 240.0
 _MAX_COMPILED_BYTES = 256 << 20
+_MAX_REPORT_BYTES = 1 << 20
 # Table 1 of "TensorFlow models on the Edge TPU", coral.ai/docs/edgetpu/models-intro: quantised tensors, sizes fixed at
 # compile time. Its limits on single operators are the compiler's to judge.
 _OPERATORS = frozenset(
@@ -101,12 +105,9 @@ class Compiler:
             # The compiler is older than buffers behind the flatbuffer, and would see weights of no bytes.
             source.write_bytes(with_weights_inside(laid_out(program)))
             report = _run([self.path, "--show_operations", "--out_dir", folder, str(source)])
-            compiled = source.with_name("slice_edgetpu.tflite")
-            if not _TOTAL.search(report) or _LEFT.search(report) or not compiled.exists():
+            if not _TOTAL.search(report) or _LEFT.search(report):
                 return None
-            if compiled.stat().st_size > _MAX_COMPILED_BYTES:
-                raise ModelError(f"{COMPILER} makes more than {_MAX_COMPILED_BYTES} bytes of {program.record.member}")
-            return compiled.read_bytes()
+            return _checked(source.with_name("slice_edgetpu.tflite"), source.read_bytes(), program.record.member)
 
 
 def find_compiler() -> Compiler | None:
@@ -115,23 +116,59 @@ def find_compiler() -> Compiler | None:
     return None if path is None else Compiler(path, _run([path, "--version"]).strip())
 
 
-def _run(command: list[str]) -> str:
-    """What a run of the compiler says; both of its streams, as it uses them alike."""
+def _checked(compiled: Path, source: bytes, member: str) -> bytes:
+    """What the compiler has written: a model that takes and gives what its source does. Raises ModelError."""
+    from midstream_converters.tflite.ends import ends_of
+
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ModelError(f"{command[0]} cannot be run: {error}; convert without --edgetpu") from None
-    said = done.stdout.decode(errors="replace")
-    if done.returncode:
-        last = next((line for line in reversed(said.splitlines()) if line.strip()), "it says nothing")
+        with regular_file(compiled, follow_links=False) as file:
+            content = file.read(_MAX_COMPILED_BYTES + 1)
+    except OSError as error:
         raise ModelError(
-            f"{command[0]} fails with exit code {done.returncode}: {printable(last)}; convert without --edgetpu"
+            f"{COMPILER} says that it has compiled {member}, and what it wrote cannot be read: {error.strerror}; "
+            "convert without --edgetpu"
+        ) from None
+    if len(content) > _MAX_COMPILED_BYTES:
+        raise ModelError(f"{COMPILER} makes more than {_MAX_COMPILED_BYTES} bytes of {member}")
+    try:
+        same = ends_of(content) == ends_of(source)
+    except ModelError:
+        same = False
+    if not same:
+        raise ModelError(
+            f"{COMPILER} makes no TFLite model of {member} that takes and gives the same tensors; "
+            "convert without --edgetpu"
         )
-    return said
+    return content
+
+
+def _run(command: list[str]) -> str:
+    """What a run of the compiler says; both of its streams, as it uses them alike.
+
+    Coral's compiler is a script that starts others: all of them end with it, or with us.
+    """
+    with tempfile.TemporaryFile() as said:
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, process_group=0
+            )
+        except OSError as error:
+            raise ModelError(f"{command[0]} cannot be run: {error.strerror}; convert without --edgetpu") from None
+        try:
+            process.wait(_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise ModelError(
+                f"{command[0]} has not ended after {_SECONDS:g} s and was stopped; convert without --edgetpu"
+            ) from None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        said.seek(max(0, said.seek(0, os.SEEK_END) - _MAX_REPORT_BYTES))
+        report = said.read().decode(errors="replace")
+    if process.returncode:
+        last = next((line for line in reversed(report.splitlines()) if line.strip()), "it says nothing")
+        raise ModelError(
+            f"{command[0]} fails with exit code {process.returncode}: {printable(last)}; convert without --edgetpu"
+        )
+    return report

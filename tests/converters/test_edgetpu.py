@@ -6,6 +6,7 @@ A script stands where the compiler would be: neither the real one nor the hardwa
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from midstream.bundle import Bundle
 from midstream.engines import Program, engine_for
 from midstream.errors import ModelError
 from midstream.manifest import EDGETPU_SUFFIX, WEIGHTS_FILE, edgetpu_name, head_name
+from midstream_converters import edgetpu
 from midstream_converters.convert import convert
 from midstream_converters.edgetpu import find_compiler
 from midstream_converters.opening import Options
@@ -109,6 +111,43 @@ def test_a_compiler_that_fails_is_one_clear_error(compiler: Path, tmp_path: Path
     with pytest.raises(ModelError, match=r"fails with exit code 1: Internal compiler error. Aborting!; .*--edgetpu"):
         convert(MODELS / "digits_int8.tflite", tmp_path / "bundle", Options(max_cuts=2, edgetpu=True))
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ('head -c 300 /dev/zero > "$out"', "makes no TFLite model of .* that takes and gives the same tensors"),
+        (': > "$out"', "makes no TFLite model of"),
+        ('cp "$(dirname "$0")/other" "$out"', "makes no TFLite model of"),
+        ('ln -s /etc/hostname "$out"', "what it wrote cannot be read"),
+        ('mkdir "$out"', "what it wrote cannot be read: it is not a regular file"),
+        (":", "what it wrote cannot be read: No such file"),
+    ],
+)
+def test_rubbish_that_a_compiler_calls_compiled_is_an_error(
+    compiler: Path, tmp_path: Path, written: str, message: str
+) -> None:
+    shutil.copyfile(MODELS / "digits_float32.tflite", compiler / "other")
+    last = COMPILER.splitlines()[-1]
+    changed = COMPILER.replace(last, f'out="$3/slice_edgetpu.tflite"; {written}')
+    (compiler / "edgetpu_compiler").write_text(changed)
+    with pytest.raises(ModelError, match=f"edgetpu_compiler .*{message}"):
+        convert(MODELS / "digits_int8.tflite", tmp_path / "bundle", Options(max_cuts=1, edgetpu=True))
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.timeout(60)
+def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(
+    compiler: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (compiler / "edgetpu_compiler").write_text('#!/bin/sh\nsleep 300 & echo $! > "$0.pid"\nwait\n')
+    monkeypatch.setattr(edgetpu, "_SECONDS", 0.5)
+    with pytest.raises(ModelError, match=r"edgetpu_compiler has not ended after 0\.5 s and was stopped; .*--edgetpu"):
+        find_compiler()
+    started = int((compiler / "edgetpu_compiler.pid").read_text())
+    status = Path(f"/proc/{started}/stat")
+    while status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        pass
 
 
 def test_another_compiler_is_another_recipe(compiler: Path, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from midstream.errors import ModelError
 from midstream.manifest import WEIGHT_ALIGNMENT
+from midstream_converters.tflite.bounds import check_bounds
 from midstream_converters.tflite.names import tensor_numbers
 from midstream_converters.tflite.schema import IDENTIFIER, flatbuffers, schema
 
@@ -46,6 +48,22 @@ def with_signature(data: bytes, key: str, inputs: Sequence[str], outputs: Sequen
     signature.outputs = _ends(outputs, tensor_numbers(graph.outputs))
     model.signatureDefs = [signature]
     return _pack(model)
+
+
+def ends_of(data: bytes) -> tuple[list[tuple[int, tuple[int, ...]]], ...]:
+    """Type and shape of each of the main subgraph's inputs, and of its outputs.
+
+    Raises ModelError where the bytes are no whole TFLite model, or it has no such tensors.
+    """
+    check_bounds(data, "the model")
+    try:
+        graph = _parse(data).subgraphs[0]
+        return tuple(
+            [(int(tensor.type), tuple(map(int, tensor.shape))) for tensor in (graph.tensors[i] for i in numbers)]
+            for numbers in (tensor_numbers(graph.inputs), tensor_numbers(graph.outputs))
+        )
+    except (IndexError, TypeError):
+        raise ModelError("the model has no main subgraph with tensors at its ends") from None
 
 
 def _ends(names: Sequence[str], numbers: Sequence[int]) -> list[Any]:
