@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import tomllib
 from itertools import count
@@ -96,13 +95,23 @@ def _check_target(target: Path, force: bool) -> None:
         raise ProfileError(f"{target} is a folder; give the name of a file")
     if target.exists() and not force:
         raise ProfileError(f"{target} is there already; write over it with --force, or give another --output")
-    if not os.access(target.parent, os.W_OK):
-        raise ProfileError(f"{target.parent} is not writable, so {target.name} cannot be written there")
+    part = _part(target)
+    try:
+        part.touch(exist_ok=False)
+        part.unlink()
+    except OSError as error:
+        raise ProfileError(
+            f"{target.name} cannot be written in {target.parent}: {error.strerror}; give another --output"
+        ) from None
+
+
+def _part(target: Path) -> Path:
+    return target.with_name(f".midstream-{secrets.token_hex(8)}.part")
 
 
 def _write(target: Path, text: str) -> None:
     """The whole file, or what was there before."""
-    part = target.with_name(f".{target.name[:64]}.{secrets.token_hex(4)}.part")
+    part = _part(target)
     try:
         with part.open("x", encoding="utf-8") as file:
             file.write(text)
