@@ -55,6 +55,20 @@ def test_a_name_that_looks_like_markup_is_a_name(midstream: Midstream, faces_mod
     assert f"{tmp_path}/[/]" in midstream("inspect", tmp_path / "[/]").error
 
 
+def test_a_name_cannot_make_the_terminal_do_things(midstream: Midstream, faces_model: Path, tmp_path: Path) -> None:
+    model, bundle = tmp_path / "m\x1b[2Jm.tflite", tmp_path / "b\x1b]0;x\x07"
+    shutil.copy(faces_model, model)
+    made = midstream("convert", model, "-o", bundle, "--max-cuts", "1")
+    shown = midstream("inspect", bundle)
+    planned = midstream(
+        "plan", bundle, "--device", "pi4", "--gateway", "x86-mini", "--uplink-kbps", "9", "--rtt-ms", "9"
+    )
+    assert (made.code, shown.code, planned.code) == (0, 0, 0)
+    assert shown.out.startswith("m?[2Jm (tflite")
+    assert "plan for m?[2Jm on" in planned.out
+    assert "\x1b" not in made.err + shown.out + planned.out
+
+
 def test_what_is_no_bundle_is_one_error(midstream: Midstream, tmp_path: Path, faces_model: Path) -> None:
     assert "is missing" in midstream("inspect", tmp_path).error
     assert "is missing" in midstream("inspect", tmp_path / "nowhere").error
