@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 _EDGETPU = "edgetpu"
 _MAX_NODES = 4_000_000
+_MOST_MS = 1e12
 
 
 def manifest_to_bytes(manifest: Manifest) -> bytes:
@@ -85,6 +86,8 @@ def graph_from_bytes(data: bytes, path: str) -> Graph:
     def build() -> Graph:
         body = json.loads(data)
         static = set(map(_count, body["static"]))
+        if any(index >= len(body["name"]) for index in static):
+            raise ValueError("a static layer is not in the graph")
         counts = (body[key] for key in ("macs", "weight_bytes", "output_bytes", "flops"))
         columns = zip(body["name"], body["op"], *counts, strict=True)
         layers = tuple(
@@ -126,10 +129,10 @@ def costs_from_bytes(data: bytes, path: str) -> Costs:
     body = _unseal(data, path)
 
     def build() -> Costs:
-        cuts = {key: SliceCost(_number(head), _number(tail)) for key, (head, tail) in body["cuts"].items()}
-        layers_ms = tuple(map(_number, body["layers_ms"]))
-        before = _number(body["float_ms"]) if "float_ms" in body else None
-        costs = Costs(_text(body["machine"]), _number(body["whole_ms"]), cuts, layers_ms, _text(body["recipe"]), before)
+        cuts = {key: SliceCost(_ms(head), _ms(tail)) for key, (head, tail) in body["cuts"].items()}
+        layers_ms = tuple(map(_ms, body["layers_ms"]))
+        before = _ms(body["float_ms"]) if "float_ms" in body else None
+        costs = Costs(_text(body["machine"]), _ms(body["whole_ms"]), cuts, layers_ms, _text(body["recipe"]), before)
         if costs.whole_ms == 0 or costs.float_ms == 0:
             raise ValueError("the whole model takes no time")
         return costs
@@ -409,9 +412,9 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _count(value: Any) -> int:
-    """A whole number of 0 or more; JSON's true is none."""
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is not a number of 0 or more")
+    """A whole number of 0 or more, in 63 bits; JSON's true is none."""
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{value!r} is not a whole number of 0 or more, below 2⁶³")
     return value
 
 
@@ -419,6 +422,13 @@ def _number(value: Any) -> float:
     """A finite number of 0 or more."""
     if type(value) not in (int, float) or not 0 <= value < math.inf:
         raise ValueError(f"{value!r} is not a finite number of 0 or more")
+    return float(value)
+
+
+def _ms(value: Any) -> float:
+    """Milliseconds, at most 30 years of them: no sum of them overflows."""
+    if _number(value) > _MOST_MS:
+        raise ValueError(f"{value!r} ms are more than a run can take")
     return float(value)
 
 
