@@ -146,6 +146,7 @@ def test_a_path_is_taken_too(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(GOOD, encoding="utf-8")
     assert load_profile(str(path)).name == "mine"
+    assert load_profile(path) == load_profile(str(path))
 
 
 def test_unknown_name_names_the_nearest() -> None:
