@@ -96,10 +96,13 @@ def test_a_picture_that_cannot_be_is_one_error(midstream: Midstream, faces: Path
 
 
 def test_layers_as_on_a_board(midstream: Midstream, faces: Path) -> None:
-    here, slow = (
-        midstream("inspect", faces, *options, "--json").json["resource_map"]["nodes"]
-        for options in ((), ("--device", "pi-zero-2w"))
-    )
+    told = [midstream("inspect", faces, *options, "--json").json for options in ((), ("--device", "pi-zero-2w"))]
+    own, other = (each["resource_map"] for each in told)
+    assert own["machine"] == told[0]["machine"] == told[1]["machine"]
+    assert own["whole_ms"] == pytest.approx(told[0]["whole_ms"])
+    assert (told[1]["whole_ms"], other["machine"]) == (told[0]["whole_ms"], "Raspberry Pi Zero 2 W")
+    here, slow = own["nodes"], other["nodes"]
+    assert other["whole_ms"] == pytest.approx(sum(layer["cpu_ms"] for layer in slow))
     for layer, other in zip(here, slow, strict=True):
         assert layer | {"cpu_ms": 0, "energy_mj": 0, "critical": 0} == other | {
             "cpu_ms": 0,
