@@ -70,7 +70,7 @@ def inspect(
     )
     print_table(
         f"cuts ({told['rejected']} candidates rejected)",
-        ["id", "layers in head", "tensors", "payload bytes", "head ms", "tail ms", "best in"],
+        ["id", "layers in head", "tensors", "payload bytes", "head ms", "tail ms", "best in", "fits"],
         [
             [
                 cut.id,
@@ -80,6 +80,7 @@ def inspect(
                 f"{opened.costs.cuts[cut.id].head_ms:.2f}",
                 f"{opened.costs.cuts[cut.id].tail_ms:.2f}",
                 f"{cut.share:.1%}" if cut.share else "",
+                ", ".join(cut.accelerators),
             ]
             for cut in opened.cuts
         ],
