@@ -350,12 +350,7 @@ recording (`benchmarks/scenes.py`). Sizes are those of the tensors' data on the 
 
 For each cut that `midstream convert` keeps, the smallest rung that reached the floor on the calibration inputs.
 
-{
-        table(
-            "floor| cuts| models| smaller than float32 (geometric mean)| asked||mean agreement on test inputs| floor held there",
-            summary,
-        )
-    }
+{table("floor| cuts| models| smaller, geometric mean| asked|| agreement on test inputs| floor held there", summary)}
 
 ## The compressed whole input, by the same measure
 
@@ -367,18 +362,17 @@ For each cut that `midstream convert` keeps, the smallest rung that reached the 
 
 ## Speed
 
-µs for each MB of float32, one thread, medians of 25 runs in turns; `memcpy` in the same run. Asked for 8-bit quantisation
-both ways: at most {FACTOR} × of the {INT8_US_PER_MB:g} µs/MB in the plan, that is {FACTOR * INT8_US_PER_MB:g}: {
-        int8:.0f},
-{verdict(int8 <= FACTOR * INT8_US_PER_MB)}. For lossless the plan states no time.
+µs for each MB of float32, one thread, medians of 25 runs in turns; `memcpy` in the same run. Asked for 8-bit
+quantisation, both ways: at most {FACTOR} × of the {INT8_US_PER_MB:g} µs/MB in the plan, {FACTOR * INT8_US_PER_MB:g};
+seen: {int8:.0f}, {verdict(int8 <= FACTOR * INT8_US_PER_MB)}. For lossless the plan states no time.
 
 {table("cut| MB|codec|packed by| encode| decode| both| memcpy| both / memcpy| smaller", fast)}
 
 ## The size before encoding
 
-Mean absolute shares by which a size is wrong: the calibrated mean, the payload before this one, and what the device says,
-which is whichever has erred least lately of these two and of the features' prediction. *apart* are the test inputs, *stream*
-a camera that moves over a photograph.
+Mean absolute shares by which a size is wrong: the calibrated mean, the payload before this one, and what the device
+says, which is whichever has erred least lately of these two and of the features' prediction. *apart* are the test
+inputs, *stream* a camera that moves over a photograph.
 
 {table("model|crosses|codec|inputs| mean| before| device", predicted)}
 

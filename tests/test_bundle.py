@@ -31,15 +31,17 @@ from midstream.manifest import (
     BUNDLE_FILES,
     COSTS_FILE,
     FORMAT_VERSION,
+    GRAPH_MEMBER,
     MANIFEST_FILE,
     SLICES_FILE,
     WEIGHTS_FILE,
     FileRecord,
+    Graph,
     Manifest,
     head_name,
     tail_name,
 )
-from midstream.sealed import manifest_to_bytes
+from midstream.sealed import graph_to_bytes, manifest_to_bytes
 from midstream.tensors import Tensors
 from midstream_converters.convert import convert
 from midstream_converters.opening import Options
@@ -214,6 +216,14 @@ def test_a_slice_that_the_archive_lacks_is_missed_when_it_is_needed(copy: Path) 
     bundle.run(frame())
     with pytest.raises(BundleError, match=f"lacks the slice '{member}'"):
         bundle.run_split(frame(), cut=cut)
+
+
+def test_a_graph_that_is_not_the_cuts_is_refused(copy: Path) -> None:
+    repack(copy, lambda members: {**members, GRAPH_MEMBER: graph_to_bytes(Graph((), ()))})
+    bundle = Bundle.open(copy)
+    bundle.run(frame())
+    with pytest.raises(BundleError, match=r"graph\.json has 0 layers, and a cut of the bundle more"):
+        bundle.graph  # noqa: B018
 
 
 def test_a_slice_larger_than_announced_is_refused(copy: Path) -> None:

@@ -238,6 +238,27 @@ def test_a_slice_may_take_no_time() -> None:
     assert costs_from_bytes(costs_to_bytes(costs), "costs.json") == costs
 
 
+@pytest.mark.parametrize("path", [("whole_ms",), ("float_ms",), ("layers_ms", 0), ("cuts", "c1", 0)])
+@pytest.mark.parametrize("value", [1e300, 10**400, -1, True, "1", None])
+def test_times_that_no_run_takes_are_refused(path: tuple[Any, ...], value: Any) -> None:
+    data = costs_to_bytes(Costs("here", 2.0, {"c1": SliceCost(1.0, 1.5)}, (2.0,), float_ms=1.0))
+    with pytest.raises(BundleError, match=r"costs\.json does not read as this part of a bundle"):
+        costs_from_bytes(changed(data, value, *path), "costs.json")
+
+
+@pytest.mark.parametrize("key", ["macs", "weight_bytes", "output_bytes", "flops"])
+def test_a_graph_with_a_number_beyond_63_bits_is_refused(key: str) -> None:
+    graph = json.loads(graph_to_bytes(Graph((Layer(0, "a", "Conv", 1, 2, 3),), ())))
+    with pytest.raises(BundleError, match="below 2⁶³"):
+        graph_from_bytes(json.dumps(graph | {key: [1 << 63]}).encode(), "graph.json")
+
+
+def test_a_static_layer_that_is_not_there_is_refused() -> None:
+    graph = json.loads(graph_to_bytes(Graph((Layer(0, "a", "Conv", 1, 2, 3),), ())))
+    with pytest.raises(BundleError, match="a static layer is not in the graph"):
+        graph_from_bytes(json.dumps(graph | {"static": [1]}).encode(), "graph.json")
+
+
 def test_a_manifest_is_sealed_as_documented() -> None:
     data = manifest_to_bytes(small())
     assert data == seal(json.loads(data)["body"])

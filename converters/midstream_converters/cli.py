@@ -71,6 +71,7 @@ def convert(
     """Convert a trained model into a bundle of proven slices."""
     from midstream.bundle import Bundle
     from midstream.inputs import parse_semantics
+    from midstream.manifest import EDGETPU_SUFFIX
     from midstream_converters.convert import convert as convert_model
     from midstream_converters.edgetpu import find_compiler
     from midstream_converters.opening import DEFAULT_MAX_CUTS, Options
@@ -103,6 +104,10 @@ def convert(
         return
     if gain:
         notes.print(_told_gain(manifest, gain))
+    if edgetpu:
+        marked = sum("edgetpu" in cut.accelerators for cut in manifest.cuts)
+        compiled = sum(name.endswith(EDGETPU_SUFFIX) for name in manifest.slices)
+        notes.print(f"heads that fit the Edge TPU: {marked} of {len(manifest.cuts)}, compiled for it: {compiled}")
     for spec in manifest.free_inputs():
         if None in spec.shape and spec.name not in options.shapes:
             sizes = ",".join(map(str, manifest.sample_shapes[spec.name]))
@@ -165,7 +170,13 @@ def _summary(output: Path, manifest: Manifest, bundle_bytes: int) -> dict[str, A
         "name": manifest.name,
         "format": manifest.model_format,
         "cuts": [
-            {"id": cut.id, "nodes": list(cut.nodes), "payload_bytes": cut.payload_bytes, "share": cut.share}
+            {
+                "id": cut.id,
+                "nodes": list(cut.nodes),
+                "payload_bytes": cut.payload_bytes,
+                "share": cut.share,
+                "accelerators": list(cut.accelerators),
+            }
             for cut in manifest.cuts
         ],
         "candidates": manifest.candidates_json(),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from midstream.engines import Program
 from midstream.errors import ModelError, printable
+from midstream.files import regular_file
 from midstream.tensors import TensorSpec
 from midstream_converters.graph import ModelGraph
 
@@ -22,6 +23,7 @@ COMPILER = "edgetpu_compiler"
 # The compiler gives up by itself after 180 s.
 _SECONDS = 240.0
 _MAX_COMPILED_BYTES = 256 << 20
+_MAX_REPORT_BYTES = 1 << 20
 # Table 1 of "TensorFlow models on the Edge TPU", coral.ai/docs/edgetpu/models-intro: quantised tensors, sizes fixed at
 # compile time. Its limits on single operators are the compiler's to judge.
 _OPERATORS = frozenset(
@@ -106,14 +108,24 @@ class Compiler:
             plain = with_weights_inside(laid_out(program))
             source.write_bytes(plain)
             report = _run([self.path, "--show_operations", "--out_dir", folder, str(source)])
-            compiled = source.with_name("slice_edgetpu.tflite")
-            if not _TOTAL.search(report) or _LEFT.search(report) or not compiled.exists():
+            if not _TOTAL.search(report) or _LEFT.search(report):
                 return None
-            if compiled.stat().st_size > _MAX_COMPILED_BYTES:
-                raise ModelError(f"{COMPILER} makes more than {_MAX_COMPILED_BYTES} bytes of {program.record.member}")
-            made = compiled.read_bytes()
+            made = _written(source.with_name("slice_edgetpu.tflite"), program.record.member)
             _check_ends(plain, made, f"what {COMPILER} makes of {program.record.member}")
             return made
+
+
+def _written(compiled: Path, member: str) -> bytes:
+    try:
+        with regular_file(compiled, follow_links=False) as file:
+            content = file.read(_MAX_COMPILED_BYTES + 1)
+    except OSError as error:
+        raise ModelError(
+            f"{COMPILER} says that it has compiled {member}, and what it wrote cannot be read: {error.strerror}"
+        ) from None
+    if len(content) > _MAX_COMPILED_BYTES:
+        raise ModelError(f"{COMPILER} makes more than {_MAX_COMPILED_BYTES} bytes of {member}")
+    return content
 
 
 def _check_ends(plain: bytes, compiled: bytes, name: str) -> None:
@@ -158,7 +170,7 @@ def _run(command: list[str]) -> str:
             except BaseException:
                 _kill(process)
                 raise
-            said.seek(0)
+            said.seek(max(0, said.seek(0, os.SEEK_END) - _MAX_REPORT_BYTES))
             report = said.read().decode(errors="replace")
     except OSError as error:
         raise ModelError(f"{command[0]} cannot be run: {error.strerror}") from None

@@ -9,11 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+
+import numpy as np
 
 from midstream.engines import Program, Session, engine_for
 from midstream.errors import BundleError, InputError, MissingExtraError, ModelError
@@ -25,10 +27,13 @@ from midstream_converters.apart import run_apart
 from midstream_converters.narrow import NarrowNumbers
 from midstream_converters.opening import ModelFile, Opened, Options, open_model
 from midstream_converters.stored import StoredSamples
+from midstream_converters.trial import Limits, Trial
 from midstream_converters.weights import WeightStore
 
 MAX_SAMPLES = 512
 _TIMED_RUNS = 9
+# Where a runtime lacks good kernels, int8 takes this many times as long as float32.
+_SLOWER = 20
 
 Make = Callable[[StoredSamples], bytes]
 
@@ -73,7 +78,7 @@ def quantise(model: ModelFile, options: Options, folder: Path, make: Make | None
                     f"{model.path} has no layers with weights that can be quantised, or all are in branches and loops; "
                     "leave --quantize out"
                 )
-            with closing(_load(opened, data)) as after:
+            with closing(_load(opened, data, next(iter(samples)))) as after:
                 comparison, float_ms = _compare(before, after, samples)
     change = Quantisation(
         dtype="int8",
@@ -115,6 +120,12 @@ def _real_inputs(opened: Opened, calibration: Path) -> Iterator[Tensors]:
         size += sum(value.nbytes for value in sample.values())
         if count == MAX_SAMPLES or (count and size > MAX_CALIBRATION_BYTES):
             return
+        for name, value in sample.items():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise InputError(
+                    f"calibration data {calibration}: sample {count + 1} of input {name!r} has values that are not "
+                    "finite, and no range can be taken from them; leave it out"
+                )
         yield sample | opened.fixed
 
 
@@ -142,14 +153,23 @@ def _maker(model: ModelFile, opened: Opened, folder: Path) -> Make:
     return make
 
 
-def _load(opened: Opened, data: bytes) -> Session:
+def _load(opened: Opened, data: bytes, sample: Tensors) -> Session:
+    """The model in int8, once it has run elsewhere: ranges too wide for a scale make a runtime break."""
     path = opened.file.path
     inputs, outputs = (tuple(spec.name for spec in specs) for specs in (opened.inputs, opened.source.outputs))
     record = SliceRecord(path.name, len(data), inputs, outputs)
+    program = Program(record, data, path.resolve())
+    limits = Limits.for_model(opened.file.bytes + len(data))
+    limits = replace(limits, seconds=_SLOWER * limits.seconds)
     try:
-        return engine_for(opened.source.engine).load(Program(record, data, path.resolve()))
-    except (BundleError, ValueError) as error:
-        raise ModelError(f"{path} cannot be run any more after quantising: {error}") from None
+        with Trial(opened.source.engine, program, path, limits) as trial:
+            trial.run(sample)
+        return engine_for(opened.source.engine).load(program)
+    except (BundleError, InputError, ModelError, ValueError) as error:
+        raise ModelError(
+            f"{path} cannot be run any more after quantising; see whether all calibration data are inputs as the model "
+            f"gets them: {error}"
+        ) from None
 
 
 def _compare(before: Session, after: Session, samples: StoredSamples) -> tuple[Comparison, float]:

@@ -138,11 +138,16 @@ class Bundle:
 
     @property
     def graph(self) -> Graph:
-        """Layers and edges."""
+        """Layers and edges. Raises BundleError where they are damaged, or not those of the bundle's cuts."""
         where = f"{self.path / SLICES_FILE}:{GRAPH_MEMBER}"
         with self._as_checked():
             content = self._archive.read(GRAPH_MEMBER, MAX_MANIFEST_BYTES)
-        return graph_from_bytes(content, where)
+        graph = graph_from_bytes(content, where)
+        if any(cut.nodes and cut.nodes[-1] >= len(graph.layers) for cut in self.cuts):
+            raise BundleError(
+                f"{where} has {len(graph.layers)} layers, and a cut of the bundle more; convert the model again"
+            )
+        return graph
 
     @property
     def resource_map(self) -> nx.DiGraph:

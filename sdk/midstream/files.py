@@ -48,13 +48,24 @@ def read_at_most(path: Path, limit: int) -> bytes:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that takes the place of one that is there, whole or not at all. Raises OSError."""
-    part = path.with_name(f".{path.name[:64]}.{secrets.token_hex(4)}.part")
+    part = _part(path)
     try:
         with part.open("xb") as file:
             file.write(content)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise OSError where `write_whole` could not begin to write this file."""
+    part = _part(path)
+    part.touch(exist_ok=False)
+    part.unlink()
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".midstream-{secrets.token_hex(8)}.part")
 
 
 @dataclass(frozen=True, slots=True)

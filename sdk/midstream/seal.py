@@ -76,9 +76,9 @@ def texts(value: Any) -> tuple[str, ...]:
 
 
 def count(value: Any) -> int:
-    """A whole number of 0 or more; raises ValueError. JSON's true is none."""
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is not a number of 0 or more")
+    """A whole number of 0 or more, in 63 bits; raises ValueError. JSON's true is none."""
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{value!r} is not a whole number of 0 or more, below 2⁶³")
     return value
 
 

@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 _EDGETPU = "edgetpu"
 _MAX_NODES = 4_000_000
+_MOST_MS = 1e12
 
 
 def manifest_to_bytes(manifest: Manifest) -> bytes:
@@ -84,6 +85,8 @@ def graph_from_bytes(data: bytes, path: str) -> Graph:
     def build() -> Graph:
         body = json.loads(data)
         static = set(map(count, body["static"]))
+        if any(index >= len(body["name"]) for index in static):
+            raise ValueError("a static layer is not in the graph")
         counts = (body[key] for key in ("macs", "weight_bytes", "output_bytes", "flops"))
         columns = zip(body["name"], body["op"], *counts, strict=True)
         layers = tuple(
@@ -125,10 +128,10 @@ def costs_from_bytes(data: bytes, path: str) -> Costs:
     body = unseal(data, path, FORMAT_VERSION)
 
     def build() -> Costs:
-        cuts = {key: SliceCost(number(head), number(tail)) for key, (head, tail) in body["cuts"].items()}
-        layers_ms = tuple(map(number, body["layers_ms"]))
-        before = number(body["float_ms"]) if "float_ms" in body else None
-        costs = Costs(text(body["machine"]), number(body["whole_ms"]), cuts, layers_ms, text(body["recipe"]), before)
+        cuts = {key: SliceCost(_ms(head), _ms(tail)) for key, (head, tail) in body["cuts"].items()}
+        layers_ms = tuple(map(_ms, body["layers_ms"]))
+        before = _ms(body["float_ms"]) if "float_ms" in body else None
+        costs = Costs(text(body["machine"]), _ms(body["whole_ms"]), cuts, layers_ms, text(body["recipe"]), before)
         if costs.whole_ms == 0 or costs.float_ms == 0:
             raise ValueError("the whole model takes no time")
         return costs
@@ -351,6 +354,13 @@ def _quantisation_from_json(value: dict[str, Any]) -> Quantisation:
     if quantisation.dtype != "int8" or quantisation.model_bytes == 0 or quantisation.samples == 0:
         raise ValueError("it is quantised from nothing, on nothing, or to an unknown dtype")
     return quantisation
+
+
+def _ms(value: Any) -> float:
+    """Milliseconds, at most 30 years of them: no sum of them overflows."""
+    if number(value) > _MOST_MS:
+        raise ValueError(f"{value!r} ms are more than a run can take")
+    return float(value)
 
 
 def _spec_to_json(spec: TensorSpec) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def test_convert_tells_what_it_made(midstream: Midstream, faces_model: Path, tmp
     target = tmp_path / "a bundle"
     told = midstream("convert", faces_model, "-o", target, "--max-cuts", "2", "--json").json
     assert len(told["cuts"]) == 2
-    assert all(set(cut) == {"id", "nodes", "payload_bytes", "share"} for cut in told["cuts"])
+    assert all(set(cut) == {"id", "nodes", "payload_bytes", "share", "accelerators"} for cut in told["cuts"])
     counts = told["candidates"]
     assert (counts["kept"], counts["rejected"]) == (2, len(told["rejected"]))
     assert counts["untried"] == counts["total"] - 2 - counts["rejected"] > counts["dominated"] > 0
@@ -33,6 +33,17 @@ def test_convert_tells_what_it_made(midstream: Midstream, faces_model: Path, tmp
     assert told["model_bytes"] == faces_model.stat().st_size
     assert told["bundle_bytes"] == sum(file.stat().st_size for file in target.iterdir())
     assert [cut["id"] for cut in told["cuts"]] == [cut.id for cut in Bundle.open(target).cuts]
+
+
+def test_heads_that_fit_the_edge_tpu_are_counted_and_shown(
+    midstream: Midstream, faces_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    integers = Path(__file__).parents[1] / "models" / "digits_int8.tflite"
+    for model, fitting in ((integers, 2), (faces_model, 0)):
+        made = midstream("convert", model, "-o", tmp_path / model.stem, "--max-cuts", "2", "--edgetpu", "--no-cache")
+        assert f"heads that fit the Edge TPU: {fitting} of 2, compiled for it: 0\n" in made.err
+        assert midstream("inspect", tmp_path / model.stem).out.count("edgetpu") == fitting
 
 
 def test_convert_without_json_says_so_on_stderr(midstream: Midstream, faces_model: Path, tmp_path: Path) -> None:

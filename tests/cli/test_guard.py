@@ -149,3 +149,19 @@ def test_closed_streams_are_no_mistake(closed: str) -> None:
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "midstream 0.1.0\n" if closed == "2>&-" else "")
     assert done.stderr == ""
+
+
+def test_what_the_terminal_cannot_show_is_escaped() -> None:
+    program = (
+        "import typer\n"
+        "from midstream.cli.guard import guarded\n"
+        "app = typer.Typer()\n"
+        "@app.command()\n"
+        "def show() -> None:\n"
+        "    print('→ \\udcff')\n"
+        "guarded(lambda: app)\n"
+    )
+    for encoding, shown in (("ascii", b"\\u2192 \\udcff\n"), ("utf-8", "→ \\udcff\n".encode())):
+        environ = os.environ | {"PYTHONIOENCODING": encoding}
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environ, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, shown, b"")

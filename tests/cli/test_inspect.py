@@ -55,6 +55,20 @@ def test_a_name_that_looks_like_markup_is_a_name(midstream: Midstream, faces_mod
     assert f"{tmp_path}/[/]" in midstream("inspect", tmp_path / "[/]").error
 
 
+def test_a_name_cannot_make_the_terminal_do_things(midstream: Midstream, faces_model: Path, tmp_path: Path) -> None:
+    model, bundle = tmp_path / "m\x1b[2Jm.tflite", tmp_path / "b\x1b]0;x\x07"
+    shutil.copy(faces_model, model)
+    made = midstream("convert", model, "-o", bundle, "--max-cuts", "1")
+    shown = midstream("inspect", bundle)
+    planned = midstream(
+        "plan", bundle, "--device", "pi4", "--gateway", "x86-mini", "--uplink-kbps", "9", "--rtt-ms", "9"
+    )
+    assert (made.code, shown.code, planned.code) == (0, 0, 0)
+    assert shown.out.startswith("m?[2Jm (tflite")
+    assert "plan for m?[2Jm on" in planned.out
+    assert "\x1b" not in made.err + shown.out + planned.out
+
+
 def test_what_is_no_bundle_is_one_error(midstream: Midstream, tmp_path: Path, faces_model: Path) -> None:
     assert "is missing" in midstream("inspect", tmp_path).error
     assert "is missing" in midstream("inspect", tmp_path / "nowhere").error
@@ -82,10 +96,13 @@ def test_a_picture_that_cannot_be_is_one_error(midstream: Midstream, faces: Path
 
 
 def test_layers_as_on_a_board(midstream: Midstream, faces: Path) -> None:
-    here, slow = (
-        midstream("inspect", faces, *options, "--json").json["resource_map"]["nodes"]
-        for options in ((), ("--device", "pi-zero-2w"))
-    )
+    told = [midstream("inspect", faces, *options, "--json").json for options in ((), ("--device", "pi-zero-2w"))]
+    own, other = (each["resource_map"] for each in told)
+    assert own["machine"] == told[0]["machine"] == told[1]["machine"]
+    assert own["whole_ms"] == pytest.approx(told[0]["whole_ms"])
+    assert (told[1]["whole_ms"], other["machine"]) == (told[0]["whole_ms"], "Raspberry Pi Zero 2 W")
+    here, slow = own["nodes"], other["nodes"]
+    assert other["whole_ms"] == pytest.approx(sum(layer["cpu_ms"] for layer in slow))
     for layer, other in zip(here, slow, strict=True):
         assert layer | {"cpu_ms": 0, "energy_mj": 0, "critical": 0} == other | {
             "cpu_ms": 0,

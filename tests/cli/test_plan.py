@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from midstream.bundle import Bundle
+from midstream.profiles import load_profile, profile_to_toml
 
 from .conftest import Midstream
 
@@ -27,6 +29,15 @@ def test_without_a_link_the_device_does_it_all(midstream: Midstream, faces: Path
     told = midstream("plan", faces, *arguments).json
     assert (told["cut"], told["codec"], told["payload_bytes"]) == (None, "none", 0)
     assert [stage["machine"] for stage in told["stages"]] == ["device"]
+
+
+def test_a_board_without_the_bundles_engine_is_told(midstream: Midstream, faces: Path, tmp_path: Path) -> None:
+    board = replace(load_profile("pi4"), title="A board", engines=("onnx",))
+    (tmp_path / "board.toml").write_text(profile_to_toml(board), encoding="utf-8")
+    told = midstream("plan", faces, "--device", tmp_path / "board.toml", "--gateway", "x86-mini", *LINK, "--json")
+    assert told.json["stages"]
+    assert told.err.startswith("A board runs onnx as its profile says, and this bundle is for litert")
+    assert midstream("plan", faces, "--device", "pi4", "--gateway", "x86-mini", *LINK, "--json").err == ""
 
 
 def test_plan_as_a_table(midstream: Midstream, faces: Path) -> None:

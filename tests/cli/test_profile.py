@@ -74,11 +74,19 @@ def test_a_file_that_is_there_is_kept_unless_forced(midstream: Midstream, tmp_pa
     assert load_profile(str(target)).name == "mine"
 
 
+def test_the_longest_name_that_a_file_can_have(midstream: Midstream, tmp_path: Path) -> None:
+    target = tmp_path / f"{'🦊' * 62}.toml"
+    assert midstream("profile", "--output", target).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--output", "mine.yaml"], "has to end in .toml"),
         (["--output", "nowhere/mine.toml"], "is no folder"),
+        # Where nobody can write, whatever the permissions say.
+        (["--output", "/proc/mine.toml"], "mine.toml cannot be written in /proc"),
         (["--name", " "], "no name for a machine"),
         (["--name", "a\x1bb"], "no name for a machine"),
         (["--compare", "pi9"], "no profile is named 'pi9'; nearest is"),

@@ -672,7 +672,7 @@ def test_pictures_of_another_kind_or_size_are_refused(codec: str, kind: str, opt
     data = array.tobytes()
     assert decoded(data).shape == (1, 48, 80, 3)
     for hostile in (data[:-1], data + b"\0", data[:40], jpeg(picture()), b"", b"RIFF" + data[4:20]):
-        with pytest.raises(CodecError, match="needed height, width|damaged|cannot be decoded"):
+        with pytest.raises(CodecError, match=r"needed height, width|damaged|cannot be decoded"):
             decoded(hostile)
     with pytest.raises(CodecError, match=r"of \[48, 80, 3\]; needed .* \[47, 80, 3\]"):
         decoded(data, (1, 47, 80, 3))
@@ -685,8 +685,8 @@ def test_a_png_with_more_than_the_picture_is_refused() -> None:
     text = b"zTXtComment\0\0" + zlib.compress(bytes(1 << 20))
     chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
     with pytest.raises(CodecError, match="is not a PNG of 8 bits, grey or RGB, not interlaced, of IHDR"):
-        decode("png", [EncodedTensor((1, 48, 80, 3), FRAME.dtype, b"\x10" + data[:33] + chunk + data[33:])], [FRAME], RGB,
-               PLENTY)  # fmt: skip
+        encoded = EncodedTensor((1, 48, 80, 3), FRAME.dtype, b"\x10" + data[:33] + chunk + data[33:])
+        decode("png", [encoded], [FRAME], RGB, PLENTY)
 
 
 SOUND = {"x": AudioInput(16_000)}

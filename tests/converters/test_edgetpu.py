@@ -205,6 +205,27 @@ def test_a_compiler_that_does_not_answer_is_one_clear_error(compiler: Path, tmp_
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ('head -c 300 /dev/zero > "$out"', "what edgetpu_compiler makes of"),
+        (': > "$out"', "is not a whole TFLite model"),
+        ('ln -s /etc/hostname "$out"', "what it wrote cannot be read"),
+        ('mkdir "$out"', "what it wrote cannot be read: it is not a regular file"),
+        (":", "what it wrote cannot be read: No such file"),
+    ],
+)
+def test_rubbish_that_a_compiler_calls_compiled_is_not_kept(
+    compiler: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, written: str, message: str
+) -> None:
+    last = COMPILER.splitlines()[-1]
+    changed = COMPILER.replace(last, f'out="$3/slice_edgetpu.tflite"; {written}')
+    (compiler / "edgetpu_compiler").write_text(changed)
+    manifest = convert(MODELS / "digits_int8.tflite", tmp_path / "bundle", Options(max_cuts=1, edgetpu=True))
+    assert message in caplog.text
+    assert not any(name.endswith(EDGETPU_SUFFIX) for name in manifest.slices)
+
+
 def test_another_compiler_is_another_recipe(compiler: Path, tmp_path: Path) -> None:
     options = Options(max_cuts=1, edgetpu=True)
     first = convert(MODELS / "digits_int8.tflite", tmp_path / "first", options)

@@ -179,6 +179,25 @@ def test_calibration_without_samples_is_refused(tmp_path: Path) -> None:
         convert(MODELS / "digits_float32.onnx", tmp_path / "b", replace(INT8, calibration=tmp_path / "none.npz"))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_inputs_without_a_range_are_refused(tmp_path: Path, value: float) -> None:
+    images = np.load(DIGITS)["image"].astype(np.float32)
+    images[4, 0, 3, 3, 0] = value
+    np.savez(tmp_path / "c.npz", image=images)
+    with pytest.raises(InputError, match=r"c\.npz: sample 5 of input 'image' has values that are not finite"):
+        convert(MODELS / "digits_float32.onnx", tmp_path / "b", replace(INT8, calibration=tmp_path / "c.npz"))
+
+
+@needs_quantizer
+def test_a_model_that_breaks_the_runtime_once_quantised_is_one_error(tmp_path: Path) -> None:
+    images = np.full_like(np.load(DIGITS)["image"].astype(np.float32), 3e38)
+    np.savez(tmp_path / "c.npz", image=images)
+    with pytest.raises(
+        ModelError, match=r"digits_float32\.tflite cannot be run any more after quantising; see whether"
+    ):
+        convert(MODELS / "digits_float32.tflite", tmp_path / "b", replace(INT8, calibration=tmp_path / "c.npz"))
+
+
 @pytest.mark.skipif(bool(find_spec("ai_edge_quantizer")), reason="the extra [quantize] is installed")
 def test_without_its_extra_a_tflite_file_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(MissingExtraError, match=r"ai-edge-quantizer.*\[quantize\]"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,41 @@ def test_samples_are_averaged_and_a_silent_sensor_says_nothing() -> None:
 
     assert SampledSensor("a meter", read).mean_watts(until_asked) == 4.0
     assert SampledSensor("silent", read).mean_watts(lambda: None) is None
+
+
+@pytest.mark.parametrize("rubbish", ["nan", "inf", "-inf", "-19000", "0", "1e300"])
+@pytest.mark.usefixtures("no_program")
+def test_what_no_board_draws_is_no_reading(tmp_path: Path, rubbish: str) -> None:
+    folder = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
+    files(tmp_path, folder, in1_label="VDD_IN", in1_input=rubbish, curr1_input="100")
+    sensor = power_sensor(tmp_path)
+    if sensor is None:
+        return
+    assert isinstance(sensor, SampledSensor)
+    asked: list[float | None] = []
+
+    def read() -> float | None:
+        asked.append(sensor.read())
+        return asked[-1]
+
+    def until_asked() -> None:
+        while not asked:
+            pass
+
+    assert replace(sensor, read=read).mean_watts(until_asked) is None
+
+
+@pytest.mark.parametrize("rubbish", ["nan", "inf", "0", "-5"])
+@pytest.mark.usefixtures("no_program")
+def test_a_counter_without_a_range_counts_nothing(tmp_path: Path, rubbish: str) -> None:
+    files(tmp_path, "sys/class/powercap/intel-rapl:0", energy_uj="1000", max_energy_range_uj=rubbish)
+    assert power_sensor(tmp_path) is None
+
+
+@pytest.mark.parametrize("rubbish", ["nan", "inf", "0", "-900000"])
+def test_a_clock_that_says_nothing(tmp_path: Path, rubbish: str) -> None:
+    files(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq", scaling_cur_freq=rubbish, cpuinfo_max_freq="1800000")
+    assert clock_share(tmp_path) is None
 
 
 def test_the_hottest_zone_and_the_clock(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from midstream.inputs import AudioInput
-from midstream.manifest import Costs, Graph, Manifest
+from midstream.manifest import Costs, Graph, Layer, Manifest
 from midstream.partitioning import (
     Candidate,
     MachineTimes,
@@ -214,3 +214,11 @@ def test_layers_add_up_to_whichever_time_of_the_whole_is_known(manifest: Manifes
         assert [index for index, ms in enumerate(layers_ms) if ms == 0] == [1]
     # A run's own millisecond is shared out as the layers' times are: 5.1 of 8.46 ms for the pool.
     assert layers_from_profile(manifest, graph, families)[2] == pytest.approx(5.1 * 9.46 / 8.46)
+
+
+def test_layers_that_a_runtime_does_for_nothing_share_what_a_run_costs(manifest: Manifest) -> None:
+    views = tuple(Layer(index, "", "Identity", 0, 0, 64, static=index == 1, flops=0) for index in range(3))
+    rates = FamilyRates(1.0, 1.0, 1.0, 1.0, 1.0)
+    known = Families(10.0, 600.0, rates, rates)
+    board = replace(load_profile("pi4"), families={"onnx": EngineFamilies(known, known)})
+    assert layers_from_profile(manifest, Graph(views, ()), board) == pytest.approx((0.3, 0.0, 0.3))

@@ -146,6 +146,7 @@ def test_a_path_is_taken_too(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(GOOD, encoding="utf-8")
     assert load_profile(str(path)).name == "mine"
+    assert load_profile(path) == load_profile(str(path))
 
 
 def test_unknown_name_names_the_nearest() -> None:
@@ -171,6 +172,16 @@ def test_what_is_no_profile_is_refused(name: str) -> None:
         ("gmacs_int8 = 4.0", "gmacs_int8 = 0", r"one_thread\.gmacs_int8 is 0, needed a number above 0"),
         ("gmacs_int8 = 4.0", "gmacs_int8 = -3", r"needed a number above 0"),
         ("gmacs_int8 = 4.0", "gmacs_int8 = nan", r"needed a number above 0"),
+        (
+            "gmacs_int8 = 4.0",
+            "gmacs_int8 = 1e308",
+            r"gmacs_int8 is 1e\+308, needed a number above 0, from 1e-09 to 1e\+12",
+        ),
+        ("gmacs_int8 = 4.0", "gmacs_int8 = 5e-324", r"gmacs_int8 is 5e-324, needed a number above 0"),
+        ("gmacs_int8 = 4.0", f"gmacs_int8 = 1{'0' * 400}", r"gmacs_int8 is 10{199}, needed a number above 0"),
+        ("gmacs_int8 = 4.0", f"gmacs_int8 = 0x{'f' * 5000}", r"gmacs_int8 is a number of thousands of digits, needed"),
+        ("gmacs_int8 = 4.0", f"gmacs_int8 = 1{'0' * 5000}", r"board\.toml is not TOML: Exceeds the limit"),
+        ("cores = 4", f"cores = 1{'0' * 400}", r"cores is 10{199}, needed a whole number above 0, at most 1000000000"),
         ("cores = 4", "cores = 4.5", r"cores is 4\.5, needed a whole number"),
         ('title = "A board"', "title = 3", r"title is 3, needed a text"),
         ('["litert"]', '["litert", "tvm"]', r"engines is .*needed a list of litert and onnx"),
@@ -185,6 +196,11 @@ def test_wrong_profiles_are_refused(old: str, new: str, message: str) -> None:
     assert old in GOOD
     with pytest.raises(ProfileError, match=message):
         parse(GOOD.replace(old, new, 1))
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "board.toml").write_text(GOOD, encoding="utf-8-sig")
+    assert load_profile(str(tmp_path / "board.toml")) == parse(GOOD)
 
 
 @pytest.mark.timeout(10)

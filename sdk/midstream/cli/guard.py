@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -54,10 +55,12 @@ def guarded(load: Callable[[], typer.Typer]) -> NoReturn:
 
 
 def _open_streams() -> None:
-    """Where stdout or stderr was closed, what is printed there goes nowhere."""
+    """Where stdout or stderr was closed, what is printed there goes nowhere; what its encoding lacks is escaped."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _take_stderr() -> None:

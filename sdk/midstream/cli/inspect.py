@@ -50,7 +50,7 @@ def inspect(
         name = opened.name if board is None else f"{opened.name} on {board.title}"
         picture.write_picture(graph, resources, opened.cuts, name=name, whole_ms=whole_ms)
     if as_json:
-        print_json(describe(opened, resources))
+        print_json(describe(opened, resources, opened.costs.machine if board is None else board.title))
         return
     manifest = opened.manifest
     screen.print(opened.name, style="bold", end="")
@@ -70,7 +70,7 @@ def inspect(
     )
     print_table(
         f"cuts ({told['rejected']} candidates rejected)",
-        ["id", "layers in head", "tensors", "payload bytes", "head ms", "tail ms", "best in"],
+        ["id", "layers in head", "tensors", "payload bytes", "head ms", "tail ms", "best in", "fits"],
         [
             [
                 cut.id,
@@ -80,6 +80,7 @@ def inspect(
                 f"{opened.costs.cuts[cut.id].head_ms:.2f}",
                 f"{opened.costs.cuts[cut.id].tail_ms:.2f}",
                 f"{cut.share:.1%}" if cut.share else "",
+                ", ".join(cut.accelerators),
             ]
             for cut in opened.cuts
         ],
@@ -108,8 +109,8 @@ def inspect(
     )
 
 
-def describe(bundle: Bundle, graph: nx.DiGraph) -> dict[str, Any]:
-    """The same as JSON, with this resource map."""
+def describe(bundle: Bundle, graph: nx.DiGraph, machine: str) -> dict[str, Any]:
+    """The same as JSON, with this resource map, whose times are of ``machine``; all others are of the conversion's."""
     return {
         "name": bundle.name,
         "format": bundle.manifest.model_format,
@@ -127,9 +128,12 @@ def describe(bundle: Bundle, graph: nx.DiGraph) -> dict[str, Any]:
         "middles": [list(pair) for pair in bundle.manifest.middles()],
         "peak_bytes": graph.graph["peak_bytes"],
         "resource_map": {
+            "machine": machine,
+            "whole_ms": sum(ms for _, ms in graph.nodes(data="cpu_ms")),
             "nodes": [{"index": index, **data} for index, data in graph.nodes(data=True)],
             "edges": [{"source": a, "target": b, **data} for a, b, data in graph.edges(data=True)],
         },
+        "machine": bundle.costs.machine,
         "whole_ms": bundle.costs.whole_ms,
         "bundle_bytes": bundle.bundle_bytes,
         "model_bytes": bundle.manifest.model_bytes,

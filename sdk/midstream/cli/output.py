@@ -16,6 +16,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from midstream.errors import printable
+
 
 class AcceleratorName(StrEnum):
     """What runs the layers, `midstream.engines.Accelerator` for the command line."""
@@ -31,8 +33,20 @@ AcceleratorOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON value on stdout, nothing else there.")]
 
-screen = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
-notes = Console(markup=False, emoji=False, highlight=False, soft_wrap=True, stderr=True)
+
+class _Plain(Console):
+    """Prints text as it is, but for what could make a terminal do things."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As Rich's, with texts made harmless."""
+        super().print(*(_shown(each) if isinstance(each, str) else each for each in objects), **options)
+
+
+screen = _Plain()
+notes = _Plain(stderr=True)
 
 
 def print_json(value: Any) -> None:
@@ -43,13 +57,17 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table; columns whose name ends in a unit or a count are set flush right."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=_shown(title), title_justify="left")
     for column in columns:
         numeric = any(row[columns.index(column)][:1].isdigit() for row in rows)
         table.add_column(column, justify="right" if numeric else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_shown, row))
     screen.print(table, soft_wrap=False)
+
+
+def _shown(text: str) -> str:
+    return "\n".join(printable(line, len(line)) for line in text.split("\n"))
 
 
 def on_stop_signal(stop: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from midstream.cli.output import JsonOption, print_json, print_table, screen
+from midstream.cli.output import JsonOption, notes, print_json, print_table, screen
 from midstream.profiles import load_profile, profile_names
 
 
@@ -46,6 +46,12 @@ def plan(
 
     opened = Bundle.open(bundle)
     board, server = load_profile(device), load_profile(gateway)
+    for each in (board, server):
+        if opened.manifest.engine not in each.engines:
+            notes.print(
+                f"{each.title} runs {', '.join(each.engines)} as its profile says, and this bundle is for "
+                f"{opened.manifest.engine}: convert a model of the other format, or see whether it runs there"
+            )
     graph = opened.graph
     options = candidates(
         opened.manifest,

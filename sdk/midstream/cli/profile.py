@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from itertools import count
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 
 from midstream.cli.output import JsonOption, notes, print_json, print_table, screen
 from midstream.errors import ProfileError
-from midstream.files import write_whole
+from midstream.files import check_writable, write_whole
 
 if TYPE_CHECKING:
     from midstream.bundle import Bundle
@@ -96,8 +95,12 @@ def _check_target(target: Path, force: bool) -> None:
         raise ProfileError(f"{target} is a folder; give the name of a file")
     if target.exists() and not force:
         raise ProfileError(f"{target} is there already; write over it with --force, or give another --output")
-    if not os.access(target.parent, os.W_OK):
-        raise ProfileError(f"{target.parent} is not writable, so {target.name} cannot be written there")
+    try:
+        check_writable(target)
+    except OSError as error:
+        raise ProfileError(
+            f"{target.name} cannot be written in {target.parent}: {error.strerror}; give another --output"
+        ) from None
 
 
 def _show(measured: Measured, opened: Bundle | None) -> None:

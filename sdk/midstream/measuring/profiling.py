@@ -234,7 +234,8 @@ def _power(
         return copied(nearest, "this machine has no power sensor"), []
     busy_w = busy_watts(sensor, busiest, seconds)
     if not idle_w or not busy_w:
-        return copied(nearest, f"{sensor.name} gave nothing"), [f"{sensor.name} gave nothing"]
+        why = f"{sensor.name} gave nothing that a board draws"
+        return copied(nearest, why), [why]
     source = (
         f"midstream profile, {_today()}: {sensor.name}, {seconds:g} s idle and {seconds:g} s with all cores computing"
     )

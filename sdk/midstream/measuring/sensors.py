@@ -5,6 +5,7 @@ Nothing here raises: what cannot be read is not there. ``root`` is the root of t
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ ROOT = Path("/")
 _INTERVAL_S = 0.2
 _TIMEOUT_S = 2.0
 _MAX_TEXT = 1 << 16
+_LEAST_W, _MOST_W = 1e-3, 1e4
 
 # The rails that feed the whole module; other channels of the chip are parts of these.
 _JETSON_INPUTS = ("VDD_IN", "POM_5V_IN", "VDD_5V_IN", "5V_IN")
@@ -53,13 +55,13 @@ class SampledSensor:
     whole_board: bool = True
 
     def mean_watts(self, during: Callable[[], object]) -> float | None:
-        """Mean of the samples while this runs; None where there was none."""
+        """Mean of the samples while this runs; None where there was none that a board can draw."""
         done = threading.Event()
         samples: list[float] = []
 
         def sample() -> None:
             while not done.wait(_INTERVAL_S):
-                watts = self.read()
+                watts = _possible(self.read())
                 if watts is not None:
                     samples.append(watts)
 
@@ -89,7 +91,7 @@ class CountingSensor:
         last, seconds = self.read_uj(), perf_counter() - start
         if first is None or last is None or seconds <= 0:
             return None
-        return ((last - first) % self.wraps_uj) / 1e6 / seconds
+        return _possible(((last - first) % self.wraps_uj) / 1e6 / seconds)
 
 
 PowerSensor = SampledSensor | CountingSensor
@@ -112,7 +114,7 @@ def clock_share(root: Path = ROOT) -> float | None:
     """The first processor's clock, as a share of the highest it can have."""
     folder = root / "sys/devices/system/cpu/cpu0/cpufreq"
     now, most = _number(folder / "scaling_cur_freq"), _number(folder / "cpuinfo_max_freq")
-    return now / most if now and most else None
+    return now / most if now is not None and most is not None and now > 0 and most > 0 else None
 
 
 def throttled() -> tuple[str, ...]:
@@ -138,6 +140,11 @@ def pmic_watts(text: str) -> float | None:
             found[name, unit] = float(value)
     rails = [amps * found[name, "V"] for (name, unit), amps in found.items() if unit == "A" and (name, "V") in found]
     return sum(rails) if rails else None
+
+
+def _possible(watts: float | None) -> float | None:
+    """Watts that a board or a computer can draw; a sensor without a value gives nothing, 0, or less."""
+    return watts if watts is not None and _LEAST_W <= watts <= _MOST_W else None
 
 
 def _pmic() -> PowerSensor | None:
@@ -172,7 +179,7 @@ def _ina3221(root: Path) -> PowerSensor | None:
 def _rapl(root: Path) -> PowerSensor | None:
     folder = root / "sys/class/powercap/intel-rapl:0"
     wraps = _number(folder / "max_energy_range_uj")
-    if _number(folder / "energy_uj") is None or not wraps:
+    if _number(folder / "energy_uj") is None or wraps is None or wraps <= 0:
         return None
     return CountingSensor("RAPL, the processor's package", partial(_number, folder / "energy_uj"), wraps)
 
@@ -211,7 +218,9 @@ def _text(path: Path) -> str:
 
 
 def _number(path: Path) -> float | None:
+    """A file's one number; what a driver without a value writes, such as ``nan``, is none."""
     try:
-        return float(_text(path))
+        value = float(_text(path))
     except ValueError:
         return None
+    return value if math.isfinite(value) else None

@@ -136,13 +136,16 @@ def layers_from_profile(
 ) -> tuple[float, ...]:
     """Milliseconds of each layer, by index, that add up to the whole model's of `times_from_profile`.
 
-    What a run costs besides its layers is shared out over them as their own times are.
+    What a run costs besides its layers is shared out over them as their own times are, evenly where none takes any.
     """
     predict = _predictor(manifest, graph, profile, threads)
     alone = predict(())
     layers_ms = [0.0 if layer.static else predict((layer,)) - alone for layer in graph.layers]
     whole_ms = times_from_profile(manifest, graph, profile, threads, digest).whole_ms
     total = sum(layers_ms)
+    if not total:
+        layers_ms = [0.0 if layer.static else 1.0 for layer in graph.layers]
+        total = sum(layers_ms)
     return tuple(ms * whole_ms / total if total else 0.0 for ms in layers_ms)
 
 

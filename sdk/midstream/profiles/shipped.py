@@ -21,19 +21,19 @@ def profile_names() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
 
 
-def load_profile(name_or_path: str) -> Profile:
-    """A shipped profile by its name, or any profile by the path of its ``.toml`` file.
+def load_profile(name_or_path: str | Path) -> Profile:
+    """A shipped profile by its name, or any profile by the path of its ``.toml`` file; a `Path` is one.
 
     Raises ProfileError where there is none, and where a key is unknown, missing or out of range.
     """
-    if name_or_path.endswith(".toml") or os.sep in name_or_path:
+    if isinstance(name_or_path, Path) or name_or_path.endswith(".toml") or os.sep in name_or_path:
         path = Path(name_or_path)
         try:
-            text = str(read_at_most(path, MAX_PROFILE_BYTES), "utf-8")
+            text = str(read_at_most(path, MAX_PROFILE_BYTES), "utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise ProfileError(f"cannot read profile {name_or_path}: {why}") from None
-        return profile_from_toml(text, path.stem, name_or_path)
+        return profile_from_toml(text, path.stem, str(name_or_path))
     known = profile_names()
     if name_or_path not in known:
         raise ProfileError(

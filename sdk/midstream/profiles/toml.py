@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from midstream.errors import ProfileError
+from midstream.errors import ProfileError, printable
 from midstream.profiles.board import (
     DELEGATES,
     ENGINES,
@@ -33,6 +32,10 @@ _DTYPES = ("float32", "int8")
 _OVERHEADS = ("layer_overhead_us", "run_overhead_us")
 _MODEL = ("one_thread_ms", "all_cores_ms", "cuts_ms")
 _DIGEST = re.compile("[0-9a-f]{64}")
+# Figures of all units, from what a clock cannot see to what no machine has: no sum or quotient of these overflows.
+_LEAST, _MOST = 1e-9, 1e12
+_MOST_COUNT = 10**9
+_MOST_SHOWN = 200
 _TOP = ("title", "engines", "delegates", "speed", "families", "models", "power")
 
 
@@ -40,7 +43,7 @@ def profile_from_toml(text: str, name: str, path: str) -> Profile:
     """Read a profile; ``path`` is for error messages. Raises ProfileError naming the file and the key."""
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ProfileError(f"profile {path} is not TOML: {error}") from None
     top = _Table(path, "", document, ("cores", "memory_mb"), _TOP)
     speed = _Table(path, "speed.", top.table("speed"), ("layer_overhead_us",), _THREADS)
@@ -143,8 +146,8 @@ class _Table:
 
     def count(self, key: str) -> int:
         value = self._get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise self._wrong(key, value, "a whole number above 0")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MOST_COUNT:
+            raise self._wrong(key, value, f"a whole number above 0, at most {_MOST_COUNT}")
         return value
 
     def text(self, key: str) -> str:
@@ -196,12 +199,12 @@ class _Table:
     def _above_zero(self, key: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._wrong(key, value, "a number")
-        if not math.isfinite(value) or value <= 0:
-            raise self._wrong(key, value, "a number above 0")
+        if not _LEAST <= value <= _MOST:
+            raise self._wrong(key, value, f"a number above 0, from {_LEAST:g} to {_MOST:g}")
         return float(value)
 
     def _wrong(self, key: str, value: Any, needed: str) -> ProfileError:
-        return ProfileError(f"profile {self._path}: {self._prefix}{key} is {value!r}, needed {needed}")
+        return ProfileError(f"profile {self._path}: {self._prefix}{key} is {_shown(value)}, needed {needed}")
 
     def _refuse_unknown(self, prefix: str, values: Mapping[str, Any], known: tuple[str, ...]) -> None:
         for key in values:
@@ -210,6 +213,14 @@ class _Table:
                     f"profile {self._path} has the unknown key {prefix}{key}{nearest(key, known)}; "
                     f"known here are {', '.join(known)}"
                 )
+
+
+def _shown(value: Any) -> str:
+    """A value as Python writes it; Python refuses to write a number of thousands of digits."""
+    try:
+        return printable(repr(value), _MOST_SHOWN)
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def _rates(path: str, key: str, values: Mapping[str, Any]) -> Rates:
