@@ -200,7 +200,7 @@ def _decode_one(
     method, rest = form & _METHOD_MASK, view[1:]
     if form == method:
         return unpack_elements(method, rest, tensor, spec.name)
-    found = _decoded(codec, form, rest, tensor, spec, semantics, basis) if tensor.shape else None
+    found = _decoded(codec, form, rest, tensor, spec, semantics, basis)
     if found is None:
         raise CodecError(f"tensor {spec.name!r} came in form {form:#04x}, which {codec.name!r} does not make of {spec}")
     return found
@@ -233,7 +233,8 @@ def _decoded(
         return _decoded_halves(codec, form & _METHOD_MASK, rest, tensor, spec.name)
     if codec.family == "klt" and form & ~_METHOD_MASK == CODED:
         return _restored(form & _METHOD_MASK, rest, tensor, spec.name, basis)
-    if codec.family in ("int8", "step") and form & ~_METHOD_MASK & ~LAST_FIRST == CODED:
+    flags = CODED | LAST_FIRST if len(tensor.shape) > 1 else CODED
+    if codec.family in ("int8", "step") and form & CODED and not form & ~_METHOD_MASK & ~flags:
         return _dequantised(form, rest, tensor, spec.name)
     return None
 

@@ -33,8 +33,8 @@ class Transformed:
 def transform(values: NDArray[np.float32], basis: Basis, multiple: float) -> Transformed | None:
     """The codes of a non-empty tensor; the step is max(multiple · σ, largest coefficient / 32767).
 
-    σ is the root mean square of the tensor without the basis's mean. None where the tensor has to travel exact, because
-    a value is not finite.
+    σ is the root mean square of the tensor without the basis's mean. None where the tensor has to travel exact: a value
+    is not finite, or all are the same.
     """
     with np.errstate(all="ignore"):
         centred = basis.rows(values) - basis.mean
@@ -42,7 +42,7 @@ def transform(values: NDArray[np.float32], basis: Basis, multiple: float) -> Tra
         power = float(np.dot(flat, flat))
         coefficients = basis.vectors @ centred.T
         largest = float(np.abs(coefficients).max())
-    if not math.isfinite(power) or not math.isfinite(largest):
+    if not math.isfinite(power) or not math.isfinite(largest) or values.min() == values.max():
         return None
     step = float(np.float32(max(multiple * math.sqrt(power / flat.size), largest / _LIMITS[WIDE])))
     if step < np.finfo(np.float32).tiny:

@@ -37,18 +37,21 @@ class Stepped:
 def quantise(values: NDArray[np.float32], multiple: float) -> Stepped | None:
     """The codes of a flat, non-empty array; None where it cannot be quantised and has to travel exact.
 
-    That is where a value is not finite, or all are denormal.
+    That is where a value is not finite, or where all are denormal or all are the same.
     """
     row = values.reshape(1, -1)
-    power = float(np.dot(values, values))
+    with np.errstate(all="ignore"):
+        power = float(np.dot(values, values))
     if not math.isfinite(power):
         return None
     low, high, _, _ = cv2.minMaxLoc(row)
+    if low == high:
+        return None
     low, high = min(low, 0.0), max(high, 0.0)
     finest = (high - low) / _LEVELS[WIDE if multiple else NARROW]
     step = float(np.float32(max(multiple * math.sqrt(power / values.size), finest)))
     if step < _SMALLEST_STEP:
-        return Stepped(1.0, 0, 1.0, np.zeros(values.size, np.uint8)) if low == high else None
+        return None
     zero = round(-low / step)
     if zero + round(high / step) > _LEVELS[NARROW] and multiple:
         codes = _wide(values, step, zero)
