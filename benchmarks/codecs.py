@@ -360,7 +360,7 @@ recording (`benchmarks/scenes.py`). Sizes are those of the tensors' data on the 
 For each cut that `midstream convert` keeps, the smallest rung that reached the floor on the calibration inputs, in a
 calibration with that floor.
 
-{table("floor|cuts| number| models|rungs| smaller, geometric mean| asked|| agreement on test inputs| floor held there", summary)}
+{table("floor|cuts| number| models|rungs| smaller (geometric mean)| asked|| agreement (test)| floor held (test)", summary)}
 
 ## The compressed whole input, by the same measure
 

@@ -164,7 +164,9 @@ class _Session:
 
     def _judged(self, cut: str | None, trials: list[Trial]) -> list[Trial]:
         """Those that were not given up, after all inputs."""
-        for sample, reference in zip(self.inputs if trials else (), self._references, strict=True):
+        for sample, reference in zip(self.inputs, self._references, strict=True):
+            if not trials:
+                break
             crossing, made = self._head(cut, sample)
             for trial in trials:
                 found = trial.carry(crossing)
