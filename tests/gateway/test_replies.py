@@ -38,6 +38,12 @@ def test_a_reply_that_is_due_or_large_does_not_wait() -> None:
     assert not held.takes("d", reply(0, 600), 1.0, 0.0, 500)
 
 
+def test_two_answers_to_one_request_are_not_packed() -> None:
+    held = HeldReplies()
+    held.add("d", reply(7), 1.0, 0.0)
+    assert not held.takes("d", reply(7), 1.0, 0.0, ROOM)
+
+
 def test_what_is_held_fits_into_one_pack() -> None:
     held, number = HeldReplies(), 0
     while held.takes("d", reply(number), 1.0, 0.0, ROOM):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from midstream.communication.packing import FULL_BYTES, SMALL_BYTES
-from midstream.communication.packs import MAX_PACKED, packed_bytes
+from midstream.communication.packs import MAX_PACKED, packed_bytes, request_id_of
 
 # The first reply waits no longer than this for the next to be ready, and only where it has ten times as long.
 _LONGEST_HOLD_S = 0.002
@@ -38,6 +38,8 @@ class HeldReplies:
             and (not self.messages or device_id == self.device_id)
             and len(together) <= MAX_PACKED
             and packed_bytes(together) <= min(pack_bytes, FULL_BYTES)
+            # What QoS 1 delivers twice is answered twice.
+            and request_id_of(message) not in map(request_id_of, self.messages)
         )
 
     def add(self, device_id: str, message: bytes, deadline: float, now: float) -> None:
