@@ -32,7 +32,7 @@ from midstream.communication.codecs.pictures import (
 )
 from midstream.communication.codecs.rungs import Codec, find_codec
 from midstream.communication.codecs.sounds import SoundFormat, as_sound, decode_sound, encode_sound
-from midstream.communication.codecs.steps import Stepped, dequantise, quantise
+from midstream.communication.codecs.steps import Stepped, dequantise, holds, keeps, kept_share, quantise
 from midstream.communication.wire import DTYPES, EncodedTensor, decoded_bytes
 from midstream.errors import CodecError
 from midstream.inputs import Semantics
@@ -54,14 +54,19 @@ def encode(
     tensors: Mapping[str, Tensor],
     semantics: Mapping[str, Semantics],
     settings: Settings = UNCALIBRATED,
+    made: Mapping[str, Stepped] | None = None,
 ) -> tuple[EncodedTensor, ...]:
     """The tensors in their order. With ``raw``, contiguous arrays are not copied: leave them alone until sent.
 
-    ``semantics`` are the bundle's, by input name. Raises CodecError on an unknown codec or a dtype that
-    cannot be sent, MissingExtraError where a codec's library is not installed.
+    ``semantics`` are the bundle's, by input name. ``made`` are codes that a slice has made of some tensors already,
+    with ``int8``; they are taken where they do the tensor no harm. Raises CodecError on an unknown codec or a dtype
+    that cannot be sent, MissingExtraError where a codec's library is not installed.
     """
-    rung = find_codec(codec)
-    return tuple(_encode_one(rung, name, tensor, semantics.get(name), settings) for name, tensor in tensors.items())
+    rung, there = find_codec(codec), made or {}
+    return tuple(
+        _encode_one(rung, name, tensor, semantics.get(name), settings, there.get(name))
+        for name, tensor in tensors.items()
+    )
 
 
 def decode(
@@ -79,6 +84,34 @@ def decode(
     what the codec writes. All sizes are checked before anything is decoded.
     """
     rung = find_codec(codec)
+    _check_all(encoded, specs, max_bytes)
+    known = bases or {}
+    return {
+        spec.name: _decode_one(rung, tensor, spec, semantics.get(spec.name), known.get(spec.name))
+        for tensor, spec in zip(encoded, specs, strict=True)
+    }
+
+
+def decode_codes(
+    codec: str, encoded: Sequence[EncodedTensor], specs: Sequence[TensorSpec], max_bytes: int
+) -> dict[str, Stepped] | None:
+    """The tensors' 8-bit codes by name; None where one of them came exact, in another form, or in wider codes.
+
+    Raises CodecError as `decode` does.
+    """
+    rung = find_codec(codec)
+    _check_all(encoded, specs, max_bytes)
+    found = {}
+    for tensor, spec in zip(encoded, specs, strict=True):
+        form = tensor.data[0] if tensor.shape and len(tensor.data) else 0
+        if rung.family != "int8" or tensor.dtype != np.float32 or form & ~_METHOD_MASK & ~LAST_FIRST != CODED:
+            return None
+        found[spec.name] = _unpacked_codes(form, memoryview(tensor.data)[1:], tensor, spec.name)
+    narrow = all(stepped.codes.itemsize == steps.NARROW and stepped.zero <= 0xFF for stepped in found.values())
+    return found if narrow else None
+
+
+def _check_all(encoded: Sequence[EncodedTensor], specs: Sequence[TensorSpec], max_bytes: int) -> None:
     if len(encoded) != len(specs):
         names = ", ".join(spec.name for spec in specs) or "none"
         raise CodecError(f"{len(encoded)} tensors came, needed {len(specs)}: {names}")
@@ -91,21 +124,16 @@ def decode(
     total = sum(decoded_bytes(tensor.shape, tensor.dtype) for tensor in encoded)
     if total > max_bytes:
         raise CodecError(f"tensors of {total} bytes in all came; {max_bytes} are allowed")
-    known = bases or {}
-    return {
-        spec.name: _decode_one(rung, tensor, spec, semantics.get(spec.name), known.get(spec.name))
-        for tensor, spec in zip(encoded, specs, strict=True)
-    }
 
 
 def _encode_one(
-    codec: Codec, name: str, tensor: Tensor, semantics: Semantics | None, settings: Settings
+    codec: Codec, name: str, tensor: Tensor, semantics: Semantics | None, settings: Settings, made: Stepped | None
 ) -> EncodedTensor:
     if tensor.dtype not in DTYPES:
         raise CodecError(f"tensor {name!r} of {tensor.dtype} cannot be sent; cast it to a float or an integer")
     if codec.family == "raw":
         return EncodedTensor(tensor.shape, tensor.dtype, element_bytes(tensor).data)
-    parts = _coded(codec, name, tensor, semantics, settings) if tensor.size else None
+    parts = _coded(codec, name, tensor, semantics, settings, made) if tensor.size and tensor.shape else None
     if parts is None:
         method, packed = pack_elements(tensor, settings.entropy)
         parts = (bytes([method]), packed)
@@ -113,9 +141,9 @@ def _encode_one(
 
 
 def _coded(
-    codec: Codec, name: str, tensor: Tensor, semantics: Semantics | None, settings: Settings
+    codec: Codec, name: str, tensor: Tensor, semantics: Semantics | None, settings: Settings, made: Stepped | None
 ) -> tuple[Buffer, ...] | None:
-    """What the rung makes of a tensor that is not empty, in parts; None where it has to travel exact."""
+    """What the rung makes of a tensor of one value or more and one axis or more, in parts; None: it travels exact."""
     data: bytes | None
     match codec.takes:
         case "pictures":
@@ -130,11 +158,13 @@ def _coded(
             data = encode_sound(cast(SoundFormat, codec.family), codec.setting, tensor, sound)
         case _:
             coded = tensor.dtype in _LOSSY_DTYPES and codec.family != "lossless"
-            return _coded_floats(codec, name, tensor, settings) if coded else None
+            return _coded_floats(codec, name, tensor, settings, made) if coded else None
     return None if data is None else (bytes([CODED]), data)
 
 
-def _coded_floats(codec: Codec, name: str, tensor: Tensor, settings: Settings) -> tuple[Buffer, ...] | None:
+def _coded_floats(
+    codec: Codec, name: str, tensor: Tensor, settings: Settings, made: Stepped | None
+) -> tuple[Buffer, ...] | None:
     if codec.family in ("f16", "bf16"):
         halves: Tensor | None = to_float16(tensor) if codec.family == "f16" else to_bfloat16(tensor)
         if halves is None or not np.isfinite(tensor).all():
@@ -148,8 +178,9 @@ def _coded_floats(codec: Codec, name: str, tensor: Tensor, settings: Settings) -
         method, packed = pack_elements(transformed.codes, settings.entropy)
         width, rows = transformed.codes.dtype.itemsize, len(transformed.codes)
         return bytes([CODED | method]), _TRANSFORM.pack(basis.digest, transformed.step, width, rows), packed
-    stepped = quantise(_floats(tensor).reshape(-1), codec.setting)
-    if stepped is None or stepped.kept < settings.kept.get(name, _FEWEST_KEPT):
+    values = _floats(tensor).reshape(-1)
+    stepped = made if made is not None and holds(made, values) else quantise(values, codec.setting)
+    if stepped is None or not keeps(stepped, values, settings.kept.get(name, _FEWEST_KEPT)):
         return None
     last_first = name in settings.last_first and tensor.ndim > 1
     codes = stepped.codes.reshape(-1, tensor.shape[-1]).T if last_first else stepped.codes
@@ -168,14 +199,14 @@ def kept_shares(codec: str, tensors: Mapping[str, Tensor], settings: Settings) -
     rung = find_codec(codec)
     shares = {}
     for name, tensor in tensors.items():
-        coded: Stepped | Transformed | None = None
-        if tensor.size and tensor.dtype in _LOSSY_DTYPES:
-            if rung.family == "klt":
-                coded = _transformed(rung, name, tensor, settings)
-            elif rung.family in ("int8", "step"):
-                coded = quantise(_floats(tensor).reshape(-1), rung.setting)
-        if coded is not None:
+        if not tensor.size or tensor.dtype not in _LOSSY_DTYPES:
+            continue
+        if rung.family == "klt" and (coded := _transformed(rung, name, tensor, settings)) is not None:
             shares[name] = coded.kept
+        elif rung.family in ("int8", "step"):
+            values = _floats(tensor).reshape(-1)
+            if (stepped := quantise(values, rung.setting)) is not None:
+                shares[name] = kept_share(stepped, values)
     return shares
 
 
@@ -234,7 +265,8 @@ def _decoded(
     if codec.family == "klt" and form & ~_METHOD_MASK == CODED:
         return _restored(form & _METHOD_MASK, rest, tensor, spec.name, basis)
     if codec.family in ("int8", "step") and form & ~_METHOD_MASK & ~LAST_FIRST == CODED:
-        return _dequantised(form, rest, tensor, spec.name)
+        values = dequantise(_unpacked_codes(form, rest, tensor, spec.name))
+        return _as_dtype(values.reshape(tensor.shape), tensor.dtype)
     return None
 
 
@@ -247,7 +279,7 @@ def _decoded_halves(codec: Codec, method: int, rest: memoryview, tensor: Encoded
         return halves.astype(tensor.dtype)
 
 
-def _dequantised(form: int, rest: memoryview, tensor: EncodedTensor, name: str) -> Tensor:
+def _unpacked_codes(form: int, rest: memoryview, tensor: EncodedTensor, name: str) -> Stepped:
     if len(rest) < _STEP.size:
         raise CodecError(f"tensor {name!r} came with {len(rest)} bytes, too few for a step")
     step, width, zero = _STEP.unpack_from(rest)
@@ -258,7 +290,7 @@ def _dequantised(form: int, rest: memoryview, tensor: EncodedTensor, name: str) 
     packed = EncodedTensor((int(np.prod(tensor.shape)),), steps.CODE_DTYPES[width], b"")
     codes = unpack_elements(form & _METHOD_MASK, rest[_STEP.size :], packed, name).reshape(shape)
     flat = cast("NDArray[np.unsignedinteger]", (codes.T if form & LAST_FIRST else codes).reshape(-1))
-    return _as_dtype(dequantise(Stepped(step, zero, 1.0, flat)).reshape(tensor.shape), tensor.dtype)
+    return Stepped(step, zero, flat)
 
 
 def _restored(method: int, rest: memoryview, tensor: EncodedTensor, name: str, basis: Basis | None) -> Tensor:

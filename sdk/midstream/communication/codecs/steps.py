@@ -22,15 +22,16 @@ CODE_DTYPES: dict[int, np.dtype[np.unsignedinteger]] = {NARROW: np.dtype(np.uint
 _LEVELS = {NARROW: 255, WIDE: 65_535}
 # Below this a step has too few bits of its own to be divided by.
 _SMALLEST_STEP = 1e-35
+# Codes are looked at in pieces: in most tensors the first one shows that enough is kept.
+_PIECE = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """A tensor's codes, flat; ``kept`` is the share of values other than zero whose code is not that of zero."""
+    """A tensor's codes, flat."""
 
     step: float
     zero: int
-    kept: float
     codes: NDArray[np.unsignedinteger]
 
 
@@ -39,23 +40,32 @@ def quantise(values: NDArray[np.float32], multiple: float) -> Stepped | None:
 
     That is where a value is not finite, or all are denormal.
     """
-    row = values.reshape(1, -1)
-    power = float(np.dot(values, values))
-    if not math.isfinite(power):
+    # Unlike OpenCV's, these hand on what is not a number.
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    power = float(np.dot(values, values)) if multiple else 0.0
+    if not math.isfinite(power + high - low):
         return None
-    low, high, _, _ = cv2.minMaxLoc(row)
-    low, high = min(low, 0.0), max(high, 0.0)
     finest = (high - low) / _LEVELS[WIDE if multiple else NARROW]
     step = float(np.float32(max(multiple * math.sqrt(power / values.size), finest)))
     if step < _SMALLEST_STEP:
-        return Stepped(1.0, 0, 1.0, np.zeros(values.size, np.uint8)) if low == high else None
+        return Stepped(1.0, 0, np.zeros(values.size, np.uint8)) if low == high else None
     zero = round(-low / step)
     if zero + round(high / step) > _LEVELS[NARROW] and multiple:
         codes = _wide(values, step, zero)
     else:
         zero = min(_LEVELS[NARROW], zero)
+        row = values.reshape(1, -1)
         codes = np.asarray(cv2.convertScaleAbs(row, alpha=1.0 / step, beta=zero), np.uint8).reshape(-1)
-    return Stepped(step, zero, _kept(codes, zero, row), codes)
+    return Stepped(step, zero, codes)
+
+
+def holds(stepped: Stepped, values: NDArray[np.float32]) -> bool:
+    """Whether 8-bit codes that a runtime made of these values by their minimum and maximum may stand for them.
+
+    A runtime hardly looks at its values: it makes codes of what is not a number as well. Where this says no, the answer
+    is `quantise`'s.
+    """
+    return _SMALLEST_STEP <= stepped.step < math.inf and math.isfinite(float(np.dot(values, values)))
 
 
 def _wide(values: NDArray[np.float32], step: float, zero: int) -> NDArray[np.unsignedinteger]:
@@ -65,9 +75,20 @@ def _wide(values: NDArray[np.float32], step: float, zero: int) -> NDArray[np.uns
     return np.clip(scaled, 0, _LEVELS[WIDE], out=scaled).astype(np.uint16)
 
 
-def _kept(codes: NDArray[np.unsignedinteger], zero: int, row: NDArray[np.float32]) -> float:
-    other = cv2.countNonZero(codes.reshape(1, -1)) if zero == 0 else np.count_nonzero(codes != zero)
-    return float(other / max(1, cv2.countNonZero(row)))
+def keeps(stepped: Stepped, values: NDArray[np.float32], least: float) -> bool:
+    """Whether at least this share of what is not zero does not become zero."""
+    other = 0
+    for start in range(0, values.size, _PIECE):
+        other += int(np.count_nonzero(stepped.codes[start : start + _PIECE] != stepped.zero))
+        if other >= least * values.size:
+            return True
+    return other >= least * cv2.countNonZero(values.reshape(1, -1))
+
+
+def kept_share(stepped: Stepped, values: NDArray[np.float32]) -> float:
+    """The share of what is not zero that does not become zero."""
+    there = cv2.countNonZero(values.reshape(1, -1))
+    return float(np.count_nonzero(stepped.codes != stepped.zero) / there) if there else 1.0
 
 
 def dequantise(stepped: Stepped) -> NDArray[np.float32]:
