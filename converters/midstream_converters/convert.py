@@ -19,6 +19,7 @@ from midstream.errors import ModelError, VerificationError
 from midstream.manifest import (
     WEIGHTS_FILE,
     WHOLE,
+    CodingCost,
     Costs,
     Edge,
     Graph,
@@ -52,6 +53,8 @@ Progress = Callable[[str, int, int], None]
 
 # Between this many of the most useful cuts there are slices for plans of three and more stages.
 MIDDLE_CUTS = 6
+# For so many of them there are slices that code what crosses: each takes as long as loading the model twice.
+CODED_CUTS = 4
 _TIMED_RUNS = 5
 # Runs of the whole model that the proof of a cut takes, alternatives included.
 _RUNS_A_PROOF = 4
@@ -121,6 +124,7 @@ class _Work:
         self._weights_path = weights.path
         self.programs: dict[str, bytes] = {}
         self._records: dict[str, SliceRecord] = {}
+        self._coding: dict[str, CodingCost] = {}
 
     def run(self, recipe: str) -> tuple[Manifest, Costs]:
         """Slice and prove."""
@@ -144,6 +148,7 @@ class _Work:
             try:
                 kept, rejected = self._cuts(selection, wanted, pool)
                 self._middles(kept[:MIDDLE_CUTS], pool)
+                self._code(kept[:CODED_CUTS], pool)
             except BrokenProcessPool:
                 raise ModelError(
                     f"{opened.file.path}: {self._engine.version()} breaks down on a slice of it, or lacks memory; "
@@ -185,7 +190,7 @@ class _Work:
         )
         machine = f"{platform.machine()} {self._engine.version()}"
         costs = {proven.candidate.id: proven.cost for proven in kept}
-        return manifest, Costs(machine, reference.whole_ms, costs, layers_ms, recipe)
+        return manifest, Costs(machine, reference.whole_ms, costs, layers_ms, recipe, coding=self._coding)
 
     def _reference(self) -> _Reference:
         """The file's own answers, and the proof that the rebuilt whole model gives them too."""
@@ -264,6 +269,18 @@ class _Work:
             self._progress("joining cuts", done, len(pairs))
             if (middle := part.result()) is not None:
                 self._add(middle_name(first.candidate.id, second.candidate.id), middle)
+
+    def _code(self, kept: Sequence[Proven], pool: Pool) -> None:
+        """Heads and tails that code what crosses themselves; which ones pay is for the times to say."""
+        pairs = [(proven, codec) for proven in kept for codec in self._opened.source.codecs]
+        made = [pool.submit(Prover.prove_coding, proven, codec) for proven, codec in pairs]
+        for done, ((proven, codec), part) in enumerate(zip(pairs, made, strict=True)):
+            self._progress("coding", done, len(pairs))
+            if (coded := part.result()) is not None:
+                head, tail = (name(proven.candidate.id, codec) for name in (head_name, tail_name))
+                self._add(head, coded.head)
+                self._add(tail, coded.tail)
+                self._coding |= {head: coded.encoding, tail: coded.decoding}
 
     def _compile(self, heads: Sequence[Slice]) -> None:
         """Heads as the Edge TPU runs them, beside the plain ones."""

@@ -102,11 +102,17 @@ class Variant:
     runtime that computes in single precision holds it between two layers; rounding it would be a step that the whole
     model does not make. ``without`` are the runtime's own names of optimisations that this part of the whole model does
     not get, though alone it would.
+
+    ``takes_coded`` and ``gives_coded``: of these values a slice takes the carriers that ``codec`` has for each, and
+    gives them besides what it gives anyway (`midstream.manifest.CARRIERS`).
     """
 
     takes_wide: bool = False
     gives_wide: bool = False
     without: tuple[str, ...] = ()
+    codec: str = ""
+    takes_coded: tuple[str, ...] = ()
+    gives_coded: tuple[str, ...] = ()
 
 
 PLAIN = Variant()
@@ -133,13 +139,15 @@ def carried(graph: ModelGraph, value: str, wide: bool) -> TensorSpec:
 class Source(Protocol):
     """A model file that was read: its graph, and the power to make a program of any part of it.
 
-    The weights that programs name are in the bundle's weights file by then.
+    The weights that programs name are in the bundle's weights file by then. ``codecs`` are those that its slices can
+    carry out themselves.
     """
 
     engine: EngineName
     graph: ModelGraph
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    codecs: tuple[str, ...]
 
     def slice(
         self, member: str, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], variant: Variant

@@ -36,6 +36,8 @@ class TfliteSource:
     """A TFLite model that can be sliced."""
 
     engine: EngineName = "litert"
+    # TFLite's operators for it clip at a range that is set ahead; any others are no quicker than doing it outside.
+    codecs: tuple[str, ...] = ()
 
     def __init__(self, model: TfliteModel, weights: WeightStore) -> None:
         self._model = model

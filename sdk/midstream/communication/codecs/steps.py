@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from midstream.tensors import Tensor
 
 NARROW, WIDE = 1, 2
 CODE_DTYPES: dict[int, np.dtype[np.unsignedinteger]] = {NARROW: np.dtype(np.uint8), WIDE: np.dtype(np.uint16)}
@@ -33,6 +36,16 @@ class Stepped:
     step: float
     zero: int
     codes: NDArray[np.unsignedinteger]
+
+    @classmethod
+    def of(cls, codes: Tensor, scale: Tensor, zero: Tensor) -> Stepped:
+        """As a slice hands it on: uint8 codes of the tensor's shape, a float32 and a uint8 without axes."""
+        return cls(float(scale), int(zero), cast("NDArray[np.uint8]", codes.reshape(-1)))
+
+    def carriers(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """The reverse, of 8-bit codes."""
+        codes = np.ascontiguousarray(self.codes).reshape(shape)
+        return codes, np.array(self.step, np.float32), np.array(self.zero, np.uint8)
 
 
 def quantise(values: NDArray[np.float32], multiple: float) -> Stepped | None:
