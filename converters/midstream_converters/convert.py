@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from statistics import median
 from midstream.engines import Engine, Program, engine_for
 from midstream.errors import ModelError, VerificationError
 from midstream.manifest import (
+    CARRIERS,
     WEIGHTS_FILE,
     WHOLE,
     CodingCost,
@@ -34,6 +35,7 @@ from midstream.manifest import (
 )
 from midstream.tensors import Tensors
 from midstream_converters import slicing
+from midstream_converters.coding import Coded, may_code
 from midstream_converters.difference import max_abs_error
 from midstream_converters.edgetpu import find_compiler, maps_whole
 from midstream_converters.emit import check_target, staging, write_bundle
@@ -53,8 +55,8 @@ Progress = Callable[[str, int, int], None]
 
 # Between this many of the most useful cuts there are slices for plans of three and more stages.
 MIDDLE_CUTS = 6
-# For so many of them there are slices that code what crosses: each takes as long as loading the model twice.
-CODED_CUTS = 4
+# For so many that can be coded there are slices that do it: each takes as long as loading the model twice.
+CODED_CUTS = 2
 _TIMED_RUNS = 5
 # Runs of the whole model that the proof of a cut takes, alternatives included.
 _RUNS_A_PROOF = 4
@@ -147,8 +149,9 @@ class _Work:
         with proving(prover, self._weights_path.stat().st_size, expected_s) as pool:
             try:
                 kept, rejected = self._cuts(selection, wanted, pool)
+                coding = list(self._coding_of(kept, pool))
                 self._middles(kept[:MIDDLE_CUTS], pool)
-                self._code(kept[:CODED_CUTS], pool)
+                self._code(coding)
             except BrokenProcessPool:
                 raise ModelError(
                     f"{opened.file.path}: {self._engine.version()} breaks down on a slice of it, or lacks memory; "
@@ -270,12 +273,18 @@ class _Work:
             if (middle := part.result()) is not None:
                 self._add(middle_name(first.candidate.id, second.candidate.id), middle)
 
-    def _code(self, kept: Sequence[Proven], pool: Pool) -> None:
+    def _coding_of(self, kept: Sequence[Proven], pool: Pool) -> Iterator[tuple[Proven, str, Future[Coded | None]]]:
+        """The work on heads and tails that code what crosses themselves."""
+        source = self._opened.source
+        for codec in CARRIERS:
+            fit = [proven for proven in kept if may_code(source, codec, proven.halves)]
+            for proven in fit[:CODED_CUTS]:
+                yield proven, codec, pool.submit(Prover.prove_coding, proven, codec)
+
+    def _code(self, made: Sequence[tuple[Proven, str, Future[Coded | None]]]) -> None:
         """Heads and tails that code what crosses themselves; which ones pay is for the times to say."""
-        pairs = [(proven, codec) for proven in kept for codec in self._opened.source.codecs]
-        made = [pool.submit(Prover.prove_coding, proven, codec) for proven, codec in pairs]
-        for done, ((proven, codec), part) in enumerate(zip(pairs, made, strict=True)):
-            self._progress("coding", done, len(pairs))
+        for done, (proven, codec, part) in enumerate(made):
+            self._progress("coding", done, len(made))
             if (coded := part.result()) is not None:
                 head, tail = (name(proven.candidate.id, codec) for name in (head_name, tail_name))
                 self._add(head, coded.head)

@@ -126,6 +126,14 @@ class Slice:
     content: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Encoders:
+    """A quick layer that makes values from others of their size, called ``NAME.before``: alone, and with encoding."""
+
+    plain: Slice
+    coding: Slice
+
+
 def carried(graph: ModelGraph, value: str, wide: bool) -> TensorSpec:
     """The name, dtype and shape under which a value crosses. Inputs and outputs of the model stay what they are."""
     spec = graph.values[value].spec
@@ -139,20 +147,21 @@ def carried(graph: ModelGraph, value: str, wide: bool) -> TensorSpec:
 class Source(Protocol):
     """A model file that was read: its graph, and the power to make a program of any part of it.
 
-    The weights that programs name are in the bundle's weights file by then. ``codecs`` are those that its slices can
-    carry out themselves.
+    The weights that programs name are in the bundle's weights file by then.
     """
 
     engine: EngineName
     graph: ModelGraph
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    codecs: tuple[str, ...]
 
     def slice(
         self, member: str, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], variant: Variant
     ) -> Slice:
         """A program that runs these layers from these values to those. Thread-safe."""
+
+    def encoders(self, codec: str, values: Sequence[str]) -> Encoders | None:
+        """Programs to time the coding of these values by; None where slices cannot carry out the codec themselves."""
 
     def operators(self, part: Slice) -> Counter[str]:
         """The operators that the runtime makes of a program, and how many of each; none where it keeps the layers."""

@@ -23,6 +23,9 @@ from midstream_converters.graph import Slice, Source, Variant
 from midstream_converters.loaded import Loaded
 from midstream_converters.slicing import Halves
 
+# So many layers read what crosses: enough to be like the tail, and few enough for their coding to be seen.
+_FIRST_LAYERS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Proven:
@@ -119,9 +122,11 @@ class Prover:
         return None
 
     def prove_coding(self, proven: Proven, codec: str) -> Coded | None:
-        """Head and tail that code what crosses themselves; None where they cannot, or do it wrongly."""
+        """Head and tail that code what crosses themselves, where `may_code`; None where they do it wrongly."""
         plain, sample = proven.halves, self._samples[0]
-        if not coding.may_code(self._source, codec, plain):
+        names = tuple(spec.name for spec in plain.cut.tensors)
+        encoders = self._source.encoders(codec, names)
+        if encoders is None:
             return None
         coded = slicing.halves(
             self._source,
@@ -133,7 +138,7 @@ class Prover:
         try:
             with self._load(coded.head) as head:
                 made = head.run(sample)
-            crossing = {spec.name: made[spec.name] for spec in plain.cut.tensors}
+            crossing = {name: made[name] for name in names}
             codes = {name: coding.carried(made, codec, name) for name in crossing}
             if coding.digest(crossing) != proven.crossed:
                 return None
@@ -145,11 +150,25 @@ class Prover:
             with self._load(coded.tail) as tail:
                 if max_abs_error(want, tail.run(made)) > 0:
                     return None
-            first, second = slicing.coders(self._source, plain.cut, codec)
-            with self._load(first) as encoder, self._load(second) as decoder:
-                return Coded(coded.head, coded.tail, *coding.coding_costs(encoder, decoder, codec, crossing, made))
+            with self._load(encoders.plain) as alone, self._load(encoders.coding) as encoder:
+                encoding = coding.encoding_cost(alone, encoder, codec, crossing)
+            first, decoding_first = self._first_layers(proven.candidate, plain.tail, coded.tail, codec)
+            with self._load(first) as alone, self._load(decoding_first) as decoder:
+                read = {name: each for name, each in codes.items() if name in first.record.inputs}
+                decoding = coding.decoding_cost(alone, decoder, made, read)
+            return Coded(coded.head, coded.tail, encoding, decoding)
         except (BundleError, InputError):
             return None
+
+    def _first_layers(self, candidate: Candidate, tail: Slice, coded: Slice, codec: str) -> tuple[Slice, Slice]:
+        """The first layers of a tail, and of the one that decodes; all of them where these are few."""
+        after = self._cutter.moved_after(candidate, _FIRST_LAYERS)
+        if after is None:
+            return tail, coded
+        plain = Variant(without=tail.record.without)
+        decoding = replace(plain, codec=codec, takes_coded=candidate.crossing)
+        first, second = (slicing.middle(self._source, candidate, after, variant) for variant in (plain, decoding))
+        return (tail, coded) if first is None or second is None else (first, second)
 
     def _alternatives(
         self, candidate: Candidate, trace: Callable[[], exact.Trace]
@@ -181,7 +200,7 @@ class Prover:
             made, took = sides.head(halves.head, index)
             first = sample | made
             crossing = {spec.name: first[spec.name] for spec in specs}
-            if index == 0 and self._source.codecs:
+            if index == 0:
                 crossed = coding.digest(crossing)
             specs = tuple(spec.loosened(first[spec.name].shape) for spec in specs)
             start = time.perf_counter()

@@ -89,15 +89,6 @@ def middle(source: Source, first: Candidate, second: Candidate, variant: Variant
     )
 
 
-def coders(source: Source, cut: Cut, codec: str) -> tuple[Slice, Slice]:
-    """What encodes the tensors of a cut, and what decodes them, each alone."""
-    names = tuple(spec.name for spec in cut.tensors)
-    return (
-        source.slice("encoder", (), names, (), Variant(codec=codec, gives_coded=names)),
-        source.slice("decoder", (), names, names, Variant(codec=codec, takes_coded=names)),
-    )
-
-
 def has_half(source: Source, candidate: Candidate) -> bool:
     """Whether a value crosses that a wide variant would carry in another way."""
     return any(carried(source.graph, value, wide=True).name != value for value in candidate.crossing)

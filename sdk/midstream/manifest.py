@@ -254,7 +254,7 @@ class SliceCost:
 
 @dataclass(frozen=True, slots=True)
 class CodingCost:
-    """Milliseconds that one end's coding of a cut takes within its slice and beside it."""
+    """Milliseconds that one end's coding of a cut takes within a slice and beside it."""
 
     within_ms: float
     beside_ms: float

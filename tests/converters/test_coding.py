@@ -70,12 +70,13 @@ def noise(seed: int = 0) -> NDArray[np.float32]:
 
 def test_where_enough_floats_cross_there_are_slices_that_code(large: Bundle) -> None:
     payloads = {cut.id: cut.payload_bytes for cut in large.cuts}
-    assert coded(large.manifest) == [cut for cut, size in payloads.items() if size >= 64 << 10]
+    assert {payloads[cut] for cut in coded(large.manifest)} == {64 << 10}
+    assert len(coded(large.manifest)) == CODED_CUTS
     assert set(payloads.values()) == {64 << 10, 4 << 10}
     assert set(large.costs.coding) == {
         name(c, "int8") for c in coded(large.manifest) for name in (head_name, tail_name)
     }
-    assert all(cost.within_ms > 0 and cost.beside_ms > 0 for cost in large.costs.coding.values())
+    assert all(cost.within_ms >= 0 and cost.beside_ms >= 0 for cost in large.costs.coding.values())
 
 
 @pytest.mark.parametrize("input_values", [noise(), np.maximum(noise(), 0), -np.abs(noise()), np.zeros_like(noise())])

@@ -14,8 +14,8 @@ from pathlib import Path
 from midstream.engines import Program
 from midstream.manifest import WEIGHTS_FILE, EngineName, SliceRecord
 from midstream.tensors import Tensors, TensorSpec
-from midstream_converters.graph import PLAIN, Floats, ModelGraph, Slice, Variant, carried
-from midstream_converters.onnx.coders import codecs_of, encoders, with_decoders
+from midstream_converters.graph import PLAIN, Encoders, Floats, ModelGraph, Slice, Variant, carried
+from midstream_converters.onnx.coders import can_code, encoder_programs, encoders, with_decoders
 from midstream_converters.onnx.profile import layer_times
 from midstream_converters.onnx.proto import onnx, reads
 from midstream_converters.onnx.read import OnnxModel
@@ -35,7 +35,6 @@ class OnnxSource:
         self.inputs: tuple[TensorSpec, ...] = model.inputs
         specs = (graph.values[name].spec for name in graph.outputs)
         self.outputs: tuple[TensorSpec, ...] = tuple(spec for spec in specs if spec is not None)
-        self.codecs: tuple[str, ...] = codecs_of(model.model)
 
     def slice(
         self, member: str, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], variant: Variant
@@ -81,6 +80,13 @@ class OnnxSource:
             without=variant.without,
         )
         return Slice(record, content)
+
+    def encoders(self, codec: str, values: Sequence[str]) -> Encoders | None:
+        """As onnxruntime's own quantisation does it, from operator set 11 on."""
+        if not can_code(self._model.model, codec):
+            return None
+        declared = [self._declared(carried(self.graph, value, wide=False)) for value in values]
+        return encoder_programs(self._model.model, declared, codec)
 
     def operators(self, part: Slice) -> Counter[str]:
         """What onnxruntime's optimisations leave, its processor's own layouts apart."""
