@@ -419,7 +419,10 @@ own kind. What coding does to the caches of the layers is in it; small differenc
 
 *As built* is OpenCV and numpy, and looks at whether all values are finite and enough of them is kept. *Within the
 slices* is DynamicQuantizeLinear and DequantizeLinear, and the head's codes are looked at in the same way: onnxruntime
-makes codes of NaN too. Of these {len(everything)} places, encoding is quicker within the head at {heads}, and decoding
+makes codes of NaN too. *Alone*, the head is not looked at, and is spared handing out the floats, which a device keeps
+to go on by itself.
+
+Of these {len(everything)} places, encoding is quicker within the head at {heads}, and decoding
 within the tail at {tails}. Asked for: both ends within {ASKED} × of the operators alone. Beside the slices they take
 {beside / pair:.2f} ×, the quicker of both {chosen / pair:.2f} ×: {verdict(chosen <= ASKED * pair)}.
 
