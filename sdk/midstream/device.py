@@ -318,12 +318,15 @@ class Device:
         for option in places:
             if option.codec == codec.name:
                 return option
+        where = "the input" if wanted is None else f"cut {wanted!r}"
+        if not places:
+            raise PlanError(f"{where} of bundle {self.bundle.name!r} never travels: the model's state stays with it")
         described = {"image" if isinstance(s, ImageInput) else "audio" for s in self.bundle.manifest.semantics.values()}
         needed = {"pictures": "image", "sounds": "audio"}.get(codec.takes)
-        if not places or (needed is not None and (wanted is not None or needed not in described)):
+        if needed is not None and (wanted is not None or needed not in described):
             raise PlanError(
-                f"codec {codec.name!r} cannot carry {'the input' if wanted is None else f'cut {wanted!r}'} of bundle "
-                f"{self.bundle.name!r}: it is for {codec.takes} as whole input"
+                f"codec {codec.name!r} cannot carry {where} of bundle {self.bundle.name!r}: it is for {codec.takes} as "
+                "whole input"
             )
         # Not calibrated, so its size is not known: that of the elements is the most it can be.
         return replace(places[0], codec=codec.name, lossless=codec.lossless, agreement=None)

@@ -10,21 +10,23 @@ from statistics import median
 
 import numpy as np
 
-from midstream.agreement import Metric, find_metric
+from midstream.agreement import Metric, checked, find_metric
 from midstream.analysis import analyze_inputs
 from midstream.bundle import Bundle
 from midstream.calibrating.bases import Covariance, channel_axis
 from midstream.calibrating.trial import Trial, applies, choose_entropy
-from midstream.communication.codecs import ALL_RUNGS, encode
+from midstream.communication.codecs import ALL_RUNGS, encode, find_codec
 from midstream.errors import InputError, MissingExtraError
-from midstream.ladder import Ladder, MeasuredRung, Place, Settings
+from midstream.ladder import UNCALIBRATED, Ladder, MeasuredRung, Place, Settings
 from midstream.tensors import Tensors
 
 # With fewer inputs than this none can be held out.
 FEWEST_TO_HOLD_OUT = 8
 _TRIED_FOR_ENTROPY = 2
 _ALWAYS = ("raw", "lossless")
+_ROUNDING = 1e-6
 _LAYOUT_CODEC = "int8"
+MAX_ANSWER_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,45 +49,86 @@ def calibrate(
 ) -> Calibration:
     """Measure these codecs at the whole input and at these cuts (default: all), on inputs that `Bundle.run` takes.
 
+    ``raw`` and ``lossless`` are always measured.
+
     Of eight inputs or more, the first half sets the rungs up and the second half judges them. Rungs that fall below
     ``min_agreement`` are given up at once; of the others those stay that no other beats in size, agreement and time
     alike, and ``raw`` and ``lossless``. Raises InputError where there are no inputs, they do not fit, or the metric
-    is unknown; BundleError on an unknown cut.
+    is unknown, or finds that an answer does not agree with itself; BundleError on an unknown cut, CodecError on an
+    unknown codec.
     """
     if not samples:
         raise InputError(f"no inputs were given to calibrate bundle {bundle.name!r} with")
+    if not 0 <= min_agreement <= 1:
+        raise InputError(f"min_agreement is {min_agreement!r}, needed a share of 0 to 1")
+    chosen = (
+        [cut.id for cut in bundle.cuts]
+        if cuts is None
+        else [bundle.manifest.cut(cut).id for cut in dict.fromkeys(cuts)]
+    )
+    tried_codecs = tuple(dict.fromkeys((*_ALWAYS, *(find_codec(name).name for name in codecs))))
     inputs = [bundle.check_inputs(sample) for sample in samples]
     progress(f"the whole model on {len(inputs)} inputs")
-    references, times = [], []
-    for sample in inputs:
-        started = time.perf_counter()
-        references.append(bundle.run_tail(None, sample))
-        times.append((time.perf_counter() - started) * 1e3)
-    judge = find_metric(metric, references) if isinstance(metric, str) else metric
+    references, times = _answers(bundle, inputs)
+    judge = find_metric(metric, references) if isinstance(metric, str) else checked(metric, _name_of(metric))
+    for reference in references:
+        if not (itself := judge(reference, reference)) >= 1.0 - _ROUNDING:
+            raise InputError(
+                f"metric {_name_of(metric)!r} gives {itself} for an answer and itself, needed 1; choose another metric"
+            )
     held_out = len(inputs) >= FEWEST_TO_HOLD_OUT
     half = len(inputs) // 2 if held_out else 0
     session = _Session(
-        bundle, judge, min_agreement, inputs[:half] or inputs, inputs[half:], references[half:], tuple(codecs)
+        bundle, judge, min_agreement, inputs[:half] or inputs, inputs[half:], references[half:], tried_codecs
     )
-    chosen = [bundle.manifest.cut(cut).id for cut in cuts] if cuts is not None else [cut.id for cut in bundle.cuts]
     tried: dict[str | None, tuple[MeasuredRung, ...]] = {}
     places = []
     for cut in [*([] if bundle.manifest.stateful else [None]), *chosen]:
         progress("the whole input" if cut is None else f"cut {cut}")
         place = session.measure(cut)
         tried[cut] = place.rungs
-        places.append(replace(place, rungs=pareto(place.rungs)))
+        places.append(_kept(place))
     ladder = Ladder(
         bundle.digest.hex(),
         f"{platform.machine()} {bundle.costs.machine.partition(' ')[2]}",
         median(times),
-        metric if isinstance(metric, str) else getattr(metric, "__qualname__", type(metric).__name__),
+        _name_of(metric),
         len(session.inputs),
         held_out,
         min_agreement,
         tuple(places),
     )
     return Calibration(ladder, tried)
+
+
+def _answers(bundle: Bundle, inputs: Sequence[Tensors]) -> tuple[list[Tensors], list[float]]:
+    """The whole model's answers, all of which are kept to judge by, and the milliseconds that each took."""
+    # What is loaded and allocated for the first run is not its time.
+    bundle.run_tail(None, inputs[0])
+    references: list[Tensors] = []
+    times, held = [], 0
+    for sample in inputs:
+        started = time.perf_counter()
+        references.append(bundle.run_tail(None, sample))
+        times.append((time.perf_counter() - started) * 1e3)
+        held += sum(tensor.nbytes for tensor in references[-1].values())
+        if held > MAX_ANSWER_BYTES:
+            raise InputError(
+                f"the answers of bundle {bundle.name!r} to {len(references)} inputs take {held} bytes, and "
+                f"{MAX_ANSWER_BYTES} are kept; calibrate with fewer inputs, --samples {max(1, len(references) - 1)}"
+            )
+    return references, times
+
+
+def _name_of(metric: str | Metric) -> str:
+    return metric if isinstance(metric, str) else getattr(metric, "__qualname__", type(metric).__name__)
+
+
+def _kept(place: Place) -> Place:
+    """The best rungs of a place; its bases only where one of them needs any."""
+    rungs = pareto(place.rungs)
+    needed = any(find_codec(rung.codec).family == "klt" for rung in rungs)
+    return replace(place, rungs=rungs, bases=place.bases if needed else {})
 
 
 def pareto(rungs: Iterable[MeasuredRung]) -> tuple[MeasuredRung, ...]:
@@ -128,8 +171,8 @@ class _Session:
 
     def measure(self, cut: str | None) -> Place:
         """All rungs of a place that were not given up."""
-        settings = self._settings(cut)
-        trials = list(self._trials(cut, settings))
+        settings, telling = self._settings(cut)
+        trials = list(self._trials(cut, settings, telling))
         raw_bytes = []
         for sample, reference in zip(self.inputs, self._references, strict=True):
             crossing, made = self._head(cut, sample)
@@ -148,12 +191,22 @@ class _Session:
     def _head(self, cut: str | None, sample: Tensors) -> tuple[Tensors, Tensors]:
         return (sample, {}) if cut is None else self._bundle.run_head(cut, sample)
 
-    def _settings(self, cut: str | None) -> Settings:
-        """Bases and layouts, from the inputs that set rungs up."""
+    def _settings(self, cut: str | None) -> tuple[Settings, list[Tensors]]:
+        """Bases and layouts, from the inputs that set rungs up, and what crosses for the first of these that tell.
+
+        Those are the ones in which there is something to code: a black picture or silence would rule out all codecs.
+        """
         sums: dict[str, Covariance] = {}
         smaller: dict[str, int] = {}
-        for index, sample in enumerate(self._fitting):
+        first: list[Tensors] = []
+        telling: list[Tensors] = []
+        for sample in self._fitting:
             crossing, _ = self._head(cut, sample)
+            if len(first) < _TRIED_FOR_ENTROPY:
+                first.append(crossing)
+            tells = len(telling) < _TRIED_FOR_ENTROPY and applies(_LAYOUT_CODEC, crossing, {}, UNCALIBRATED)
+            if tells:
+                telling.append(crossing)
             for name, tensor in crossing.items():
                 axis = channel_axis(tensor.shape, self._bundle.manifest.engine)
                 if tensor.dtype.kind != "f" or axis is None or not tensor.size or cut is None:
@@ -161,17 +214,17 @@ class _Session:
                 known = sums.setdefault(name, Covariance(axis, tensor.shape[axis]))
                 if known.axis == axis and known.channels == tensor.shape[axis]:
                     known.add(np.asarray(tensor, np.float32))
-                if axis == -1 and index < _TRIED_FOR_ENTROPY:
+                if axis == -1 and tells:
                     smaller[name] = smaller.get(name, 0) + _gain_of_last_first(name, tensor)
         bases = {name: basis for name, found in sums.items() if (basis := found.basis()) is not None}
-        return Settings(bases=bases, last_first=frozenset(name for name, gain in smaller.items() if gain > 0))
+        last_first = frozenset(name for name, gain in smaller.items() if gain > 0)
+        return Settings(bases=bases, last_first=last_first), telling or first
 
-    def _trials(self, cut: str | None, settings: Settings) -> Iterator[Trial]:
-        samples = [self._head(cut, sample)[0] for sample in self._fitting[:_TRIED_FOR_ENTROPY]]
+    def _trials(self, cut: str | None, settings: Settings, samples: Sequence[Tensors]) -> Iterator[Trial]:
         specs = self._bundle.crossing_specs(cut)
         for codec in self._codecs:
             try:
-                if applies(codec, samples[0], self._semantics, settings):
+                if any(applies(codec, sample, self._semantics, settings) for sample in samples):
                     chosen = choose_entropy(codec, samples, self._semantics, settings)
                     yield Trial(codec, chosen, specs, self._semantics)
             except MissingExtraError:
