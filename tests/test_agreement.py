@@ -241,8 +241,9 @@ def test_without_answers_there_is_no_metric() -> None:
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = (
-        "half = lambda want, got: 0.5\nraises = lambda want, got: want['nosuch']\nnan = lambda want, got: float('nan')\n"
-        "two = lambda want, got: 2.0\ntext = lambda want, got: 'good'\nnothing = lambda want, got: None\nnumber = 3\n"
+        "half = lambda want, got: 0.5\nraises = lambda want, got: want['nosuch']\n"
+        "nan = lambda want, got: float('nan')\ntwo = lambda want, got: 2.0\ntext = lambda want, got: 'good'\n"
+        "nothing = lambda want, got: None\nnumber = 3\n"
     )
     (tmp_path / "my_metrics.py").write_text(source)
     # Named like a kind of metric, but with a longer path to it.

@@ -20,7 +20,7 @@ import numpy as np
 
 from midstream.archive import Archive
 from midstream.communication.codecs import decode, encode, find_codec, zstd_available
-from midstream.communication.wire import EncodedTensor
+from midstream.communication.wire import EncodedTensor, decoded_bytes
 from midstream.engines import ACCELERATORS, Accelerator, Program, Session, engine_for
 from midstream.engines.paced import paced
 from midstream.errors import AcceleratorError, BundleError, CodecError, InputError
@@ -294,7 +294,7 @@ class Bundle:
         return decode(codec, encoded, self.crossing_specs(cut_id), self.manifest.semantics, max_bytes, bases)
 
     def _carry(self, codec: str, crossing: Tensors, cut: Cut) -> Tensors:
-        limit = sum(tensor.nbytes for tensor in crossing.values())
+        limit = sum(decoded_bytes(tensor.shape, tensor.dtype) for tensor in crossing.values())
         return self.decode(cut.id, codec, self.encode(cut.id, codec, crossing), limit)
 
     def _ordered(self, outputs: Tensors) -> Tensors:

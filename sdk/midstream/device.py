@@ -251,15 +251,16 @@ class Device:
     ) -> tuple[Plan, Presence | None]:
         forced = cut is not None or codec is not None
         presence = self._exchange.any_gateway() if forced else self._exchange.gateway()
-        options = self._sized(self._options(presence), analysis)
+        options = self._options(presence)
         state = SystemState(
             self._exchange.link() if presence is not None or forced else None,
             gateway_wait_ms=0.0 if presence is None else presence.queue_ms,
             complexity=None if analysis is None else analysis.score,
         )
         if forced:
-            return plan_for(self._forced(options, cut, codec), state, self._power, "forced by the caller"), presence
-        return decide(options, state, objective, self._power), presence
+            (chosen,) = self._sized((self._forced(options, cut, codec),), analysis)
+            return plan_for(chosen, state, self._power, "forced by the caller"), presence
+        return decide(self._sized(options, analysis), state, objective, self._power), presence
 
     def _options(self, presence: Presence | None) -> tuple[Candidate, ...]:
         """What can be done, at the costs known now; without a gateway, at those of one as fast as the converter's.

@@ -9,6 +9,7 @@ from statistics import fmean, median
 
 from midstream.calibrating.sizes import fit_size, spread
 from midstream.communication.codecs import codes, decode, encode, find_codec, kept_shares, zstd_available
+from midstream.communication.wire import decoded_bytes
 from midstream.inputs import Semantics
 from midstream.ladder import ENTROPIES, MeasuredRung, Settings
 from midstream.tensors import Tensors, TensorSpec
@@ -48,7 +49,7 @@ class Trial:
         started = time.perf_counter()
         encoded = encode(self.codec, tensors, self.semantics, self.settings)
         between = time.perf_counter()
-        limit = sum(tensor.nbytes for tensor in tensors.values())
+        limit = sum(decoded_bytes(tensor.shape, tensor.dtype) for tensor in tensors.values())
         found = decode(self.codec, encoded, self.specs, self.semantics, limit, self.settings.bases)
         ended = time.perf_counter()
         self.sizes.append(sum(len(tensor.data) for tensor in encoded))
