@@ -120,7 +120,6 @@ def test_bench_measures_every_codec_and_draws_it(midstream: Midstream, digits: P
     for place in told["places"]:
         # What agrees with nothing is shown too.
         assert {rung["codec"] for rung in place["rungs"]} == {"raw", "lossless", "f16", "int8", "step4"}
-        assert not all(rung["best"] for rung in place["rungs"])
     assert not (digits / LADDER_FILE).exists()
 
 
