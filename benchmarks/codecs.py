@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
@@ -27,7 +27,7 @@ from midstream.agreement import Metric, find_metric
 from midstream.analysis import analyze_inputs
 from midstream.bundle import Bundle
 from midstream.calibrating import Calibration, calibrate
-from midstream.communication.codecs import decode, encode
+from midstream.communication.codecs import SLOW, decode, encode
 from midstream.drawing.chart import Series, write_chart
 from midstream.inputs import ImageInput, parse_semantics, prepare_image
 from midstream.ladder import MeasuredRung, Settings
@@ -37,6 +37,8 @@ from midstream_converters.convert import convert
 from midstream_converters.opening import Options
 
 FLOORS = (0.995, 0.97)
+# There is nothing to pack in less than this.
+LEAST_BYTES = 64
 ASKED = {0.995: 9.0, 0.97: 14.0}
 # Of DESIGN.md, µs per MB of float32: 8-bit quantisation in numpy, both ways.
 INT8_US_PER_MB = 190.0
@@ -100,6 +102,8 @@ class Row:
     payload_bytes: float
     calibrated: float
     agreement: float
+    # Whether rungs that are packed by LZMA were among the choice.
+    slow: bool = True
 
     @property
     def smaller(self) -> float:
@@ -138,20 +142,21 @@ def measure(subject: Subject, bundle: Bundle, count: int) -> tuple[Calibration, 
     """Calibrate on one kind of input, and hold what was chosen against the other."""
     fitted = _inputs(subject, bundle, "calibration", count)
     tested = _inputs(subject, bundle, "test", count // 2)
-    measured = calibrate(
-        bundle, fitted, metric=subject.metric, min_agreement=min(FLOORS) - 0.07,
-        progress=lambda what: print(f"  {what}", file=sys.stderr),
-    )  # fmt: skip
     references = [bundle.run(sample) for sample in tested]
     judge = find_metric(subject.metric, references)
-    rows = []
-    for place in measured.ladder.places:
-        for floor in FLOORS:
-            enough = [rung for rung in place.rungs if rung.agreement >= floor]
-            best = min(enough, key=lambda rung: rung.payload_bytes)
-            settings = measured.ladder.settings(place.cut, best.codec)
-            rows.append(_tested(subject, bundle, place.cut, best, floor, settings, tested, references, judge))
-    return measured, rows, _predictions(subject, bundle, measured, tested)
+    rows, tried = [], []
+    for floor in FLOORS:
+        measured = calibrate(bundle, fitted, metric=subject.metric, min_agreement=floor)
+        tried.append(measured)
+        for place in measured.ladder.places:
+            for slow in (True, False):
+                enough = [rung for rung in place.rungs if slow or not rung.codec.endswith(SLOW)]
+                best = min(enough, key=lambda rung: rung.payload_bytes)
+                settings = measured.ladder.settings(place.cut, best.codec)
+                row = _tested(subject, bundle, place.cut, best, floor, settings, tested, references, judge)
+                rows.append(replace(row, slow=slow))
+        print(f"  at {floor}: {len(rows)} rows", file=sys.stderr)
+    return tried[-1], rows, _predictions(subject, bundle, tried[-1], tested)
 
 
 def _tested(
@@ -312,16 +317,20 @@ def _geometric(rows: Sequence[Row]) -> float:
 
 def _page(rows: Sequence[Row], predicted: Sequence[Sequence[str]], fast: Sequence[Sequence[str]], count: int) -> str:
     cuts = [row for row in rows if row.place != "input"]
-    inputs = [row for row in rows if row.place == "input"]
+    inputs = [row for row in rows if row.place == "input" and row.slow]
     summary = []
     for floor in FLOORS:
-        at = [row for row in cuts if row.floor == floor]
-        held = sum(row.agreement >= floor for row in at)
-        ratio = _geometric(at)
-        summary.append(
-            [f"{floor:g}", len(at), len({row.model for row in at}), f"{ratio:.1f} ×", f"{ASKED[floor]:g} ×",
-             verdict(ratio >= ASKED[floor]), f"{fmean(row.agreement for row in at):.4f}", f"{held} of {len(at)}"]
-        )  # fmt: skip
+        for slow in (True, False):
+            for least in (LEAST_BYTES, 0):
+                at = [row for row in cuts if (row.floor, row.slow) == (floor, slow) and row.raw_bytes >= least]
+                held = sum(row.agreement >= floor for row in at)
+                ratio = _geometric(at)
+                summary.append(
+                    [f"{floor:g}", f"of {least:,} bytes and more" if least else "all", len(at),
+                     len({row.model for row in at}), "with LZMA" if slow else "without LZMA", f"{ratio:.1f} ×",
+                     f"{ASKED[floor]:g} ×", verdict(ratio >= ASKED[floor]),
+                     f"{fmean(row.agreement for row in at):.4f}", f"{held} of {len(at)}"]
+                )  # fmt: skip
     quick = [row for row in fast if row[2] == "int8" and row[3] == "none"]
     int8 = max(float(row[6]) for row in quick) if quick else math.nan
 
@@ -348,9 +357,10 @@ recording (`benchmarks/scenes.py`). Sizes are those of the tensors' data on the 
 
 ## How small, at which agreement
 
-For each cut that `midstream convert` keeps, the smallest rung that reached the floor on the calibration inputs.
+For each cut that `midstream convert` keeps, the smallest rung that reached the floor on the calibration inputs, in a
+calibration with that floor.
 
-{table("floor| cuts| models| smaller, geometric mean| asked|| agreement on test inputs| floor held there", summary)}
+{table("floor|cuts| number| models|rungs| smaller (geometric mean)| asked|| agreement (test)| floor held (test)", summary)}
 
 ## The compressed whole input, by the same measure
 
@@ -358,7 +368,7 @@ For each cut that `midstream convert` keeps, the smallest rung that reached the 
 
 ## Every cut
 
-{listed(cuts)}
+{listed([row for row in cuts if row.slow])}
 
 ## Speed
 

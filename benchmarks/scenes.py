@@ -131,9 +131,16 @@ def _page(kind: Kind) -> Picture:
 
 
 def _page_line(page: Picture, rng: np.random.Generator) -> Picture:
-    high, wide = 24, 160
-    y, x = int(rng.integers(0, len(page) - high)), int(rng.integers(0, page.shape[1] - wide))
-    return np.asarray(cv2.resize(page[y : y + high, x : x + wide], (320, 48), interpolation=cv2.INTER_CUBIC), np.uint8)
+    """A piece of one of the page's lines, found by its ink."""
+    grey = cv2.cvtColor(page, cv2.COLOR_RGB2GRAY)
+    inked = (grey < cv2.GaussianBlur(grey, (0, 0), 15) * 0.75).mean(axis=1) > 0.05
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], inked.astype(np.int8), [0]])))
+    rows = [(top, bottom) for top, bottom in edges.reshape(-1, 2) if 8 <= bottom - top <= 30]
+    top, bottom = rows[int(rng.integers(len(rows)))]
+    top, bottom = max(0, top - 4), min(len(page), bottom + 4)
+    wide = min(page.shape[1], (bottom - top) * 320 // 48)
+    x = int(rng.integers(0, page.shape[1] - wide + 1))
+    return np.asarray(cv2.resize(page[top:bottom, x : x + wide], (320, 48), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def _piece(frame: Picture, rng: np.random.Generator, least: float, most: float) -> Picture:

@@ -4,8 +4,8 @@
 ``argmax``       the share of the vectors along the last axis whose largest value is in the same place
 ``text``         1 where the text is the same: the places of the largest values, repeats and blanks left out
 ``mask``         F1 of the elements above ``score`` (0.5)
-``regions``      F1 of the boxes around connected elements above ``score`` (0.3), those matching that overlap with an
-                 intersection over union of ``iou`` (0.5)
+``regions``      F1 of the boxes around connected elements above ``score`` (0.3) and at least ``side`` (3) elements
+                 high and wide, those matching that overlap with an intersection over union of ``iou`` (0.5)
 ``boxes``        the same for an output of boxes (…, N, 4); ``scores`` names the output of their scores, of which
                  those above ``score`` (0.5) count; ``format`` is xyxy, yxyx, xywh or cxcywh
 ``max_error``    1 where no value moves by more than ``limit`` (0.05) of the range of this output over all inputs
@@ -146,7 +146,7 @@ def _of(kind: str, answers: Sequence[Tensor], options: Mapping[str, str], text: 
         case "mask":
             return partial(_mask, score=numbers["score"])
         case "regions":
-            return partial(_regions, score=numbers["score"], iou=numbers["iou"])
+            return partial(_regions, score=numbers["score"], iou=numbers["iou"], side=numbers["side"])
         case "max_error":
             return partial(_near, limit=numbers["limit"] * value_range(answers))
         case "cosine":
@@ -216,8 +216,9 @@ def _mask(want: NDArray[Any], got: NDArray[Any], score: float) -> float:
     return 2 * np.count_nonzero(above & found) / both if both else 1.0
 
 
-def _regions(want: Tensor, got: Tensor, score: float, iou: float) -> float:
-    return float(np.mean([box_f1(_around(a, score), _around(b, score), iou) for a, b in _planes(want, got)]))
+def _regions(want: Tensor, got: Tensor, score: float, iou: float, side: float) -> float:
+    pairs = _planes(want, got)
+    return float(np.mean([box_f1(_around(a, score, side), _around(b, score, side), iou) for a, b in pairs]))
 
 
 def _planes(want: Tensor, got: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
@@ -228,9 +229,10 @@ def _planes(want: Tensor, got: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
     return zip(*flat, strict=True)
 
 
-def _around(plane: NDArray[Any], score: float) -> NDArray[np.float64]:
+def _around(plane: NDArray[Any], score: float, side: float) -> NDArray[np.float64]:
     _, _, stats, _ = cv2.connectedComponentsWithStats((plane > score).astype(np.uint8))
     boxes = np.asarray(stats, np.float64)[1:, :4]
+    boxes = boxes[boxes[:, 2:].min(axis=1) >= side]
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
@@ -258,7 +260,7 @@ _KINDS: dict[str, dict[str, float]] = {
     "argmax": {},
     "text": {"blank": 0.0},
     "mask": {"score": 0.5},
-    "regions": {"score": 0.3, "iou": 0.5},
+    "regions": {"score": 0.3, "iou": 0.5, "side": 3.0},
     "max_error": {"limit": NEAR},
     "cosine": {},
     "exact": {},

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 LADDER_FILE = "codecs.json"
 DIGEST_BYTES = 4
 
-Entropy = Literal["none", "zlib", "zlib-rle", "zstd"]
+Entropy = Literal["none", "zlib", "zlib-rle", "zstd", "lzma"]
 ENTROPIES: tuple[Entropy, ...] = get_args(Entropy)
+FAST_ENTROPIES: tuple[Entropy, ...] = ("none", "zlib", "zlib-rle", "zstd")
 
 # How far from what was seen a prediction of a size may go.
 _FARTHEST = 4.0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -25,6 +26,8 @@ FEWEST_TO_HOLD_OUT = 8
 _TRIED_FOR_ENTROPY = 2
 _ALWAYS = ("raw", "lossless")
 _ROUNDING = 1e-6
+_STEPPED = ("step", "klt")
+_REFINEMENTS = 2
 _LAYOUT_CODEC = "int8"
 MAX_ANSWER_BYTES = 1 << 30
 
@@ -78,9 +81,8 @@ def calibrate(
             )
     held_out = len(inputs) >= FEWEST_TO_HOLD_OUT
     half = len(inputs) // 2 if held_out else 0
-    session = _Session(
-        bundle, judge, min_agreement, inputs[:half] or inputs, inputs[half:], references[half:], tried_codecs
-    )
+    fitting = inputs[:half] or inputs
+    session = _Session(bundle, judge, min_agreement, fitting, inputs[half:], references[half:], tried_codecs)
     tried: dict[str | None, tuple[MeasuredRung, ...]] = {}
     places = []
     for cut in [*([] if bundle.manifest.stateful else [None]), *chosen]:
@@ -137,6 +139,18 @@ def pareto(rungs: Iterable[MeasuredRung]) -> tuple[MeasuredRung, ...]:
     return tuple(rung for rung in found if rung.codec in _ALWAYS or not any(_beats(other, rung) for other in found))
 
 
+def between(tried: Sequence[str], kept: Collection[str]) -> Iterator[str]:
+    """For each kind of step, one halfway (in the logarithm) between the boldest that was kept and the next tried."""
+    for family in _STEPPED:
+        steps = sorted((codec.setting, codec.name) for codec in map(find_codec, tried) if codec.family == family)
+        good = [setting for setting, name in steps if name in kept]
+        bolder = [setting for setting, _ in steps if good and setting > good[-1]]
+        if bolder:
+            name = f"{family}{float(f'{math.sqrt(good[-1] * bolder[0]):.2g}'):g}"
+            if name not in tried:
+                yield name
+
+
 def _beats(one: MeasuredRung, other: MeasuredRung) -> bool:
     gains = (
         other.payload_bytes - one.payload_bytes,
@@ -170,23 +184,46 @@ class _Session:
         self._features = self._analysed()
 
     def measure(self, cut: str | None) -> Place:
-        """All rungs of a place that were not given up."""
-        settings, telling = self._settings(cut)
-        trials = list(self._trials(cut, settings, telling))
-        raw_bytes = []
+        """All rungs of a place that were not given up.
+
+        Of steps there are a few at first; then, twice, one more between the boldest that was kept and the next. What
+        was kept is tried with the slow entropy stage too, which changes sizes and times alone.
+        """
+        settings, samples = self._settings(cut)
+        tried = list(self._codecs)
+        trials = self._judged(cut, self._trials(cut, tried, settings, samples))
+        for _ in range(_REFINEMENTS):
+            finer = list(between(tried, {trial.codec for trial in trials}))
+            trials += self._judged(cut, self._trials(cut, finer, settings, samples))
+            tried += finer
+        trials += self._packed_slowly(cut, trials)
+        if cut is not None:
+            self._bundle.unload(cut)
+        raw_bytes = next(trial for trial in trials if trial.codec == "raw").sizes
+        rungs = tuple(trial.rung(self._features) for trial in trials)
+        return Place(cut, float(np.mean(raw_bytes)), rungs, settings.bases, settings.last_first)
+
+    def _judged(self, cut: str | None, trials: list[Trial]) -> list[Trial]:
+        """Those that were not given up, after all inputs."""
         for sample, reference in zip(self.inputs, self._references, strict=True):
+            if not trials:
+                break
             crossing, made = self._head(cut, sample)
-            raw_bytes.append(sum(tensor.nbytes for tensor in crossing.values()))
             for trial in trials:
                 found = trial.carry(crossing)
                 if not trial.lossless and not _same(found, crossing):
                     outputs = self._bundle.run_tail(cut, found)
                     trial.lost += 1.0 - min(1.0, max(0.0, self._judge(reference, made | outputs)))
             trials = [trial for trial in trials if trial.lost <= self._allowed]
-        if cut is not None:
-            self._bundle.unload(cut)
-        rungs = tuple(trial.rung(self._features) for trial in trials)
-        return Place(cut, float(np.mean(raw_bytes)), rungs, settings.bases, settings.last_first)
+        return trials
+
+    def _packed_slowly(self, cut: str | None, trials: Sequence[Trial]) -> list[Trial]:
+        slow = [trial.packed_slowly() for trial in trials if find_codec(trial.codec).packs]
+        for sample in self.inputs if slow else ():
+            crossing, _ = self._head(cut, sample)
+            for trial in slow:
+                trial.carry(crossing)
+        return slow
 
     def _head(self, cut: str | None, sample: Tensors) -> tuple[Tensors, Tensors]:
         return (sample, {}) if cut is None else self._bundle.run_head(cut, sample)
@@ -220,15 +257,20 @@ class _Session:
         last_first = frozenset(name for name, gain in smaller.items() if gain > 0)
         return Settings(bases=bases, last_first=last_first), telling or first
 
-    def _trials(self, cut: str | None, settings: Settings, samples: Sequence[Tensors]) -> Iterator[Trial]:
+    def _trials(
+        self, cut: str | None, codecs: Sequence[str], settings: Settings, samples: Sequence[Tensors]
+    ) -> list[Trial]:
+        """Of these codecs, those that do anything to what crosses and whose libraries are here."""
         specs = self._bundle.crossing_specs(cut)
-        for codec in self._codecs:
+        trials = []
+        for codec in codecs:
             try:
                 if any(applies(codec, sample, self._semantics, settings) for sample in samples):
                     chosen = choose_entropy(codec, samples, self._semantics, settings)
-                    yield Trial(codec, chosen, specs, self._semantics)
+                    trials.append(Trial(codec, chosen, specs, self._semantics))
             except MissingExtraError:
                 continue
+        return trials
 
     def _analysed(self) -> list[Mapping[str, float]]:
         found: list[Mapping[str, float]] = []

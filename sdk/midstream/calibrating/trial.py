@@ -8,10 +8,18 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 
 from midstream.calibrating.sizes import fit_size, spread
-from midstream.communication.codecs import codes, decode, encode, find_codec, kept_shares, zstd_available
+from midstream.communication.codecs import (
+    SLOW,
+    codes,
+    decode,
+    encode,
+    find_codec,
+    kept_shares,
+    zstd_available,
+)
 from midstream.communication.wire import decoded_bytes
 from midstream.inputs import Semantics
-from midstream.ladder import ENTROPIES, MeasuredRung, Settings
+from midstream.ladder import FAST_ENTROPIES, MeasuredRung, Settings
 from midstream.tensors import Tensors, TensorSpec
 
 # A smaller payload than this much less is not worth a slower entropy stage.
@@ -43,6 +51,11 @@ class Trial:
     def agreement(self) -> float:
         """The mean over the inputs so far."""
         return 1.0 - self.lost / max(1, len(self.sizes))
+
+    def packed_slowly(self) -> Trial:
+        """The same codec with the slow entropy stage, whose sizes and times are not known yet."""
+        settings = replace(self.settings, entropy="lzma")
+        return Trial(f"{self.codec}{SLOW}", settings, self.specs, self.semantics, self.lost)
 
     def carry(self, tensors: Tensors) -> Tensors:
         """What comes out at the other end; its size and times are noted."""
@@ -87,7 +100,7 @@ def choose_entropy(
     if find_codec(codec).takes != "tensors" or codec == "raw":
         return settings
     found = []
-    for entropy in ENTROPIES:
+    for entropy in FAST_ENTROPIES:
         if entropy == "zstd" and not zstd_available():
             continue
         tried = replace(settings, entropy=entropy)

@@ -5,6 +5,7 @@ from midstream.communication.codecs.entropy import zstd_available
 from midstream.communication.codecs.rungs import (
     ALL_RUNGS,
     PICTURE_RUNGS,
+    SLOW,
     SOUND_RUNGS,
     TENSOR_RUNGS,
     ZSTD_LIBRARY,
@@ -16,6 +17,7 @@ from midstream.communication.codecs.rungs import (
 __all__ = [
     "ALL_RUNGS",
     "PICTURE_RUNGS",
+    "SLOW",
     "SOUND_RUNGS",
     "TENSOR_RUNGS",
     "ZSTD_LIBRARY",

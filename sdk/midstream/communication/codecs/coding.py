@@ -1,14 +1,15 @@
 """Tensors as bytes for the wire, and back, by a rung of the codec ladder.
 
 With every codec but ``raw`` a tensor's data begins with one byte: in its two lowest bits how the rest is packed
-(`entropy`), then ``CODED`` where the rung has coded the tensor and not left it exact, and ``LAST_FIRST`` where the
-codes lie with the tensor's last axis first.
+(`entropy`), then ``CODED`` where the rung has coded the tensor and not left it exact, ``LAST_FIRST`` where the
+codes lie with the tensor's last axis first, and ``WIDE`` where they have two bytes.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final, cast
 
 import numpy as np
@@ -23,7 +24,7 @@ from midstream.communication.codecs.elements import (
 )
 from midstream.communication.codecs.entropy import Buffer
 from midstream.communication.codecs.halves import from_bfloat16, to_bfloat16, to_float16
-from midstream.communication.codecs.klt import CODE_DTYPES, Transformed, restore, transform
+from midstream.communication.codecs.klt import NARROW_CODES, WIDE_CODES, Transformed, restore, transform
 from midstream.communication.codecs.pictures import (
     PictureFormat,
     as_picture,
@@ -32,7 +33,7 @@ from midstream.communication.codecs.pictures import (
 )
 from midstream.communication.codecs.rungs import Codec, find_codec
 from midstream.communication.codecs.sounds import SoundFormat, as_sound, decode_sound, encode_sound
-from midstream.communication.codecs.steps import Stepped, dequantise, quantise
+from midstream.communication.codecs.steps import Stepped, dequantise, holds, keeps, kept_share, quantise
 from midstream.communication.wire import DTYPES, EncodedTensor, decoded_bytes
 from midstream.errors import CodecError
 from midstream.inputs import Semantics
@@ -41,10 +42,11 @@ from midstream.tensors import Tensor, Tensors, TensorSpec
 
 CODED: Final = 0x10
 LAST_FIRST: Final = 0x20
+WIDE: Final = 0x40
 _METHOD_MASK = 0x0F
 
-_STEP = struct.Struct("<fBH")
-_TRANSFORM = struct.Struct(f"<{DIGEST_BYTES}sfBI")
+_NARROW_STEP, _WIDE_STEP = struct.Struct("<fB"), struct.Struct("<fH")
+_TRANSFORM = struct.Struct(f"<{DIGEST_BYTES}sf")
 _LOSSY_DTYPES = (np.dtype(np.float32), np.dtype(np.float16))
 _FEWEST_KEPT = 1 / 16
 
@@ -54,14 +56,21 @@ def encode(
     tensors: Mapping[str, Tensor],
     semantics: Mapping[str, Semantics],
     settings: Settings = UNCALIBRATED,
+    made: Mapping[str, Stepped] | None = None,
 ) -> tuple[EncodedTensor, ...]:
     """The tensors in their order. With ``raw``, contiguous arrays are not copied: leave them alone until sent.
 
-    ``semantics`` are the bundle's, by input name. Raises CodecError on an unknown codec or a dtype that
-    cannot be sent, MissingExtraError where a codec's library is not installed.
+    ``semantics`` are the bundle's, by input name. ``made`` are codes that a slice has made of some tensors already,
+    with ``int8``; they are taken where they do the tensor no harm. Raises CodecError on an unknown codec or a dtype
+    that cannot be sent, MissingExtraError where a codec's library is not installed.
     """
-    rung = find_codec(codec)
-    return tuple(_encode_one(rung, name, tensor, semantics.get(name), settings) for name, tensor in tensors.items())
+    rung, there = find_codec(codec), made or {}
+    if rung.entropy is not None:
+        settings = replace(settings, entropy=rung.entropy)
+    return tuple(
+        _encode_one(rung, name, tensor, semantics.get(name), settings, there.get(name))
+        for name, tensor in tensors.items()
+    )
 
 
 def decode(
@@ -79,6 +88,33 @@ def decode(
     what the codec writes. All sizes are checked before anything is decoded.
     """
     rung = find_codec(codec)
+    _check_all(encoded, specs, max_bytes)
+    known = bases or {}
+    return {
+        spec.name: _decode_one(rung, tensor, spec, semantics.get(spec.name), known.get(spec.name))
+        for tensor, spec in zip(encoded, specs, strict=True)
+    }
+
+
+def decode_codes(
+    codec: str, encoded: Sequence[EncodedTensor], specs: Sequence[TensorSpec], max_bytes: int
+) -> dict[str, Stepped] | None:
+    """The tensors' 8-bit codes by name; None where one of them came exact, in another form, or in wider codes.
+
+    Raises CodecError as `decode` does.
+    """
+    rung = find_codec(codec)
+    _check_all(encoded, specs, max_bytes)
+    found = {}
+    for tensor, spec in zip(encoded, specs, strict=True):
+        form = tensor.data[0] if tensor.shape and len(tensor.data) else 0
+        if rung.family != "int8" or tensor.dtype != np.float32 or form & ~_METHOD_MASK & ~LAST_FIRST != CODED:
+            return None
+        found[spec.name] = _unpacked_codes(form, memoryview(tensor.data)[1:], tensor, spec.name)
+    return found
+
+
+def _check_all(encoded: Sequence[EncodedTensor], specs: Sequence[TensorSpec], max_bytes: int) -> None:
     if len(encoded) != len(specs):
         names = ", ".join(spec.name for spec in specs) or "none"
         raise CodecError(f"{len(encoded)} tensors came, needed {len(specs)}: {names}")
@@ -91,21 +127,16 @@ def decode(
     total = sum(decoded_bytes(tensor.shape, tensor.dtype) for tensor in encoded)
     if total > max_bytes:
         raise CodecError(f"tensors of {total} bytes in all came; {max_bytes} are allowed")
-    known = bases or {}
-    return {
-        spec.name: _decode_one(rung, tensor, spec, semantics.get(spec.name), known.get(spec.name))
-        for tensor, spec in zip(encoded, specs, strict=True)
-    }
 
 
 def _encode_one(
-    codec: Codec, name: str, tensor: Tensor, semantics: Semantics | None, settings: Settings
+    codec: Codec, name: str, tensor: Tensor, semantics: Semantics | None, settings: Settings, made: Stepped | None
 ) -> EncodedTensor:
     if tensor.dtype not in DTYPES:
         raise CodecError(f"tensor {name!r} of {tensor.dtype} cannot be sent; cast it to a float or an integer")
     if codec.family == "raw":
         return EncodedTensor(tensor.shape, tensor.dtype, element_bytes(tensor).data)
-    parts = _coded(codec, name, tensor, semantics, settings) if tensor.size else None
+    parts = _coded(codec, name, tensor, semantics, settings, made) if tensor.size and tensor.shape else None
     if parts is None:
         method, packed = pack_elements(tensor, settings.entropy)
         parts = (bytes([method]), packed)
@@ -113,9 +144,9 @@ def _encode_one(
 
 
 def _coded(
-    codec: Codec, name: str, tensor: Tensor, semantics: Semantics | None, settings: Settings
+    codec: Codec, name: str, tensor: Tensor, semantics: Semantics | None, settings: Settings, made: Stepped | None
 ) -> tuple[Buffer, ...] | None:
-    """What the rung makes of a tensor that is not empty, in parts; None where it has to travel exact."""
+    """What the rung makes of a tensor of one value or more and one axis or more, in parts; None: it travels exact."""
     data: bytes | None
     match codec.takes:
         case "pictures":
@@ -130,11 +161,13 @@ def _coded(
             data = encode_sound(cast(SoundFormat, codec.family), codec.setting, tensor, sound)
         case _:
             coded = tensor.dtype in _LOSSY_DTYPES and codec.family != "lossless"
-            return _coded_floats(codec, name, tensor, settings) if coded else None
+            return _coded_floats(codec, name, tensor, settings, made) if coded else None
     return None if data is None else (bytes([CODED]), data)
 
 
-def _coded_floats(codec: Codec, name: str, tensor: Tensor, settings: Settings) -> tuple[Buffer, ...] | None:
+def _coded_floats(
+    codec: Codec, name: str, tensor: Tensor, settings: Settings, made: Stepped | None
+) -> tuple[Buffer, ...] | None:
     if codec.family in ("f16", "bf16"):
         halves: Tensor | None = to_float16(tensor) if codec.family == "f16" else to_bfloat16(tensor)
         if halves is None or not np.isfinite(tensor).all():
@@ -146,16 +179,18 @@ def _coded_floats(codec: Codec, name: str, tensor: Tensor, settings: Settings) -
         if basis is None or transformed is None or transformed.kept < settings.kept.get(name, 0.0):
             return None
         method, packed = pack_elements(transformed.codes, settings.entropy)
-        width, rows = transformed.codes.dtype.itemsize, len(transformed.codes)
-        return bytes([CODED | method]), _TRANSFORM.pack(basis.digest, transformed.step, width, rows), packed
-    stepped = quantise(_floats(tensor).reshape(-1), codec.setting)
-    if stepped is None or stepped.kept < settings.kept.get(name, _FEWEST_KEPT):
+        form = CODED | method | (WIDE if transformed.codes.itemsize > 1 else 0)
+        return bytes([form]), _TRANSFORM.pack(basis.digest, transformed.step), packed
+    values = _floats(tensor).reshape(-1)
+    stepped = made if made is not None and holds(made, values) else quantise(values, codec.setting)
+    if stepped is None or not keeps(stepped, values, settings.kept.get(name, _FEWEST_KEPT)):
         return None
     last_first = name in settings.last_first and tensor.ndim > 1
     codes = stepped.codes.reshape(-1, tensor.shape[-1]).T if last_first else stepped.codes
     method, packed = pack_elements(codes, settings.entropy)
-    form = CODED | method | (LAST_FIRST if last_first else 0)
-    return bytes([form]), _STEP.pack(stepped.step, stepped.codes.dtype.itemsize, stepped.zero), packed
+    wide = stepped.codes.itemsize > 1
+    form = CODED | method | (LAST_FIRST if last_first else 0) | (WIDE if wide else 0)
+    return bytes([form]), (_WIDE_STEP if wide else _NARROW_STEP).pack(stepped.step, stepped.zero), packed
 
 
 def codes(codec: str, encoded: Sequence[EncodedTensor]) -> bool:
@@ -168,14 +203,14 @@ def kept_shares(codec: str, tensors: Mapping[str, Tensor], settings: Settings) -
     rung = find_codec(codec)
     shares = {}
     for name, tensor in tensors.items():
-        coded: Stepped | Transformed | None = None
-        if tensor.size and tensor.dtype in _LOSSY_DTYPES:
-            if rung.family == "klt":
-                coded = _transformed(rung, name, tensor, settings)
-            elif rung.family in ("int8", "step"):
-                coded = quantise(_floats(tensor).reshape(-1), rung.setting)
-        if coded is not None:
+        if not tensor.size or tensor.dtype not in _LOSSY_DTYPES:
+            continue
+        if rung.family == "klt" and (coded := _transformed(rung, name, tensor, settings)) is not None:
             shares[name] = coded.kept
+        elif rung.family in ("int8", "step"):
+            values = _floats(tensor).reshape(-1)
+            if (stepped := quantise(values, rung.setting)) is not None:
+                shares[name] = kept_share(stepped, values)
     return shares
 
 
@@ -229,13 +264,14 @@ def _decoded(
         return samples.astype(tensor.dtype)
     if tensor.dtype not in _LOSSY_DTYPES or codec.family == "lossless":
         return None
-    if codec.family in ("f16", "bf16") and form & ~_METHOD_MASK == CODED:
+    flags = form & ~_METHOD_MASK
+    if codec.family in ("f16", "bf16") and flags == CODED:
         return _decoded_halves(codec, form & _METHOD_MASK, rest, tensor, spec.name)
-    if codec.family == "klt" and form & ~_METHOD_MASK == CODED:
-        return _restored(form & _METHOD_MASK, rest, tensor, spec.name, basis)
-    flags = CODED | LAST_FIRST if len(tensor.shape) > 1 else CODED
-    if codec.family in ("int8", "step") and form & CODED and not form & ~_METHOD_MASK & ~flags:
-        return _dequantised(form, rest, tensor, spec.name)
+    if codec.family == "klt" and flags & ~WIDE == CODED:
+        return _restored(form, rest, tensor, spec.name, basis)
+    if codec.family in ("int8", "step") and flags & ~WIDE & ~LAST_FIRST == CODED and tensor.shape:
+        values = dequantise(_unpacked_codes(form, rest, tensor, spec.name))
+        return _as_dtype(values.reshape(tensor.shape), tensor.dtype)
     return None
 
 
@@ -248,35 +284,32 @@ def _decoded_halves(codec: Codec, method: int, rest: memoryview, tensor: Encoded
         return halves.astype(tensor.dtype)
 
 
-def _dequantised(form: int, rest: memoryview, tensor: EncodedTensor, name: str) -> Tensor:
-    if len(rest) < _STEP.size:
+def _unpacked_codes(form: int, rest: memoryview, tensor: EncodedTensor, name: str) -> Stepped:
+    header, dtype = (_WIDE_STEP, steps.WIDE_CODES) if form & WIDE else (_NARROW_STEP, steps.NARROW_CODES)
+    if len(rest) < header.size:
         raise CodecError(f"tensor {name!r} came with {len(rest)} bytes, too few for a step")
-    step, width, zero = _STEP.unpack_from(rest)
+    step, zero = header.unpack_from(rest)
     _check_step(step, name)
-    if width not in steps.CODE_DTYPES:
-        raise CodecError(f"tensor {name!r} came in codes of {width} bytes, needed 1 or 2")
     shape = (tensor.shape[-1], -1) if form & LAST_FIRST else tensor.shape
-    packed = EncodedTensor((int(np.prod(tensor.shape)),), steps.CODE_DTYPES[width], b"")
-    codes = unpack_elements(form & _METHOD_MASK, rest[_STEP.size :], packed, name).reshape(shape)
+    packed = EncodedTensor((int(np.prod(tensor.shape)),), dtype, b"")
+    codes = unpack_elements(form & _METHOD_MASK, rest[header.size :], packed, name).reshape(shape)
     flat = cast("NDArray[np.unsignedinteger]", (codes.T if form & LAST_FIRST else codes).reshape(-1))
-    return _as_dtype(dequantise(Stepped(step, zero, 1.0, flat)).reshape(tensor.shape), tensor.dtype)
+    return Stepped(step, zero, flat)
 
 
-def _restored(method: int, rest: memoryview, tensor: EncodedTensor, name: str, basis: Basis | None) -> Tensor:
+def _restored(form: int, rest: memoryview, tensor: EncodedTensor, name: str, basis: Basis | None) -> Tensor:
     if len(rest) < _TRANSFORM.size:
         raise CodecError(f"tensor {name!r} came with {len(rest)} bytes, too few for a transform")
-    digest, step, width, rows = _TRANSFORM.unpack_from(rest)
+    digest, step = _TRANSFORM.unpack_from(rest)
     if basis is None or basis.digest != digest or not basis.fits(tensor.shape):
         raise CodecError(
             f"tensor {name!r} came in a basis that this bundle does not hold; calibrate once, and copy the bundle's "
             "codecs.json and codecs.bin to both ends"
         )
     _check_step(step, name)
-    if width not in CODE_DTYPES or rows != len(basis.vectors):
-        raise CodecError(f"tensor {name!r} came as {rows} rows of {width} bytes, needed {len(basis.vectors)} of 1 or 2")
     positions = int(np.prod(tensor.shape)) // len(basis.mean)
-    packed = EncodedTensor((rows, positions), CODE_DTYPES[width], b"")
-    codes = unpack_elements(method, rest[_TRANSFORM.size :], packed, name)
+    packed = EncodedTensor((len(basis.vectors), positions), WIDE_CODES if form & WIDE else NARROW_CODES, b"")
+    codes = unpack_elements(form & _METHOD_MASK, rest[_TRANSFORM.size :], packed, name)
     restored = restore(Transformed(step, 1.0, cast("NDArray[np.signedinteger]", codes)), basis, tensor.shape)
     return _as_dtype(restored, tensor.dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import zlib
 from importlib.util import find_spec
 from typing import Any, Final
@@ -11,12 +12,22 @@ from midstream.ladder import Entropy
 
 # How the bytes were packed, as the wire says it.
 STORED: Final = 0
-ZLIB: Final = 1
+DEFLATED: Final = 1
 ZSTD: Final = 2
+LZMA: Final = 3
+METHODS = (STORED, DEFLATED, ZSTD, LZMA)
 
 _ZLIB_LEVEL = 1
 _ZSTD_LEVEL = 1
-_WINDOW_BITS, _MEMORY = 15, 9
+# Neither header nor check value: the message has its own CRC.
+_WINDOW_BITS, _MEMORY = -15, 9
+# Of what decides the size of a decoder's memory, only the dictionary is of any size.
+_LZMA_FILTERS = [
+    {
+        "id": lzma.FILTER_LZMA2, "dict_size": 1 << 18, "lc": 4, "lp": 0, "pb": 0,
+        "mode": lzma.MODE_NORMAL, "nice_len": 32, "mf": lzma.MF_BT2, "depth": 2,
+    }
+]  # fmt: skip
 
 Buffer = bytes | memoryview
 
@@ -34,9 +45,11 @@ def pack(plain: Buffer, entropy: Entropy) -> tuple[int, Buffer]:
         case "zstd" if zstd_available():
             method, packed = ZSTD, _zstd().ZstdCompressor(level=_ZSTD_LEVEL).compress(plain)
         case "zlib-rle":
-            method, packed = ZLIB, _deflate(plain, zlib.Z_RLE)
+            method, packed = DEFLATED, _deflate(plain, zlib.Z_RLE)
+        case "lzma":
+            method, packed = LZMA, lzma.compress(plain, lzma.FORMAT_RAW, filters=_LZMA_FILTERS)
         case _:
-            method, packed = ZLIB, _deflate(plain, zlib.Z_DEFAULT_STRATEGY)
+            method, packed = DEFLATED, _deflate(plain, zlib.Z_DEFAULT_STRATEGY)
     return (method, packed) if len(packed) < len(plain) else (STORED, plain)
 
 
@@ -47,12 +60,14 @@ def unpack(method: int, packed: Buffer, size: int, name: str) -> Buffer:
     """
     if method == STORED:
         plain = packed
-    elif method == ZLIB:
+    elif method == DEFLATED:
         plain = _inflate(packed, size, name)
+    elif method == LZMA:
+        plain = _unlzma(packed, size, name)
     elif method == ZSTD:
         plain = _unzstd(packed, size, name)
     else:
-        raise CodecError(f"tensor {name!r} came packed by method {method}; known are {STORED}, {ZLIB} and {ZSTD}")
+        raise CodecError(f"tensor {name!r} came packed by method {method}; known are {METHODS}")
     if len(plain) != size:
         raise CodecError(f"tensor {name!r} came with {len(plain)} bytes, needed {size}")
     return plain
@@ -64,13 +79,24 @@ def _deflate(plain: Buffer, strategy: int) -> bytes:
 
 
 def _inflate(packed: Buffer, size: int, name: str) -> bytes:
-    inflater = zlib.decompressobj()
+    inflater = zlib.decompressobj(_WINDOW_BITS)
     try:
         plain = inflater.decompress(packed, size + 1)
     except zlib.error as error:
         raise CodecError(f"tensor {name!r} of {len(packed)} bytes cannot be inflated: {error}") from None
     if len(plain) != size or not inflater.eof or inflater.unused_data:
         raise CodecError(f"tensor {name!r} does not inflate to exactly the {size} bytes of its shape")
+    return plain
+
+
+def _unlzma(packed: Buffer, size: int, name: str) -> bytes:
+    opener = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA_FILTERS)
+    try:
+        plain = opener.decompress(packed, size + 1)
+    except (lzma.LZMAError, EOFError) as error:
+        raise CodecError(f"tensor {name!r} of {len(packed)} bytes cannot be unpacked: {error}") from None
+    if len(plain) != size or not opener.eof or opener.unused_data:
+        raise CodecError(f"tensor {name!r} does not unpack to exactly the {size} bytes of its shape")
     return plain
 
 

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from midstream.ladder import Basis
 
-NARROW, WIDE = 1, 2
-_LIMITS = {NARROW: 127, WIDE: 32_767}
-CODE_DTYPES: dict[int, np.dtype[np.signedinteger]] = {NARROW: np.dtype(np.int8), WIDE: np.dtype(np.int16)}
+NARROW_CODES, WIDE_CODES = np.dtype(np.int8), np.dtype(np.int16)
+_NARROW_LIMIT, _WIDE_LIMIT = 127, 32_767
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +43,15 @@ def transform(values: NDArray[np.float32], basis: Basis, multiple: float) -> Tra
         largest = float(np.abs(coefficients).max())
     if not math.isfinite(power) or not math.isfinite(largest) or values.min() == values.max():
         return None
-    step = float(np.float32(max(multiple * math.sqrt(power / flat.size), largest / _LIMITS[WIDE])))
+    step = float(np.float32(max(multiple * math.sqrt(power / flat.size), largest / _WIDE_LIMIT)))
     if step < np.finfo(np.float32).tiny:
         return None
     coefficients *= np.float32(1.0 / step)
     codes = np.rint(coefficients, out=coefficients)
-    width = NARROW if np.abs(codes).max() <= _LIMITS[NARROW] else WIDE
+    narrow = np.abs(codes).max() <= _NARROW_LIMIT
     kept = np.count_nonzero(codes) / codes.size
-    return Transformed(step, kept, codes.clip(-_LIMITS[width], _LIMITS[width]).astype(CODE_DTYPES[width]))
+    whole = codes.clip(-_WIDE_LIMIT, _WIDE_LIMIT)
+    return Transformed(step, kept, whole.astype(np.int8) if narrow else whole.astype(np.int16))
 
 
 def restore(transformed: Transformed, basis: Basis, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ name                   what it does
 ``int8``               8-bit minimum/maximum quantisation
 ``step0.25``           a step of 0.25 σ
 ``klt0.25``            channels decorrelated by the bundle's basis, then a step of 0.25 σ
+``…+lzma``             any of those but ``raw``, packed by LZMA: smaller and slower, for slow links
 ``png``, ``webp101``   an input that is a picture, without loss
 ``jpeg90``, ``webp75`` the same, at this quality
 ``pcm16``, ``flac``    an input that is a sound, in 16-bit samples
@@ -21,7 +22,7 @@ What a rung does not apply to travels as with ``lossless``: other dtypes, other 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Literal, get_args
 
@@ -29,6 +30,7 @@ from midstream.communication.codecs.entropy import zstd_available
 from midstream.communication.codecs.pictures import LOSSLESS_QUALITY, PictureFormat
 from midstream.communication.codecs.sounds import SoundFormat
 from midstream.errors import CodecError
+from midstream.ladder import Entropy
 
 Family = Literal["raw", "lossless", "f16", "bf16", "int8", "step", "klt"] | PictureFormat | SoundFormat
 
@@ -43,16 +45,18 @@ _SETTINGS: dict[Family, tuple[float, float]] = {
     "webp": (1, LOSSLESS_QUALITY),
     "opus": (6, 256),
 }
-_EXAMPLES = "raw, lossless, f16, bf16, int8, step0.25, klt0.25, png, jpeg90, webp75, webp101, pcm16, flac, opus24"
+SLOW = "+lzma"
+_EXAMPLES = "raw, lossless, f16, bf16, int8, step0.25, klt0.25, step0.25+lzma, png, jpeg90, webp75, pcm16, flac, opus24"
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """One rung. ``setting`` is the number in its name, or 0; ``takes`` is what it does more to than ``lossless``."""
+    """One rung. ``setting`` is the number in its name, or 0; ``entropy`` the stage that it names, if it does."""
 
     name: str
     family: Family
     setting: float = 0.0
+    entropy: Entropy | None = None
 
     @property
     def lossless(self) -> bool:
@@ -65,6 +69,11 @@ class Codec:
         if self.family in get_args(PictureFormat):
             return "pictures"
         return "sounds" if self.family in get_args(SoundFormat) else "tensors"
+
+    @property
+    def packs(self) -> bool:
+        """Whether what it makes of a tensor goes through an entropy stage."""
+        return self.takes == "tensors" and self.family != "raw"
 
     @property
     def library(self) -> str | None:
@@ -98,8 +107,11 @@ ALL_RUNGS = (*TENSOR_RUNGS, *PICTURE_RUNGS, *SOUND_RUNGS)
 
 def find_codec(name: str) -> Codec:
     """The codec of this name; raises CodecError naming some there are."""
-    found = _NAME.fullmatch(name) if isinstance(name, str) and len(name) <= 32 else None
+    plain, plus, _ = name.partition(SLOW) if isinstance(name, str) and len(name) <= 32 else ("", "", "")
+    found = _NAME.fullmatch(plain)
     codec = None if found is None else _codec(found[0], found[1], found[2])
+    if codec is not None and plus:
+        codec = replace(codec, name=f"{plain}{SLOW}", entropy="lzma") if codec.packs and name.endswith(SLOW) else None
     if codec is None:
         raise CodecError(f"codec {str(name)[:64]!r} is unknown; there are {_EXAMPLES}, and others of these kinds")
     return codec

@@ -17,20 +17,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-NARROW, WIDE = 1, 2
-CODE_DTYPES: dict[int, np.dtype[np.unsignedinteger]] = {NARROW: np.dtype(np.uint8), WIDE: np.dtype(np.uint16)}
-_LEVELS = {NARROW: 255, WIDE: 65_535}
+NARROW_CODES, WIDE_CODES = np.dtype(np.uint8), np.dtype(np.uint16)
+_NARROW_LEVELS, _WIDE_LEVELS = 255, 65_535
 # Below this a step has too few bits of its own to be divided by.
 _SMALLEST_STEP = 1e-35
+# Codes are looked at in pieces: in most tensors the first one shows that enough is kept.
+_PIECE = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """A tensor's codes, flat; ``kept`` is the share of values other than zero whose code is not that of zero."""
+    """A tensor's codes, flat."""
 
     step: float
     zero: int
-    kept: float
     codes: NDArray[np.unsignedinteger]
 
 
@@ -39,38 +39,57 @@ def quantise(values: NDArray[np.float32], multiple: float) -> Stepped | None:
 
     That is where a value is not finite, or where all are denormal or all are the same.
     """
-    row = values.reshape(1, -1)
+    # Unlike OpenCV's, these hand on what is not a number.
+    low, high = float(values.min()), float(values.max())
     with np.errstate(all="ignore"):
-        power = float(np.dot(values, values))
-    if not math.isfinite(power):
-        return None
-    low, high, _, _ = cv2.minMaxLoc(row)
-    if low == high:
+        power = float(np.dot(values, values)) if multiple else 0.0
+    if low == high or not math.isfinite(power + high - low):
         return None
     low, high = min(low, 0.0), max(high, 0.0)
-    finest = (high - low) / _LEVELS[WIDE if multiple else NARROW]
+    finest = (high - low) / (_WIDE_LEVELS if multiple else _NARROW_LEVELS)
     step = float(np.float32(max(multiple * math.sqrt(power / values.size), finest)))
     if step < _SMALLEST_STEP:
         return None
     zero = round(-low / step)
-    if zero + round(high / step) > _LEVELS[NARROW] and multiple:
+    if zero + round(high / step) > _NARROW_LEVELS and multiple:
         codes = _wide(values, step, zero)
     else:
-        zero = min(_LEVELS[NARROW], zero)
+        zero = min(_NARROW_LEVELS, zero)
+        row = values.reshape(1, -1)
         codes = np.asarray(cv2.convertScaleAbs(row, alpha=1.0 / step, beta=zero), np.uint8).reshape(-1)
-    return Stepped(step, zero, _kept(codes, zero, row), codes)
+    return Stepped(step, zero, codes)
+
+
+def holds(stepped: Stepped, values: NDArray[np.float32]) -> bool:
+    """Whether 8-bit codes that a runtime made of these values by their minimum and maximum may stand for them.
+
+    A runtime hardly looks at its values: it makes codes of what is not a number as well. Where this says no, the answer
+    is `quantise`'s.
+    """
+    return _SMALLEST_STEP <= stepped.step < math.inf and math.isfinite(float(np.dot(values, values)))
 
 
 def _wide(values: NDArray[np.float32], step: float, zero: int) -> NDArray[np.unsignedinteger]:
     scaled = values * np.float32(1.0 / step)
     np.rint(scaled, out=scaled)
     scaled += np.float32(zero)
-    return np.clip(scaled, 0, _LEVELS[WIDE], out=scaled).astype(np.uint16)
+    return np.clip(scaled, 0, _WIDE_LEVELS, out=scaled).astype(np.uint16)
 
 
-def _kept(codes: NDArray[np.unsignedinteger], zero: int, row: NDArray[np.float32]) -> float:
-    other = cv2.countNonZero(codes.reshape(1, -1)) if zero == 0 else np.count_nonzero(codes != zero)
-    return float(other / max(1, cv2.countNonZero(row)))
+def keeps(stepped: Stepped, values: NDArray[np.float32], least: float) -> bool:
+    """Whether at least this share of what is not zero does not become zero."""
+    other = 0
+    for start in range(0, values.size, _PIECE):
+        other += int(np.count_nonzero(stepped.codes[start : start + _PIECE] != stepped.zero))
+        if other >= least * values.size:
+            return True
+    return other >= least * cv2.countNonZero(values.reshape(1, -1))
+
+
+def kept_share(stepped: Stepped, values: NDArray[np.float32]) -> float:
+    """The share of what is not zero that does not become zero."""
+    there = cv2.countNonZero(values.reshape(1, -1))
+    return float(np.count_nonzero(stepped.codes != stepped.zero) / there) if there else 1.0
 
 
 def dequantise(stepped: Stepped) -> NDArray[np.float32]:
