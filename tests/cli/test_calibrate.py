@@ -119,7 +119,7 @@ def test_bench_measures_every_codec_and_draws_it(midstream: Midstream, digits: P
     assert plot.read_bytes().startswith(b"\x89PNG")
     for place in told["places"]:
         # What agrees with nothing is shown too.
-        assert {rung["codec"] for rung in place["rungs"]} == {"raw", "lossless", "f16", "int8", "step4"}
+        assert {rung["codec"] for rung in place["rungs"]} >= {"raw", "lossless", "f16", "int8", "step4"}
     assert not (digits / LADDER_FILE).exists()
 
 

@@ -27,7 +27,7 @@ from midstream_converters.opening import Options
 from .conftest import WAIT_S, device_with_gateway
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
-WHOLE_MS = 60.0
+WHOLE_MS = 150.0
 ZSTD_METHOD = 2
 # A gateway on a machine without the library.
 WITHOUT_ZSTD = (
@@ -110,7 +110,7 @@ def test_a_lossy_rung_is_planned_where_less_than_all_will_do(
     start_gateway(broker, bundle=plain)
     device_bundle = slow(calibrated("step0.25"))
     whole = device_bundle.run(image)
-    for agreement, lossy in ((0.97, True), (0.99, False), (1.0, False)):
+    for agreement, lossy in ((0.97, True), (1.0, False)):
         with device_with_gateway(device_bundle, broker.url, min_agreement=agreement) as device:
             result = device.infer(image)
             if lossy:
@@ -138,7 +138,7 @@ def test_klt_is_planned_only_where_the_gateway_has_the_bases(
     bundle = slow(with_ladder)
     with device_with_gateway(bundle, broker.url, min_agreement=0.9) as device:
         result = device.infer(image)
-        assert (result.plan.codec == "klt0.25") == gateway_has_bases
+        assert (result.plan.codec == "klt0.25") == gateway_has_bases, result.plan.why
         forced = device.infer(image, cut=bundle.cuts[0].id, codec="klt0.25")
         assert forced.plan.codec == "klt0.25"
         if gateway_has_bases:
