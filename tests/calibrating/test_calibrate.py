@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 from midstream.agreement import Metric
@@ -19,6 +21,8 @@ from midstream.errors import BundleError, CodecError, InputError
 from midstream.ladder import Ladder, MeasuredRung
 from midstream.ladder_file import ladder_from_bytes, ladder_to_bytes
 from midstream.tensors import Tensors
+from midstream_converters.convert import convert
+from midstream_converters.opening import Options
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 DIGITS = MODELS / "digits_calibration.npz"
@@ -144,6 +148,36 @@ def test_inputs_may_differ_in_size(made: Callable[[str], Bundle], shape: Callabl
     raw = ladder.rung(None, "raw")
     assert raw is not None
     assert raw.spread > 0.1
+
+
+def test_nothing_may_cross_where_nothing_was_found(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        found (float[1,8] x) => (float[1] y)
+        <float limit = {0.5}, float[1] two = {2.0}>
+        {
+            r = Relu (x)
+            over = Greater (r, limit)
+            row = Squeeze (over)
+            kept = Compress <axis = 1> (r, row)
+            doubled = Mul (kept, two)
+            s = ReduceSum <keepdims = 0> (doubled)
+            y = Add (s, two)
+        }
+    """)
+    onnx.save(model, tmp_path / "found.onnx")
+    rng = np.random.default_rng(0)
+    samples = [rng.random((1, 8), np.float32) * (0.5 if number % 3 == 0 else 1) for number in range(12)]
+    np.savez(tmp_path / "found.npz", x=np.stack(samples))
+    convert(tmp_path / "found.onnx", tmp_path / "found", Options(calibration=tmp_path / "found.npz"))
+    bundle = Bundle.open(tmp_path / "found")
+    cut = next(cut.id for cut in bundle.cuts if cut.tensors[0].name == "kept")
+    for codec in ("raw", "lossless", *FEW):
+        assert bundle.run_split({"x": samples[0]}, cut, codec=codec)["y"] == 2.0
+    ladder = checked(calibrate(bundle, [{"x": sample} for sample in samples], codecs=FEW, min_agreement=0.0).ladder)
+    raw = ladder.rung(cut, "raw")
+    assert raw is not None
+    assert raw.spread > 1.0
 
 
 def test_the_first_inputs_being_black_rules_nothing_out(digits: Bundle) -> None:
