@@ -360,7 +360,9 @@ recording (`benchmarks/scenes.py`). Sizes are those of the tensors' data on the 
 For each cut that `midstream convert` keeps, the smallest rung that reached the floor on the calibration inputs, in a
 calibration with that floor.
 
-{table("floor|cuts| number| models|rungs| smaller (geometric mean)| asked|| agreement (test)| floor held (test)", summary)}
+{table("floor|cuts| number| models|rungs| smaller (geometric mean)| asked|| agreement| floor held", summary)}
+
+*Agreement* and *floor held* are those of the test inputs.
 
 ## The compressed whole input, by the same measure
 

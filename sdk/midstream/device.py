@@ -62,8 +62,9 @@ class Result:
     """One answer.
 
     ``ran_on`` names the machines of the stages in their order, such as ``("device", "gateway")``. ``timings_ms`` has
-    "analysis", "plan", "device", "encode", "link", "gateway", "decode" and "total" as far as they apply. ``fallback``
-    says why the answer came from the device although the plan was another, else it is None.
+    "analysis", "plan", "device", "encode", "pack" (waiting for others to be sent with), "link", "gateway", "decode" and
+    "total" as far as they apply. ``fallback`` says why the answer came from the device although the plan was another,
+    else it is None.
     """
 
     outputs: Tensors
@@ -95,7 +96,8 @@ class Device:
     ``bundle`` is a `Bundle` or its folder; ``broker`` an MQTT URL. ``deadline_ms`` bounds every answer: when the
     gateway has not answered in time for the device to finish by itself, the device does. ``min_agreement`` below 1
     allows lossy codecs that calibration measured to be that good (0: any). ``profile`` names the board, for its power
-    figures. Entering waits up to 2 s for a gateway, then goes on without. Methods may be called from any thread.
+    figures. ``packing`` sends small requests that are made at the same time in one message, where their deadlines allow
+    that. Entering waits up to 2 s for a gateway, then goes on without. Methods may be called from any thread.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Device:
         device_id: str | None = None,
         profile: str | Path | None = None,
         analyse: bool = True,
+        packing: bool = True,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.device_id = device_id or f"dev-{uuid.uuid4().hex[:12]}"
@@ -118,7 +121,7 @@ class Device:
         self._analyse = analyse
         self._graph = self.bundle.graph
         limits = Limits(_MAX_REPLY_BYTES, _MAX_REPLY_BYTES)
-        self._new_exchange = partial(Exchange, broker, self.device_id, self.bundle.digest, limits)
+        self._new_exchange = partial(Exchange, broker, self.device_id, self.bundle.digest, limits, packing=packing)
         self._exchange = self._new_exchange()
         self._lock = threading.Lock()
         self._factor = 1.0
@@ -159,6 +162,16 @@ class Device:
     def pending(self) -> int:
         """How many requests are under way."""
         return self._exchange.pending
+
+    @property
+    def packs(self) -> int:
+        """How many messages were sent that carried several requests."""
+        return self._exchange.packs
+
+    @property
+    def packed_requests(self) -> int:
+        """How many requests were sent in those."""
+        return self._exchange.packed_requests
 
     @property
     def last_error(self) -> str | None:
@@ -369,8 +382,9 @@ class Device:
         if reply is not None:
             mark = time.perf_counter()
             answer, problem = self._decoded(reply, plan, outputs)
+            timings["pack"] = pending.held_ms
             timings["gateway"] = reply.queue_ms + reply.compute_ms
-            timings["link"] = max(0.0, waited_ms - timings["gateway"])
+            timings["link"] = max(0.0, waited_ms - timings["pack"] - timings["gateway"])
             timings["decode"] = _since(mark)
             if answer is not None:
                 self._sent(plan, analysis, sum(len(tensor.data) for tensor in request.tensors))

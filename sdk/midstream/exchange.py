@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from midstream.communication import topics
-from midstream.communication.chunks import CHUNK_BYTES, Reassembler, split
+from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler
+from midstream.communication.packs import MAX_PACK_BYTES, decode_pack, request_id_of
 from midstream.communication.presence import Presence, decode_presence
+from midstream.communication.sending import Expected, Pending, Sender, fail
 from midstream.communication.transport import Message, MqttTransport
-from midstream.communication.wire import WIRE_VERSION, Limits, Reply, Request, decode_reply, encode_request
-from midstream.errors import MidstreamError, WireError
+from midstream.communication.wire import WIRE_VERSION, Buffer, Limits, Request, Status, decode_reply
+from midstream.errors import WireError
 from midstream.partitioning import LinkEstimate, LinkState
 
 _log = logging.getLogger("midstream.exchange")
@@ -29,27 +32,6 @@ _FIRST_REST_S, _LONGEST_REST_S = 0.5, 15.0
 _MAX_GATEWAYS = 256
 
 
-@dataclass
-class Pending:
-    """A request, under way or done. ``problem`` says why there is no reply."""
-
-    request_id: bytes
-    gateway_id: str
-    started: float
-    reply: Reply | None = None
-    sent_bytes: int = 0
-    received_bytes: int = 0
-    problem: str | None = None
-    unacked: int = 0
-    done: threading.Event = field(default_factory=threading.Event)
-
-    def fail(self, problem: str) -> None:
-        """No reply will come, for this reason."""
-        if not self.done.is_set():
-            self.problem = problem
-            self.done.set()
-
-
 @dataclass(frozen=True, slots=True)
 class _Rest:
     """How long a gateway that failed is left alone."""
@@ -59,16 +41,18 @@ class _Rest:
 
 
 class Exchange:
-    """Requests out, replies in, over one connection. Thread-safe; `start` and `close` bracket its life."""
+    """Requests out, replies in, over one connection. Thread-safe; `start` and `close` bracket its life.
 
-    def __init__(self, url: str, device_id: str, bundle_digest: bytes, limits: Limits) -> None:
+    With ``packing``, small requests that are asked at the same time may go out in one message.
+    """
+
+    def __init__(self, url: str, device_id: str, bundle_digest: bytes, limits: Limits, *, packing: bool = True) -> None:
         self._device_id = topics.check_id(device_id)
         self._digest = bundle_digest
         self._limits = limits
         self._lock = threading.Condition()
         self._gateways: dict[str, Presence] = {}
         self._rests: dict[str, _Rest] = {}
-        self._pending: dict[bytes, Pending] = {}
         self._link = LinkEstimate()
         self._probed = 0.0
         self._reassembler = Reassembler(limits.max_message_bytes)
@@ -76,6 +60,9 @@ class Exchange:
             url, f"midstream-dev-{device_id}", on_message=self._on_message, on_state=self._on_state
         )
         self._transport.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
+        self._sender = Sender(
+            self._transport, device_id, self._chunk_bytes, on_transfer=self._after_transfer, packing=packing
+        )
 
     def start(self, wait_s: float) -> None:
         """Connect in the background and wait up to ``wait_s`` seconds for a gateway that has this bundle."""
@@ -88,7 +75,7 @@ class Exchange:
     def close(self) -> None:
         """Disconnect; whoever still waits is told."""
         self._transport.close()
-        self._fail_all("the device is closing")
+        self._sender.fail("the device is closing")
 
     def wait_connected(self, wait_s: float) -> bool:
         """Wait until the broker is reached, or refuses for good; returns whether it is."""
@@ -109,8 +96,17 @@ class Exchange:
     @property
     def pending(self) -> int:
         """How many requests are under way."""
-        with self._lock:
-            return len(self._pending)
+        return len(self._sender)
+
+    @property
+    def packs(self) -> int:
+        """How many messages were sent that carried several requests."""
+        return self._sender.packs
+
+    @property
+    def packed_requests(self) -> int:
+        """How many requests were sent in those."""
+        return self._sender.packed_requests
 
     @property
     def last_error(self) -> str | None:
@@ -160,49 +156,22 @@ class Exchange:
 
         Nothing of it is left when this returns: what was not sent yet is not sent any more.
         """
-        pending = Pending(request.request_id, gateway_id, time.monotonic())
+        pending = self._sender.ask(request, gateway_id, timeout_s, self._expected(gateway_id, request))
         with self._lock:
-            self._pending[request.request_id] = pending
-        try:
-            self._send(request, pending)
-            left_s = pending.started + timeout_s - time.monotonic()
-            if not pending.done.wait(min(max(0.0, left_s), threading.TIMEOUT_MAX)):
-                pending.problem = "no answer in time"
-        except (ValueError, MidstreamError) as error:
-            pending.fail(f"the request cannot be sent: {error}")
-        finally:
-            self._transport.withdraw(request.request_id)
-            with self._lock:
-                del self._pending[request.request_id]
-                if pending.reply is None:
-                    self._rest(gateway_id)
-                else:
-                    self._rests.pop(gateway_id, None)
+            if pending.reply is None:
+                self._rest(gateway_id)
+            else:
+                self._rests.pop(gateway_id, None)
         return pending
 
-    def _send(self, request: Request, pending: Pending) -> None:
-        """All its chunks. Raises WireError or ValueError where it, or any request, is too large to be sent."""
-        topic = topics.request_topic(pending.gateway_id, self._device_id)
-        reply_topic = topics.reply_topic(pending.gateway_id, self._device_id)
-        expiry_s = max(1, -(-request.deadline_ms // 1000))
-        limit = self._transport.payload_limit(
-            topic, correlation=request.request_id, response_topic=reply_topic, expiry_s=expiry_s
-        )
-        chunks = split(encode_request(request), request.request_id, min(limit, self._chunk_bytes()))
-        pending.unacked = len(chunks)
-        pending.sent_bytes = sum(len(chunk) for chunk in chunks)
-        for chunk in chunks:
-            if not self._transport.publish(
-                topic,
-                chunk,
-                correlation=request.request_id,
-                response_topic=reply_topic,
-                expiry_s=expiry_s,
-                on_ack=lambda _ms: self._acked(pending),
-            ):
-                up = self._transport.connected
-                pending.fail("too much waits to be sent already" if up else "the broker cannot be reached")
-                break
+    def _expected(self, gateway_id: str, request: Request) -> Expected:
+        """What the link and the gateway's presence say that this request will take."""
+        with self._lock:
+            presence, link = self._gateways.get(gateway_id), self._link.state()
+        if presence is None:
+            return Expected(link.rtt_ms, 0.0, 0.0, link.uplink_kbps)
+        tails = presence.tail_ms.get(request.bundle_digest.hex(), {})
+        return Expected(link.rtt_ms, presence.queue_ms, tails.get(request.cut or "whole", 0.0), link.uplink_kbps)
 
     def _chunk_bytes(self) -> int:
         """As much as the link takes in a while; a link that was not measured yet counts as a slow one."""
@@ -236,7 +205,7 @@ class Exchange:
         else:
             with self._lock:
                 self._gateways.clear()
-            self._fail_all("the connection to the broker was lost")
+            self._sender.fail("the connection to the broker was lost")
 
     def _on_message(self, message: Message) -> None:
         try:
@@ -251,43 +220,51 @@ class Exchange:
         with self._lock:
             if presence is None:
                 self._gateways.pop(gateway_id, None)
-                orphans = [pending for pending in self._pending.values() if pending.gateway_id == gateway_id]
-            else:
-                if gateway_id in self._gateways or len(self._gateways) < _MAX_GATEWAYS:
-                    self._gateways[gateway_id] = replace(presence, gateway_id=gateway_id)
-                orphans = []
+            elif gateway_id in self._gateways or len(self._gateways) < _MAX_GATEWAYS:
+                self._gateways[gateway_id] = replace(presence, gateway_id=gateway_id)
             self._lock.notify_all()
-        for pending in orphans:
-            pending.fail(f"gateway {gateway_id} is gone")
+        if presence is None:
+            self._sender.fail(f"gateway {gateway_id} is gone", gateway_id)
 
     def _on_reply(self, message: Message) -> None:
         route = topics.parse_reply_topic(message.topic)
-        request_id = message.correlation
-        with self._lock:
-            pending = None if request_id is None else self._pending.get(request_id)
-        if pending is None or pending.gateway_id != route.gateway_id:
+        if message.correlation is None:
+            self._on_pack(route.gateway_id, message.payload)
+            return
+        asked = self._sender.asked(message.correlation, route.gateway_id)
+        if not asked:
             return
         try:
             whole = self._reassembler.add(route.gateway_id, message.payload)
-            if whole is None:
-                return
-            reply = decode_reply(whole, self._limits)
+            if whole is not None:
+                self._take(whole, message.correlation, asked)
         except WireError as error:
-            pending.fail(f"its reply is damaged: {error}")
-            return
-        if reply.request_id != pending.request_id:
-            pending.fail("its reply answers another request")
-            return
-        pending.received_bytes = len(whole)
-        pending.reply = reply
-        pending.done.set()
+            fail(asked, f"its reply is damaged: {error}")
 
-    def _acked(self, pending: Pending) -> None:
-        with self._lock:
-            pending.unacked -= 1
-            if pending.unacked:
-                return
-        self._after_transfer(pending.sent_bytes, (time.monotonic() - pending.started) * 1e3)
+    def _on_pack(self, gateway_id: str, payload: bytes) -> None:
+        """Replies that came together. Raises WireError where there is nothing to be found of them."""
+        if len(payload) > MAX_PACK_BYTES + OVERHEAD_BYTES or not len(self._sender):
+            return
+        whole = self._reassembler.add(gateway_id, payload)
+        for data in () if whole is None else decode_pack(whole):
+            request_id = request_id_of(data)
+            asked = self._sender.asked(request_id, gateway_id)
+            try:
+                if asked:
+                    self._take(data, request_id, asked)
+            except WireError as error:
+                fail(asked, f"its reply is damaged: {error}")
+
+    def _take(self, data: Buffer, request_id: bytes, asked: Sequence[Pending]) -> None:
+        """Read a reply, and hand it to those who asked."""
+        reply = decode_reply(data, self._limits)
+        if reply.request_id != request_id:
+            fail(asked, "its reply answers another request")
+        elif reply.status is Status.OK and len(asked) > 1:
+            fail(asked, "its reply answers several requests at once")
+        else:
+            for pending in asked:
+                self._sender.answer(pending, reply, len(data))
 
     def _after_echo(self, ms: float) -> None:
         with self._lock:
@@ -303,9 +280,3 @@ class Exchange:
             self._link = link
             self._probed = time.monotonic()
             self._transport.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
-
-    def _fail_all(self, problem: str) -> None:
-        with self._lock:
-            waiting = list(self._pending.values())
-        for pending in waiting:
-            pending.fail(problem)

@@ -1,4 +1,4 @@
-"""Wire format version 0: a request or a reply as bytes, and back.
+"""Wire format version 0: a request or a reply as bytes, and back; `packs` puts several of them into one.
 
 ``docs/protocol.md`` describes it byte by byte. A message is a fixed header, names, a tensor table, the
 tensors' data (each starting at a multiple of 8, so that it can be used where it lies) and a CRC-32. Every
@@ -35,9 +35,10 @@ DTYPES: tuple[np.dtype[np.generic], ...] = tuple(
     np.dtype(code) for code in ("?", "<i1", "<i2", "<i4", "<i8", "<u1", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8")
 )
 
-_MAGIC = b"MS"
-_REQUEST, _REPLY = 1, 2
-_KINDS = {_REQUEST: "request", _REPLY: "reply"}
+MAGIC = b"MS"
+REQUEST, REPLY, PACK = 1, 2, 3
+
+_KINDS = {REQUEST: "request", REPLY: "reply", PACK: "pack"}
 _ALIGNMENT = 8
 _UINT32 = 0xFFFF_FFFF
 _PREFIX = struct.Struct("<2sBBB")
@@ -47,6 +48,7 @@ _ENTRY = struct.Struct("<BB")
 _F64 = struct.Struct("<d")
 _U32 = struct.Struct("<I")
 _DTYPE_CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
+_DEADLINE_AT = 56
 
 Buffer = bytes | bytearray | memoryview
 
@@ -134,9 +136,9 @@ def encode_request(request: Request) -> bytes:
         text = _name_bytes(name, "feature name")
         features += bytes([len(text)]) + text + _F64.pack(_check_number(value, f"feature {name!r}"))
     header = _REQUEST_HEADER.pack(
-        _MAGIC,
+        MAGIC,
         WIRE_VERSION,
-        _REQUEST,
+        REQUEST,
         0,
         _check_count(len(request.tensors), "tensors", MAX_TENSORS),
         len(codec),
@@ -147,7 +149,7 @@ def encode_request(request: Request) -> bytes:
         len(request.features),
         request.score,
     )
-    return _seal(header + codec + cut + features, request.tensors)
+    return _seal_tensors(header + codec + cut + features, request.tensors)
 
 
 def encode_reply(reply: Reply) -> bytes:
@@ -156,9 +158,9 @@ def encode_reply(reply: Reply) -> bytes:
     text = reply.message.encode(errors="replace")[:MAX_TEXT_BYTES].decode(errors="ignore").encode()
     _check_length(reply.request_id, "request id", REQUEST_ID_BYTES)
     header = _REPLY_HEADER.pack(
-        _MAGIC,
+        MAGIC,
         WIRE_VERSION,
-        _REPLY,
+        REPLY,
         0,
         _check_count(len(reply.tensors), "tensors", MAX_TENSORS),
         len(codec),
@@ -168,12 +170,18 @@ def encode_reply(reply: Reply) -> bytes:
         _check_time(reply.compute_ms, "compute time"),
         len(text),
     )
-    return _seal(header + codec + text, reply.tensors)
+    return _seal_tensors(header + codec + text, reply.tensors)
+
+
+def with_deadline(request: bytes, deadline_ms: int) -> bytes:
+    """A request as `encode_request` wrote it, with another time that remains."""
+    body = request[:_DEADLINE_AT] + _U32.pack(deadline_ms) + request[_DEADLINE_AT + _U32.size : -_U32.size]
+    return body + _U32.pack(zlib.crc32(body))
 
 
 def decode_request(data: Buffer, limits: Limits = Limits()) -> Request:
     """The request in a message. Raises WireError on anything that `encode_request` does not write."""
-    reader = _open(data, limits, _REQUEST)
+    reader = open_message(data, limits, REQUEST)
     header = reader.unpack(_REQUEST_HEADER)
     tensors, codec_bytes, cut_bytes, request_id, digest, deadline_ms, features, score = header[4:]
     codec = reader.name(codec_bytes, "codec name")
@@ -193,7 +201,7 @@ def decode_request(data: Buffer, limits: Limits = Limits()) -> Request:
 
 def decode_reply(data: Buffer, limits: Limits = Limits()) -> Reply:
     """The reply in a message. Raises WireError on anything that `encode_reply` does not write."""
-    reader = _open(data, limits, _REPLY)
+    reader = open_message(data, limits, REPLY)
     header = reader.unpack(_REPLY_HEADER)
     tensors, codec_bytes, status, request_id, queue_ms, compute_ms, text_bytes = header[4:]
     if status > max(Status):
@@ -216,14 +224,21 @@ def decoded_bytes(shape: Sequence[int], dtype: np.dtype[np.generic]) -> int:
     return math.prod(max(size, 1) for size in shape) * dtype.itemsize
 
 
-def _seal(head: bytes, tensors: Sequence[EncodedTensor]) -> bytes:
-    table = b"".join(_entry(tensor) for tensor in tensors)
-    parts: list[bytes | memoryview] = [head, table]
-    length = len(head) + len(table)
-    for tensor in tensors:
+def _seal_tensors(head: bytes, tensors: Sequence[EncodedTensor]) -> bytes:
+    return seal(head + b"".join(_entry(tensor) for tensor in tensors), [tensor.data for tensor in tensors])
+
+
+def seal(head: bytes, aligned: Sequence[bytes | memoryview]) -> bytes:
+    """A message of this head and these data, each from the next multiple of 8 on, behind zeros.
+
+    Raises WireError where it has 4 GiB or more.
+    """
+    parts: list[bytes | memoryview] = [head]
+    length = len(head)
+    for data in aligned:
         padding = -length % _ALIGNMENT
-        parts += [bytes(padding), tensor.data]
-        length += padding + len(tensor.data)
+        parts += [bytes(padding), data]
+        length += padding + len(data)
     if length + _U32.size > _UINT32:
         raise WireError(f"message of {length} bytes is larger than wire version {WIRE_VERSION} can carry (4 GiB)")
     crc = 0
@@ -244,14 +259,15 @@ def _entry(tensor: EncodedTensor) -> bytes:
     return _ENTRY.pack(code, len(tensor.shape)) + struct.pack(f"<{len(sizes)}I", *sizes)
 
 
-class _Reader:
-    """A position in the body of a message whose CRC was right; never reads beyond the end."""
+class Reader:
+    """A position in the body of a message whose CRC was right; WireError on anything beyond its end."""
 
     def __init__(self, body: memoryview) -> None:
         self._body = body
         self._at = 0
 
     def take(self, count: int, what: str) -> memoryview:
+        """The next bytes."""
         left = len(self._body) - self._at
         if count > left:
             raise WireError(f"message ends inside its {what}: {count} bytes needed, {left} left")
@@ -259,20 +275,24 @@ class _Reader:
         return self._body[self._at - count : self._at]
 
     def unpack(self, form: struct.Struct) -> tuple[Any, ...]:
+        """The next fields of a header."""
         return form.unpack(self.take(form.size, "header"))
 
     def text(self, count: int, what: str) -> str:
+        """UTF-8 of so many bytes."""
         try:
             return str(self.take(count, what), "utf-8")
         except UnicodeDecodeError:
             raise WireError(f"{what} of {count} bytes is not UTF-8") from None
 
     def name(self, count: int, what: str) -> str:
+        """Printable ASCII."""
         text = self.text(count, what)
         _name_bytes(text, what)
         return text
 
     def features(self, count: int) -> tuple[tuple[str, float], ...]:
+        """A feature vector."""
         found = []
         for _ in range(count):
             name = self.name(self.take(1, "features")[0], "feature name")
@@ -286,12 +306,20 @@ class _Reader:
         table = [self._entry(index, limits) for index in range(count)]
         found = []
         for shape, dtype, size in table:
-            if any(self.take(-self._at % _ALIGNMENT, "padding")):
-                raise WireError("padding between tensors is not zero")
-            found.append(EncodedTensor(shape, dtype, self.take(size, "tensor data")))
-        if left := len(self._body) - self._at:
-            raise WireError(f"message has {left} bytes after its last tensor; nothing belongs there")
+            found.append(EncodedTensor(shape, dtype, self.aligned(size, "tensor data")))
+        self.end("tensor")
         return tuple(found)
+
+    def aligned(self, count: int, what: str) -> memoryview:
+        """What begins at the next multiple of 8, behind zeros."""
+        if any(self.take(-self._at % _ALIGNMENT, "padding")):
+            raise WireError(f"padding before {what} is not zero")
+        return self.take(count, what)
+
+    def end(self, last: str) -> None:
+        """Nothing may be left behind the last of its parts."""
+        if left := len(self._body) - self._at:
+            raise WireError(f"message has {left} bytes after its last {last}; nothing belongs there")
 
     def _entry(self, index: int, limits: Limits) -> tuple[tuple[int, ...], np.dtype[np.generic], int]:
         code, dims = _ENTRY.unpack(self.take(_ENTRY.size, "tensor table"))
@@ -308,8 +336,8 @@ class _Reader:
         return tuple(shape), DTYPES[code], size
 
 
-def _open(data: Buffer, limits: Limits, kind: int) -> _Reader:
-    """A reader of the body, after what every message has was checked."""
+def open_message(data: Buffer, limits: Limits, kind: int) -> Reader:
+    """A reader of the body, after what every message has was checked. Raises WireError."""
     view = memoryview(data)
     if len(view) > limits.max_message_bytes:
         raise WireError(
@@ -319,8 +347,8 @@ def _open(data: Buffer, limits: Limits, kind: int) -> _Reader:
     if len(view) < _PREFIX.size + _U32.size:
         raise WireError(f"message of {len(view)} bytes is too short to be a {_KINDS[kind]}")
     magic, version, found, flags = _PREFIX.unpack_from(view)
-    if magic != _MAGIC:
-        raise WireError(f"message begins with {magic!r}, not {_MAGIC!r}: it is not midstream's")
+    if magic != MAGIC:
+        raise WireError(f"message begins with {magic!r}, not {MAGIC!r}: it is not midstream's")
     if version not in WIRE_VERSIONS:
         spoken = ", ".join(map(str, WIRE_VERSIONS))
         raise WireError(f"message has wire version {version}; spoken here: {spoken}. Update the older of the two ends")
@@ -333,7 +361,7 @@ def _open(data: Buffer, limits: Limits, kind: int) -> _Reader:
     body = view[: -_U32.size]
     if zlib.crc32(body) != _U32.unpack(view[-_U32.size :])[0]:
         raise WireError(f"{_KINDS[kind]} of {len(view)} bytes is damaged: its CRC-32 does not match")
-    return _Reader(body)
+    return Reader(body)
 
 
 def _text_bytes(text: str, what: str, most: int) -> bytes:

@@ -16,13 +16,24 @@ from types import TracebackType
 
 from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket
 from midstream.communication import topics
-from midstream.communication.chunks import CHUNK_BYTES, Reassembler, split
+from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler, split
 from midstream.communication.codecs import encode, optional_libraries
+from midstream.communication.packs import decode_pack, encode_pack, is_pack, request_id_of
 from midstream.communication.presence import MAX_BUNDLES, Presence, encode_within
 from midstream.communication.transport import Message, MqttTransport
-from midstream.communication.wire import REQUEST_ID_BYTES, Limits, Reply, Request, Status, decode_request, encode_reply
+from midstream.communication.wire import (
+    REQUEST_ID_BYTES,
+    Buffer,
+    Limits,
+    Reply,
+    Request,
+    Status,
+    decode_request,
+    encode_reply,
+)
 from midstream.engines import Accelerator
 from midstream.errors import AcceleratorError, BundleError, CodecError, InputError, MidstreamError, PeerError, WireError
+from midstream.gateway.replies import HeldReplies
 from midstream.gateway.served import ServedBundle
 from midstream.tensors import check_tensors
 
@@ -37,13 +48,14 @@ _REFUSAL_S = 10.0
 
 @dataclass(frozen=True)
 class _Job:
-    """A request that was let in."""
+    """A request that was let in; ``packed`` if it came with others, so that its reply may go with theirs."""
 
     request: Request
     device_id: str
     served: ServedBundle
     deadline: float
     arrived: float
+    packed: bool
 
 
 class Gateway:
@@ -214,22 +226,37 @@ class Gateway:
             return
         try:
             whole = self._reassembler.add(device_id, message.payload)
-            if whole is not None:
-                request = decode_request(whole, self._limits)
-                if message.correlation not in (None, request.request_id):
-                    raise WireError("the correlation data is not the request's own id")
-                self._on_request(device_id, request, len(whole))
+            if whole is None:
+                return
+            if not is_pack(whole):
+                self._read(device_id, whole, message.correlation, packed=False)
+                return
+            requests = decode_pack(whole)
         except WireError as error:
-            _log.warning("ignored a message on %s: %s", message.topic, error)
-            if message.correlation is not None and len(message.correlation) == REQUEST_ID_BYTES:
-                self._refuse(device_id, message.correlation, Status.BAD_REQUEST, str(error), _REFUSAL_S)
+            self._unreadable(device_id, message.correlation, error)
+            return
+        for request in requests:
+            self._read(device_id, request, request_id_of(request), packed=True)
 
-    def _on_request(self, device_id: str, request: Request, size_bytes: int) -> None:
-        refusal = self._admit(device_id, request, size_bytes)
-        if refusal is not None:
-            self._refuse(device_id, request.request_id, *refusal, request.deadline_ms / 1e3)
+    def _read(self, device_id: str, data: Buffer, request_id: bytes | None, *, packed: bool) -> None:
+        """Take in a request, alone or out of a pack; ``request_id`` is what stands beside it."""
+        try:
+            request = decode_request(data, self._limits)
+            if request_id not in (None, request.request_id):
+                raise WireError("the correlation data is not the request's own id")
+        except WireError as error:
+            self._unreadable(device_id, request_id, error)
+        else:
+            refusal = self._admit(device_id, request, len(data), packed)
+            if refusal is not None:
+                self._refuse(device_id, request.request_id, *refusal, request.deadline_ms / 1e3)
 
-    def _admit(self, device_id: str, request: Request, size_bytes: int) -> tuple[Status, str] | None:
+    def _unreadable(self, device_id: str, request_id: bytes | None, error: WireError) -> None:
+        _log.warning("ignored a message of %s: %s", device_id, error)
+        if request_id is not None and len(request_id) == REQUEST_ID_BYTES:
+            self._refuse(device_id, request_id, Status.BAD_REQUEST, str(error), _REFUSAL_S)
+
+    def _admit(self, device_id: str, request: Request, size_bytes: int, packed: bool) -> tuple[Status, str] | None:
         """Put a request in the queue, or say why not."""
         served = self._served.get(request.bundle_digest)
         if served is None:
@@ -241,7 +268,7 @@ class Gateway:
         if request.deadline_ms == 0:
             return Status.EXPIRED, "its deadline had passed when it was sent"
         now = time.monotonic()
-        job = _Job(request, device_id, served, now + request.deadline_ms / 1e3, now)
+        job = _Job(request, device_id, served, now + request.deadline_ms / 1e3, now, packed)
         with self._changed:
             work_s = served.expected_ms(request.cut) / 1e3
             ticket = Ticket(job.deadline, next(self._numbers), work_s, now, size_bytes)
@@ -252,9 +279,10 @@ class Gateway:
         return None if admission is Admission.ACCEPTED else (Status.BUSY, admission.value)
 
     def _work(self, worker: int) -> None:
-        while (job := self._next()) is not None:
+        held = HeldReplies()
+        while (job := self._next(held)) is not None:
             try:
-                self._send(job.device_id, self._answer(job, worker), job.deadline - time.monotonic())
+                self._reply(job, self._answer(job, worker), held)
             except Exception as error:  # noqa: BLE001  whatever it is, it is logged, and this worker goes on
                 _log.exception("a request of %s could not be answered", job.device_id)
                 message = f"the gateway failed at it, and its log says how: {error}"
@@ -263,15 +291,57 @@ class Gateway:
                 with self._changed:
                     self._busy -= 1
 
-    def _next(self) -> _Job | None:
-        """The job that is due first, once there is one; None when the gateway stops."""
+    def _next(self, held: HeldReplies) -> _Job | None:
+        """The job that is due first, once there is one; None when the gateway stops.
+
+        Replies that are held are sent before, unless they may wait for this job's.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or len(self._queue) > 0)
-            ticket = self._queue.take()
-            if ticket is None:
-                return None
-            self._busy += 1
-            return self._jobs.pop(ticket.number)
+            job = self._due_first()
+        if held and (
+            job is None
+            or not job.packed
+            or not held.waits_for(job.device_id, job.served.expected_ms(job.request.cut) / 1e3, time.monotonic())
+        ):
+            self._send_held(held)
+        if job is None:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or len(self._queue) > 0)
+                job = self._due_first()
+        return job
+
+    def _due_first(self) -> _Job | None:
+        ticket = self._queue.take()
+        if ticket is None:
+            return None
+        self._busy += 1
+        return self._jobs.pop(ticket.number)
+
+    def _reply(self, job: _Job, reply: Reply, held: HeldReplies) -> None:
+        """Send a reply, or keep it for the next ones."""
+        now = time.monotonic()
+        message = encode_reply(reply)
+        if job.packed:
+            pack_bytes = self._chunk_bytes(job.device_id, None, job.deadline - now) - OVERHEAD_BYTES
+            if not held.takes(job.device_id, message, job.deadline, now, pack_bytes):
+                self._send_held(held)
+            if held.takes(job.device_id, message, job.deadline, now, pack_bytes):
+                held.add(job.device_id, message, job.deadline, now)
+                return
+        self._post(job.device_id, message, reply.request_id, reply.request_id, job.deadline - now)
+
+    def _send_held(self, held: HeldReplies) -> None:
+        """Send what is held, together where it is several."""
+        messages = held.take()
+        wait_s = held.deadline - time.monotonic()
+        try:
+            if len(messages) == 1:
+                request_id = request_id_of(messages[0])
+                self._post(held.device_id, messages[0], request_id, request_id, wait_s)
+            elif messages:
+                self._post(held.device_id, encode_pack(messages), uuid.uuid4().bytes, None, wait_s)
+        except (ValueError, MidstreamError) as error:
+            _log.warning("%d replies to %s cannot be sent: %s", len(messages), held.device_id, error)
 
     def _answer(self, job: _Job, worker: int) -> Reply:
         request, started = job.request, time.monotonic()
@@ -310,8 +380,21 @@ class Gateway:
 
     def _send(self, device_id: str, reply: Reply, wait_s: float) -> None:
         """Send a reply to a device that waits for it for so long."""
-        topic, correlation = topics.reply_topic(self.gateway_id, device_id), reply.request_id
-        expiry_s = max(1, math.ceil(wait_s))
-        limit = self._transport.payload_limit(topic, correlation=correlation, expiry_s=expiry_s)
-        for chunk in split(encode_reply(reply), reply.request_id, min(limit, CHUNK_BYTES)):
-            self._transport.publish(topic, chunk, correlation=correlation, expiry_s=expiry_s)
+        self._post(device_id, encode_reply(reply), reply.request_id, reply.request_id, wait_s)
+
+    def _post(
+        self, device_id: str, message: bytes, message_id: bytes, correlation: bytes | None, wait_s: float
+    ) -> None:
+        chunk_bytes = self._chunk_bytes(device_id, correlation, wait_s)
+        for chunk in split(message, message_id, chunk_bytes):
+            topic = topics.reply_topic(self.gateway_id, device_id)
+            self._transport.publish(topic, chunk, correlation=correlation, expiry_s=_expiry_s(wait_s))
+
+    def _chunk_bytes(self, device_id: str, correlation: bytes | None, wait_s: float) -> int:
+        topic = topics.reply_topic(self.gateway_id, device_id)
+        limit = self._transport.payload_limit(topic, correlation=correlation, expiry_s=_expiry_s(wait_s))
+        return min(limit, CHUNK_BYTES)
+
+
+def _expiry_s(wait_s: float) -> int:
+    return max(1, math.ceil(wait_s))

@@ -1,0 +1,273 @@
+"""Requests on their way out: each by itself or small ones together, and who waits for what was sent."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from midstream.communication import topics
+from midstream.communication.chunks import OVERHEAD_BYTES, split
+from midstream.communication.packing import Packer, SmallRequest, Way
+from midstream.communication.packs import MAX_PACK_BYTES, encode_pack
+from midstream.communication.transport import MqttTransport
+from midstream.communication.wire import REQUEST_ID_BYTES, Reply, Request, encode_request
+from midstream.errors import MidstreamError
+
+
+@dataclass
+class Pending:
+    """A request, under way or done. ``problem`` says why there is no reply.
+
+    ``held_ms`` is how long it waited for others to be sent with; ``sent_bytes`` is its share of what they took.
+    """
+
+    request_id: bytes
+    gateway_id: str
+    started: float
+    reply: Reply | None = None
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    problem: str | None = None
+    held_ms: float = 0.0
+    message_id: bytes | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def fail(self, problem: str) -> None:
+        """No reply will come, for this reason."""
+        if not self.done.is_set():
+            self.problem = problem
+            self.done.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is known of the way to a gateway: round trip, queue and the request's work there, ms; the uplink, kbit/s."""
+
+    round_trip_ms: float
+    queue_ms: float
+    work_ms: float
+    uplink_kbps: float
+
+
+@dataclass
+class _Transfer:
+    """A message of which the broker has not acknowledged every chunk."""
+
+    size_bytes: int
+    unacked: int
+    began: float
+
+
+class Sender:
+    """Sends requests over a transport, and keeps account of them until whoever asked leaves. Thread-safe.
+
+    ``chunk_bytes`` says how long a chunk may be now; ``on_transfer`` hears how many bytes were acknowledged in how many
+    ms. With ``packing``, small requests that are asked at the same time go out in one message where that costs none of
+    them its deadline: ``packs`` counts these messages, ``packed_requests`` what was in them.
+    """
+
+    def __init__(
+        self,
+        transport: MqttTransport,
+        device_id: str,
+        chunk_bytes: Callable[[], int],
+        on_transfer: Callable[[int, float], None],
+        *,
+        packing: bool,
+    ) -> None:
+        self._transport = transport
+        self._device_id = device_id
+        self._chunk_bytes = chunk_bytes
+        self._on_transfer = on_transfer
+        self._packing = packing
+        self._lock = threading.Lock()
+        self._pending: dict[bytes, Pending] = {}
+        self._packers: dict[str, Packer] = {}
+        # By the id of a message: the requests in it that somebody still waits for.
+        self._sent: dict[bytes, list[Pending]] = {}
+        self.packs = 0
+        self.packed_requests = 0
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def ask(self, request: Request, gateway_id: str, timeout_s: float, expected: Expected) -> Pending:
+        """Send a request and wait for its reply; where there is none in time, ``problem`` says why.
+
+        Nothing of it is left when this returns: what was not sent yet is not sent any more, unless others wait for it.
+        """
+        pending = Pending(request.request_id, gateway_id, time.monotonic())
+        until = pending.started + timeout_s
+        with self._lock:
+            self._pending[request.request_id] = pending
+        try:
+            self._send(request, pending, expected)
+            while not pending.done.wait(self._patience_s(pending, until)):
+                if time.monotonic() >= until:
+                    pending.problem = "no answer in time"
+                    break
+                self._send_overdue(gateway_id)
+        except (ValueError, MidstreamError) as error:
+            pending.fail(_cannot_be_sent(error))
+        finally:
+            self._leave(pending)
+        return pending
+
+    def asked(self, request_id: bytes, gateway_id: str) -> list[Pending]:
+        """Whom a reply to this id is for: one request, or all of a pack, which can only be refused as a whole."""
+        with self._lock:
+            pending = self._pending.get(request_id)
+            found = [pending] if pending is not None else list(self._sent.get(request_id, ()))
+        return [pending for pending in found if pending.gateway_id == gateway_id]
+
+    def answer(self, pending: Pending, reply: Reply, size_bytes: int) -> None:
+        """The reply has come."""
+        pending.received_bytes = size_bytes
+        pending.reply = reply
+        pending.done.set()
+        self._no_longer_under_way(pending)
+
+    def fail(self, problem: str, gateway_id: str | None = None) -> None:
+        """No request is answered any more, or none of those to this gateway."""
+        with self._lock:
+            waiting = list(self._pending.values())
+        fail(waiting if gateway_id is None else [one for one in waiting if one.gateway_id == gateway_id], problem)
+
+    def _patience_s(self, pending: Pending, until: float) -> float:
+        """How long to wait for an answer, or until those must be sent with which this request waits."""
+        with self._lock:
+            packer = self._packers.get(pending.gateway_id)
+            if packer is not None and packer.due_s is not None and packer.holds(pending.request_id):
+                until = min(until, packer.due_s)
+        return min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)
+
+    def _leave(self, pending: Pending) -> None:
+        """Nobody waits for this request any more; a message that nobody waits for is not sent."""
+        with self._lock:
+            del self._pending[pending.request_id]
+            unwanted = pending.message_id
+            if unwanted is not None:
+                self._sent[unwanted].remove(pending)
+                if self._sent[unwanted]:
+                    unwanted = None
+                else:
+                    del self._sent[unwanted]
+        if unwanted is not None:
+            self._transport.withdraw(unwanted)
+        self._no_longer_under_way(pending)
+
+    def _send(self, request: Request, pending: Pending, expected: Expected) -> None:
+        """Send it, or keep it for others. Raises WireError or ValueError where it, or any request, is too large."""
+        message = encode_request(request)
+        pack_bytes = min(self._payload_limit(pending.gateway_id, request.deadline_ms), self._chunk_bytes())
+        way = Way(
+            expected.round_trip_ms,
+            expected.queue_ms,
+            expected.uplink_kbps,
+            min(MAX_PACK_BYTES, pack_bytes - OVERHEAD_BYTES),
+        )
+        if not self._packing or len(message) > way.small_bytes:
+            with self._lock:
+                message_id = self._register([pending])
+            self._publish([message], message_id, [pending], request.deadline_ms)
+            return
+        with self._lock:
+            now = time.monotonic()
+            small = SmallRequest(request.request_id, message, now, request.deadline_ms, expected.work_ms)
+            due = self._packers.setdefault(pending.gateway_id, Packer()).offer(small, way, now)
+        self._send_together(due, now)
+
+    def _send_overdue(self, gateway_id: str) -> None:
+        now = time.monotonic()
+        with self._lock:
+            due = self._packers[gateway_id].overdue(now)
+        self._send_together(due, now)
+
+    def _no_longer_under_way(self, pending: Pending) -> None:
+        now = time.monotonic()
+        with self._lock:
+            packer = self._packers.get(pending.gateway_id)
+            due = () if packer is None else packer.forget(pending.request_id, now)
+        self._send_together(due, now)
+
+    def _send_together(self, requests: Sequence[SmallRequest], now: float) -> None:
+        """Send small requests in one message, but for those that nobody waits for any more."""
+        with self._lock:
+            wanted = [request for request in requests if request.request_id in self._pending]
+            if not wanted:
+                return
+            asked = [self._pending[request.request_id] for request in wanted]
+            for request, pending in zip(wanted, asked, strict=True):
+                pending.held_ms = (now - request.ready_s) * 1e3
+            message_id = self._register(asked)
+            if len(asked) > 1:
+                self.packs += 1
+                self.packed_requests += len(asked)
+        latest_ms = max(request.deadline_ms for request in wanted)
+        self._publish([request.at(now) for request in wanted], message_id, asked, latest_ms)
+
+    def _register(self, asked: Sequence[Pending]) -> bytes:
+        """The id of the message that carries these requests; of several, a new one, which no request has."""
+        message_id = asked[0].request_id if len(asked) == 1 else uuid.uuid4().bytes
+        self._sent[message_id] = list(asked)
+        for pending in asked:
+            pending.message_id = message_id
+        return message_id
+
+    def _publish(
+        self, messages: Sequence[bytes], message_id: bytes, asked: Sequence[Pending], deadline_ms: int
+    ) -> None:
+        """All chunks of these requests; where they cannot be sent, each is told why."""
+        gateway_id = asked[0].gateway_id
+        try:
+            whole = messages[0] if len(messages) == 1 else encode_pack(messages)
+            limit = min(self._payload_limit(gateway_id, deadline_ms), self._chunk_bytes())
+            chunks = split(whole, message_id, limit)
+            transfer = _Transfer(sum(map(len, chunks)), len(chunks), time.monotonic())
+            for message, pending in zip(messages, asked, strict=True):
+                pending.sent_bytes = transfer.size_bytes * len(message) // sum(map(len, messages))
+            for chunk in chunks:
+                if not self._transport.publish(
+                    topics.request_topic(gateway_id, self._device_id),
+                    chunk,
+                    correlation=message_id,
+                    response_topic=topics.reply_topic(gateway_id, self._device_id),
+                    expiry_s=_expiry_s(deadline_ms),
+                    on_ack=lambda _ms: self._acked(transfer),
+                ):
+                    up = self._transport.connected
+                    fail(asked, "too much waits to be sent already" if up else "the broker cannot be reached")
+                    break
+        except (ValueError, MidstreamError) as error:
+            fail(asked, _cannot_be_sent(error))
+
+    def _payload_limit(self, gateway_id: str, deadline_ms: int) -> int:
+        """How many bytes the broker takes at once of what goes to this gateway."""
+        return self._transport.payload_limit(
+            topics.request_topic(gateway_id, self._device_id),
+            correlation=bytes(REQUEST_ID_BYTES),
+            response_topic=topics.reply_topic(gateway_id, self._device_id),
+            expiry_s=_expiry_s(deadline_ms),
+        )
+
+    def _acked(self, transfer: _Transfer) -> None:
+        transfer.unacked -= 1
+        if not transfer.unacked:
+            self._on_transfer(transfer.size_bytes, (time.monotonic() - transfer.began) * 1e3)
+
+
+def fail(asked: Sequence[Pending], problem: str) -> None:
+    """No reply will come to these, for this reason."""
+    for pending in asked:
+        pending.fail(problem)
+
+
+def _cannot_be_sent(error: Exception) -> str:
+    return f"the request cannot be sent: {error}"
+
+
+def _expiry_s(deadline_ms: int) -> int:
+    return max(1, -(-deadline_ms // 1000))
