@@ -146,6 +146,14 @@ def test_boxes_match_one_to_one_by_their_overlap() -> None:
     assert box_f1(BOXES[:0], BOXES[:0]) == 1.0
 
 
+def test_the_best_overlap_is_matched_first() -> None:
+    want = np.array([[0.0, 0.0, 10.0, 10.0], [0.0, 4.0, 10.0, 14.0]])
+    # The first overlaps both, the second only what the first fits better.
+    got = np.array([[0.0, 1.0, 10.0, 11.0], [0.0, -3.0, 10.0, 7.0]])
+    assert box_f1(want, got) == 0.5
+    assert box_f1(want, got[:1]) == box_f1(want[:1], got) == pytest.approx(2 / 3)
+
+
 def test_boxes_without_area_or_number_match_themselves() -> None:
     odd = np.array([[3.0, 3.0, 3.0, 3.0], [np.nan, 0.0, 1.0, 1.0], [5.0, 5.0, 1.0, 1.0]])
     assert box_f1(odd, odd) == 1.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from midstream.files import FileIdentity, check_writable, read_at_most, regular_file, write_whole
+from midstream.files import FileIdentity, check_writable, is_part, read_at_most, regular_file, write_whole
 
 
 def test_a_regular_file_is_read_whole_within_its_limit(tmp_path: Path) -> None:
@@ -64,6 +64,17 @@ def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path: Path, monkeypatch:
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
+    def killed(part: Path, *_: object, **__: object) -> None:
+        assert is_part(part.name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_whole(path, b"third")
+    (left,) = set(tmp_path.iterdir()) - {path}
+    left.unlink()
+    assert not is_part(path.name)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", fail)
         with pytest.raises(KeyboardInterrupt):

@@ -109,11 +109,15 @@ def box_f1(want: NDArray[np.floating], got: NDArray[np.floating], iou: float = 0
     if not len(wanted) and not len(found):
         return 1.0
     overlap = _overlaps(wanted, found)
+    rows, columns = np.nonzero(overlap >= iou)
+    best_first = np.argsort(-overlap[rows, columns], kind="stable")
+    free_rows, free_columns = set(rows.tolist()), set(columns.tolist())
     matched = 0
-    while overlap.size and overlap.max() >= iou:
-        row, column = np.unravel_index(overlap.argmax(), overlap.shape)
-        overlap[row, :] = overlap[:, column] = -1.0
-        matched += 1
+    for row, column in zip(rows[best_first].tolist(), columns[best_first].tolist(), strict=True):
+        if row in free_rows and column in free_columns:
+            free_rows.remove(row)
+            free_columns.remove(column)
+            matched += 1
     return 2 * matched / (len(wanted) + len(found))
 
 
@@ -306,7 +310,8 @@ def _boxes_metric(
     name = output or (fours[0] if len(fours) == 1 else None)
     if name is None or name not in fours:
         raise InputError(
-            f"metric {text!r} needs an output of boxes, four numbers each: boxes@OUTPUT; there are {fours}"
+            f"metric {text!r} needs an output of boxes, four numbers each, boxes@OUTPUT: there "
+            f"{'are ' + ', '.join(fours) if fours else 'is none'}"
         )
     unknown = sorted(set(options) - {"scores", "format", "score", "iou"})
     if unknown:

@@ -181,6 +181,8 @@ def test_a_calibrated_bundle_is_replaced_with_its_ladder(tmp_path: Path) -> None
     with staging(target) as folder:
         write(folder)
     (target / LADDER_FILE).write_bytes(b"of the bundle before")
+    # What a calibration that was killed has left.
+    (target / ".midstream-0123456789abcdef.part").write_bytes(b"half")
     with staging(target) as folder:
         write(folder)
     assert sorted(file.name for file in target.iterdir()) == sorted(BUNDLE_FILES)

@@ -71,14 +71,11 @@ def calibrate(
     )
     tried_codecs = tuple(dict.fromkeys((*_ALWAYS, *(find_codec(name).name for name in codecs))))
     inputs = [bundle.check_inputs(sample) for sample in samples]
+    # A metric that cannot be is told at once; and what is loaded for the first run is not the time of any.
+    _judge(metric, [bundle.run_tail(None, inputs[0])])
     progress(f"the whole model on {len(inputs)} inputs")
     references, times = _answers(bundle, inputs)
-    judge = find_metric(metric, references) if isinstance(metric, str) else checked(metric, _name_of(metric))
-    for reference in references:
-        if not (itself := judge(reference, reference)) >= 1.0 - _ROUNDING:
-            raise InputError(
-                f"metric {_name_of(metric)!r} gives {itself} for an answer and itself, needed 1; choose another metric"
-            )
+    judge = _judge(metric, references)
     held_out = len(inputs) >= FEWEST_TO_HOLD_OUT
     half = len(inputs) // 2 if held_out else 0
     fitting = inputs[:half] or inputs
@@ -105,8 +102,6 @@ def calibrate(
 
 def _answers(bundle: Bundle, inputs: Sequence[Tensors]) -> tuple[list[Tensors], list[float]]:
     """The whole model's answers, all of which are kept to judge by, and the milliseconds that each took."""
-    # What is loaded and allocated for the first run is not its time.
-    bundle.run_tail(None, inputs[0])
     references: list[Tensors] = []
     times, held = [], 0
     for sample in inputs:
@@ -120,6 +115,18 @@ def _answers(bundle: Bundle, inputs: Sequence[Tensors]) -> tuple[list[Tensors], 
                 f"{MAX_ANSWER_BYTES} are kept; calibrate with fewer inputs, --samples {max(1, len(references) - 1)}"
             )
     return references, times
+
+
+def _judge(metric: str | Metric, references: Sequence[Tensors]) -> Metric:
+    """The metric, once it has found that each of these answers agrees with itself. Raises InputError."""
+    judge = find_metric(metric, references) if isinstance(metric, str) else checked(metric, _name_of(metric))
+    for reference in references:
+        itself = judge(reference, reference)
+        if itself < 1.0 - _ROUNDING:
+            raise InputError(
+                f"metric {_name_of(metric)!r} gives {itself} for an answer and itself, needed 1; choose another metric"
+            )
+    return judge
 
 
 def _name_of(metric: str | Metric) -> str:
