@@ -10,7 +10,7 @@ import os
 import shutil
 import tarfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midstream.bundle import Bundle
+from midstream.communication.wire import EncodedTensor
 from midstream.errors import BundleError, CodecError, InputError
 from midstream.inputs import AudioInput, ImageInput
 from midstream.manifest import (
@@ -35,13 +36,14 @@ from midstream.manifest import (
     MANIFEST_FILE,
     SLICES_FILE,
     WEIGHTS_FILE,
+    CodingCost,
     FileRecord,
     Graph,
     Manifest,
     head_name,
     tail_name,
 )
-from midstream.sealed import graph_to_bytes, manifest_to_bytes
+from midstream.sealed import costs_to_bytes, graph_to_bytes, manifest_to_bytes
 from midstream.tensors import Tensors
 from midstream_converters.convert import convert
 from midstream_converters.opening import Options
@@ -84,6 +86,40 @@ def scaled(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         Options(max_cuts=None, values={"by": [3]}, semantics={"x": AudioInput(8000)}),
     )
     return Bundle.open(folder / "bundle")
+
+
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """y = exp(mean(σ(tanh(x)))), with slices that code for the first two cuts."""
+    parsed = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1,16,16,64] x) => (float[1,16,1,64] y)
+        { a = Tanh(x)\n b = Sigmoid(a)\n c = ReduceMean<axes=[2]>(b)\n y = Exp(c) }"""
+    )
+    folder = tmp_path_factory.mktemp("coded")
+    onnx.save(parsed, folder / "coded.onnx")
+    convert(folder / "coded.onnx", folder / "bundle", Options(max_cuts=None))
+    return folder / "bundle"
+
+
+@pytest.fixture
+def coding(coded: Path) -> Bundle:
+    """Opened as if all slices that code paid."""
+    bundle = Bundle.open(coded)
+    assert set(bundle.costs.coding) == {f"{cut}.{end}.int8" for cut in ("c1", "c2") for end in ("head", "tail")}
+    return with_coding(bundle, set(bundle.costs.coding))
+
+
+def with_coding(bundle: Bundle, paying: set[str]) -> Bundle:
+    """The same as if these slices were quicker, and no others."""
+    times = {name: CodingCost(0.1, 1.0 if name in paying else 0.1) for name in bundle.costs.coding}
+    found = Bundle.open(bundle.path)
+    found.costs = replace(found.costs, coding=times)
+    return found
+
+
+def noise(seed: int = 0) -> Tensors:
+    return {"x": np.random.default_rng(seed).normal(size=(1, 16, 16, 64)).astype(np.float32)}
 
 
 def frame(seed: int = 0) -> Tensors:
@@ -502,3 +538,115 @@ def test_a_cut_that_is_not_there_is_one_error_everywhere(faces: Path) -> None:
     for call in (bundle.prepare, bundle.unload, lambda cut: bundle.run_tail(cut, {})):
         with pytest.raises(BundleError, match="c999"):
             call("c999")
+
+
+def head_encoded(
+    bundle: Bundle, cut: str, codec: str, inputs: Tensors
+) -> tuple[Sequence[EncodedTensor], Tensors, Tensors]:
+    crossing, outputs, codes = bundle.run_head_for(cut, codec, inputs)
+    return bundle.encode(cut, codec, crossing, made=codes), crossing, outputs
+
+
+def tail_encoded(
+    bundle: Bundle, cut: str | None, codec: str, encoded: Sequence[EncodedTensor], max_bytes: int
+) -> Tensors:
+    return bundle.run_tail_on(bundle.decode_for_tail(cut, codec, encoded, max_bytes))
+
+
+def loaded(bundle: Bundle) -> set[str]:
+    return set(bundle._sessions)
+
+
+@pytest.mark.parametrize("ends", [("head", "tail"), ("head",), ("tail",), ()])
+def test_an_end_codes_in_its_slice_or_beside_it_as_pays_there_alone(coding: Bundle, ends: tuple[str, ...]) -> None:
+    bundle = with_coding(coding, {f"c1.{end}.int8" for end in ends})
+    encoded, crossing, outputs = head_encoded(bundle, "c1", "int8", noise())
+    found = tail_encoded(bundle, "c1", "int8", encoded, 1 << 20)
+    assert loaded(bundle) == {f"c1.{end}" + (".int8" if end in ends else "") for end in ("head", "tail")}
+    assert outputs == {}
+    plain, _ = coding.run_head("c1", noise())
+    assert same_bits(crossing, plain)
+    # Whoever made the codes, anybody reads them, and to the same values.
+    decoded = coding.decode("c1", "int8", encoded, 1 << 20)
+    assert same_bits(found, coding.run_tail("c1", decoded))
+    wanted = coding.decode("c1", "int8", coding.encode("c1", "int8", plain), 1 << 20)
+    step = float(plain["a"].max() - plain["a"].min()) / 255
+    assert np.abs(decoded["a"] - plain["a"]).max() <= 0.501 * step
+    assert np.abs(decoded["a"] - wanted["a"]).max() <= 1.001 * step
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_head_that_codes_leaves_exact_what_is_not_finite(tmp_path: Path, bad: float) -> None:
+    parsed = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1,16,16,64] x) => (float[1,16,16,64] y) { a = Neg(x)\n y = Relu(a) }"""
+    )
+    onnx.save(parsed, tmp_path / "neg.onnx")
+    convert(tmp_path / "neg.onnx", tmp_path / "bundle", Options(max_cuts=None))
+    bundle = Bundle.open(tmp_path / "bundle")
+    bundle = with_coding(bundle, set(bundle.costs.coding))
+    inputs = noise()
+    inputs["x"][0, 3, 2, 1] = bad
+    encoded, crossing, _ = head_encoded(bundle, "c1", "int8", inputs)
+    assert "c1.head.int8" in loaded(bundle)
+    assert same_bits(bundle.decode("c1", "int8", encoded, 1 << 20), crossing)
+    assert same_bits(tail_encoded(bundle, "c1", "int8", encoded, 1 << 20), bundle.run(inputs))
+    outlier = noise()
+    outlier["x"][0, 0, 0, 0] = 1e6
+    encoded, crossing, _ = head_encoded(bundle, "c1", "int8", outlier)
+    assert same_bits(bundle.decode("c1", "int8", encoded, 1 << 20), crossing)
+
+
+def test_a_tail_can_still_run_where_the_head_that_coded_has_run(coding: Bundle) -> None:
+    _, crossing, outputs = head_encoded(coding, "c1", "int8", noise())
+    assert same_bits(outputs | coding.run_tail("c1", crossing), coding.run(noise()))
+
+
+@pytest.mark.parametrize("codec", ["raw", "lossless", "f16", "step0.25"])
+def test_other_codecs_run_the_plain_slices(coding: Bundle, codec: str) -> None:
+    encoded, crossing, _ = head_encoded(coding, "c1", codec, noise())
+    found = tail_encoded(coding, "c1", codec, encoded, 1 << 20)
+    assert loaded(coding) == {"c1.head", "c1.tail"}
+    assert list(encoded) == list(coding.encode("c1", codec, crossing))
+    assert same_bits(found, coding.run_tail("c1", coding.decode("c1", codec, encoded, 1 << 20)))
+
+
+def test_a_whole_input_and_a_cut_without_such_slices_are_coded_beside(coding: Bundle) -> None:
+    encoded = coding.encode(None, "int8", noise())
+    whole = coding.run_tail(None, coding.decode(None, "int8", encoded, 1 << 20))
+    assert same_bits(tail_encoded(coding, None, "int8", encoded, 1 << 20), whole)
+    encoded, _, _ = head_encoded(coding, "c3", "int8", noise())
+    tail_encoded(coding, "c3", "int8", encoded, 1 << 20)
+    assert loaded(coding) == {"whole", "c3.head", "c3.tail"}
+    with pytest.raises(BundleError, match="has no cut 'c9'"):
+        head_encoded(coding, "c9", "int8", noise())
+    with pytest.raises(BundleError, match="has no cut 'c9'"):
+        tail_encoded(coding, "c9", "int8", encoded, 1 << 20)
+    with pytest.raises(CodecError, match="codec 'int9' is unknown"):
+        head_encoded(coding, "c1", "int9", noise())
+
+
+def test_what_comes_is_checked_before_a_tail_that_codes_runs(coding: Bundle) -> None:
+    encoded, _, _ = head_encoded(coding, "c1", "int8", noise())
+    with pytest.raises(CodecError, match="100 are allowed"):
+        tail_encoded(coding, "c1", "int8", encoded, 100)
+    with pytest.raises(CodecError, match="0 tensors came, needed 1: a"):
+        tail_encoded(coding, "c1", "int8", [], 1 << 20)
+
+
+def test_slices_that_code_are_prepared_and_unloaded_with_their_cut(coding: Bundle) -> None:
+    coding.prepare("c1", "int8")
+    assert loaded(coding) == {"c1.head.int8", "c1.tail.int8"}
+    coding.prepare("c1")
+    coding.prepare("c2", "int8")
+    coding.unload("c1")
+    assert loaded(coding) == {"c2.head.int8", "c2.tail.int8"}
+
+
+def test_times_of_slices_that_are_not_there_are_refused(copy: Path) -> None:
+    costs = replace(Bundle.open(copy).costs, coding={"c1.head.int8": CodingCost(0.1, 0.2)})
+    (copy / COSTS_FILE).write_bytes(costs_to_bytes(costs))
+    with pytest.raises(
+        BundleError, match=r"costs\.json has times of slices that are not there; convert the model again"
+    ):
+        Bundle.open(copy)

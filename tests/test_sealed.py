@@ -22,6 +22,7 @@ from midstream.manifest import (
     WEIGHTS_FILE,
     WHOLE,
     CandidateCounts,
+    CodingCost,
     Costs,
     Cut,
     Edge,
@@ -34,6 +35,7 @@ from midstream.manifest import (
     RejectedCut,
     SliceCost,
     SliceRecord,
+    carrier_names,
     edgetpu_name,
     head_name,
     tail_name,
@@ -166,6 +168,7 @@ COSTS = st.builds(
     st.lists(TIMES, max_size=4).map(tuple),
     NAMES,
     st.none() | st.floats(min_value=0, max_value=1e9, exclude_min=True),
+    st.dictionaries(NAMES, st.builds(CodingCost, TIMES, TIMES), max_size=4),
 )
 
 
@@ -497,6 +500,41 @@ def test_nothing_else_is_compiled(name: str, marks: tuple[str, ...], changes: di
         manifest_from_bytes(data, "manifest.json")
 
 
+def with_coding(name: str, takes: tuple[str, ...], gives: tuple[str, ...]) -> bytes:
+    manifest = small()
+    record = SliceRecord("coding.onnx", 5, takes, gives)
+    return manifest_to_bytes(replace(manifest, slices=manifest.slices | {name: record}))
+
+
+def test_heads_and_tails_may_code_what_crosses_themselves() -> None:
+    assert carrier_names("int8", "y") == ("y.codes", "y.scale", "y.zero")
+    head = with_coding("c1.head.int8", ("x",), ("y", "y.codes", "y.scale", "y.zero"))
+    tail = with_coding("c1.tail.int8", ("y.codes", "y.scale", "y.zero"), ("y",))
+    assert head_name("c1", "int8") in manifest_from_bytes(head, "").slices
+    assert tail_name("c1", "int8") in manifest_from_bytes(tail, "").slices
+
+
+@pytest.mark.parametrize(
+    ("name", "takes", "gives"),
+    [
+        ("c1.head.int8", ("x",), ("y.codes", "y.scale", "y.zero")),
+        ("c1.head.int8", ("x",), ("y", "y.codes", "y.scale")),
+        ("c1.head.int8", ("x",), ("y", "y.codes", "y.scale", "y.zero", "z")),
+        ("c1.head.int8", ("y",), ("y", "y.codes", "y.scale", "y.zero")),
+        ("c1.tail.int8", ("y.codes", "y.scale", "y.zero", "y"), ("y",)),
+        ("c1.tail.int8", ("y.codes", "y.scale", "y.zero"), ()),
+    ],
+)
+def test_slices_that_code_something_else_are_refused(name: str, takes: tuple[str, ...], gives: tuple[str, ...]) -> None:
+    with pytest.raises(BundleError, match=f"slice '{name}' takes or gives other tensors than it should"):
+        manifest_from_bytes(with_coding(name, takes, gives), "manifest.json")
+
+
+@pytest.mark.parametrize(("within", "beside", "pays"), [(0.8, 1.0, True), (0.95, 1.0, False), (2.0, 1.0, False)])
+def test_coding_within_a_slice_pays_where_it_is_clearly_quicker(within: float, beside: float, pays: bool) -> None:
+    assert CodingCost(within, beside).pays == pays
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -511,6 +549,10 @@ def test_nothing_else_is_compiled(name: str, marks: tuple[str, ...], changes: di
         (("float_ms",), 0),
         (("float_ms",), None),
         (("float_ms",), -1),
+        (("coding",), []),
+        (("coding",), {"c1.head.int8": [1]}),
+        (("coding",), {"c1.head.int8": [-1, 1]}),
+        (("coding",), {"c1.head.int8": [1, None]}),
     ],
 )
 def test_sealed_costs_that_mean_nothing_are_refused(path: tuple[Any, ...], value: Any) -> None:

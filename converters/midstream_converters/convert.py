@@ -6,7 +6,7 @@ import logging
 import platform
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -18,8 +18,10 @@ from statistics import median
 from midstream.engines import Engine, Program, engine_for
 from midstream.errors import ModelError, VerificationError
 from midstream.manifest import (
+    CARRIERS,
     WEIGHTS_FILE,
     WHOLE,
+    CodingCost,
     Costs,
     Edge,
     Graph,
@@ -34,6 +36,7 @@ from midstream.manifest import (
 )
 from midstream.tensors import Tensors
 from midstream_converters import slicing
+from midstream_converters.coding import Coded, may_code
 from midstream_converters.difference import max_abs_error
 from midstream_converters.edgetpu import find_compiler, maps_whole
 from midstream_converters.emit import check_target, staging, write_bundle
@@ -55,6 +58,8 @@ Progress = Callable[[str, int, int], None]
 
 # Between this many of the most useful cuts there are slices for plans of three and more stages.
 MIDDLE_CUTS = 6
+# For so many that can be coded there are slices that do it: each takes as long as loading the model twice.
+CODED_CUTS = 2
 _TIMED_RUNS = 5
 # Runs of the whole model that the proof of a cut takes, alternatives included.
 _RUNS_A_PROOF = 4
@@ -124,6 +129,7 @@ class _Work:
         self._weights_path = weights.path
         self.programs: dict[str, bytes] = {}
         self._records: dict[str, SliceRecord] = {}
+        self._coding: dict[str, CodingCost] = {}
 
     def run(self, recipe: str) -> tuple[Manifest, Costs]:
         """Slice and prove."""
@@ -146,7 +152,9 @@ class _Work:
         with proving(prover, self._weights_path.stat().st_size, expected_s) as pool:
             try:
                 kept, rejected = self._cuts(selection, wanted, pool)
+                coding = list(self._coding_of(kept, pool))
                 self._middles(kept[:MIDDLE_CUTS], pool)
+                self._code(coding)
             except BrokenProcessPool:
                 raise ModelError(
                     f"{opened.file.path}: {self._engine.version()} breaks down on a slice of it, or lacks memory; "
@@ -189,7 +197,7 @@ class _Work:
         )
         machine = f"{platform.machine()} {self._engine.version()}"
         costs = {proven.candidate.id: proven.cost for proven in kept}
-        return manifest, Costs(machine, reference.whole_ms, costs, layers_ms, recipe)
+        return manifest, Costs(machine, reference.whole_ms, costs, layers_ms, recipe, coding=self._coding)
 
     def _reference(self) -> _Reference:
         """The file's own answers, and the proof that the rebuilt whole model gives them too."""
@@ -268,6 +276,24 @@ class _Work:
             self._progress("joining cuts", done, len(pairs))
             if (middle := part.result()) is not None:
                 self._add(middle_name(first.candidate.id, second.candidate.id), middle)
+
+    def _coding_of(self, kept: Sequence[Proven], pool: Pool) -> Iterator[tuple[Proven, str, Future[Coded | None]]]:
+        """The work on heads and tails that code what crosses themselves."""
+        source = self._opened.source
+        for codec in CARRIERS:
+            fit = [proven for proven in kept if may_code(source, codec, proven.halves)]
+            for proven in fit[:CODED_CUTS]:
+                yield proven, codec, pool.submit(Prover.prove_coding, proven, codec)
+
+    def _code(self, made: Sequence[tuple[Proven, str, Future[Coded | None]]]) -> None:
+        """Heads and tails that code what crosses themselves; which ones pay is for the times to say."""
+        for done, (proven, codec, part) in enumerate(made):
+            self._progress("coding", done, len(made))
+            if (coded := part.result()) is not None:
+                head, tail = (name(proven.candidate.id, codec) for name in (head_name, tail_name))
+                self._add(head, coded.head)
+                self._add(tail, coded.tail)
+                self._coding |= {head: coded.encoding, tail: coded.decoding}
 
     def _compile(self, heads: Sequence[Slice]) -> bool:
         """Heads as the Edge TPU runs them, beside the plain ones; a warning names one on which the compiler fails.

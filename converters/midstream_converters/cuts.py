@@ -84,6 +84,13 @@ class Cutter:
         inside = set(head)
         return tuple(index for index in self.layers if index in inside)
 
+    def moved_after(self, candidate: Candidate, layers: int) -> Candidate | None:
+        """The same cut some layers further on in the running order; None where there is none."""
+        inside = set(candidate.head)
+        following = [index for index in self.layers if index not in inside]
+        head = [index for index in candidate.head if not self.graph.nodes[index].static]
+        return self.candidate(candidate.id, head + following[:layers])
+
     def moved_before(self, candidate: Candidate) -> Iterator[Candidate]:
         """The same cut with one crossing value not made yet: what makes it, and what follows, is in the tail."""
         graph = self.graph

@@ -102,11 +102,17 @@ class Variant:
     runtime that computes in single precision holds it between two layers; rounding it would be a step that the whole
     model does not make. ``without`` are the runtime's own names of optimisations that this part of the whole model does
     not get, though alone it would.
+
+    ``takes_coded`` and ``gives_coded``: of these values a slice takes the carriers that ``codec`` has for each, and
+    gives them besides what it gives anyway (`midstream.manifest.CARRIERS`).
     """
 
     takes_wide: bool = False
     gives_wide: bool = False
     without: tuple[str, ...] = ()
+    codec: str = ""
+    takes_coded: tuple[str, ...] = ()
+    gives_coded: tuple[str, ...] = ()
 
 
 PLAIN = Variant()
@@ -118,6 +124,14 @@ class Slice:
 
     record: SliceRecord
     content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Encoders:
+    """A quick layer that makes values from others of their size, called ``NAME.before``: alone, and with encoding."""
+
+    plain: Slice
+    coding: Slice
 
 
 def carried(graph: ModelGraph, value: str, wide: bool) -> TensorSpec:
@@ -145,6 +159,9 @@ class Source(Protocol):
         self, member: str, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], variant: Variant
     ) -> Slice:
         """A program that runs these layers from these values to those. Thread-safe."""
+
+    def encoders(self, codec: str, values: Sequence[str]) -> Encoders | None:
+        """Programs to time the coding of these values by; None where slices cannot carry out the codec themselves."""
 
     def operators(self, part: Slice) -> Counter[str]:
         """The operators that the runtime makes of a program, and how many of each; none where it keeps the layers."""

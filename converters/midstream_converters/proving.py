@@ -10,25 +10,34 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 
+from midstream.communication.codecs.steps import dequantise
 from midstream.engines import Engine, Program
 from midstream.errors import BundleError, InputError
 from midstream.manifest import RejectedCut, SliceCost
 from midstream.tensors import Tensors, TensorSpec
-from midstream_converters import exact, slicing
+from midstream_converters import coding, exact, slicing
+from midstream_converters.coding import Coded
 from midstream_converters.cuts import Candidate, Cutter
 from midstream_converters.difference import max_abs_error
 from midstream_converters.graph import Slice, Source, Variant
 from midstream_converters.loaded import Loaded
 from midstream_converters.slicing import Halves
 
+# So many layers read what crosses: enough to be like the tail, and few enough for their coding to be seen.
+_FIRST_LAYERS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """A cut that gives the whole model's bits, or is within the tolerance, and what its slices took."""
+    """A cut that gives the whole model's bits, or is within the tolerance, and what its slices took.
+
+    ``crossed`` is the digest of what crosses it on the first sample.
+    """
 
     candidate: Candidate
     halves: Halves
     cost: SliceCost
+    crossed: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,7 @@ class _Outcome:
     specs: tuple[TensorSpec, ...]
     payload_bytes: int
     cost: SliceCost
+    crossed: bytes
 
 
 class Prover:
@@ -111,6 +121,55 @@ class Prover:
                 continue
         return None
 
+    def prove_coding(self, proven: Proven, codec: str) -> Coded | None:
+        """Head and tail that code what crosses themselves, where `may_code`; None where they do it wrongly."""
+        plain, sample = proven.halves, self._samples[0]
+        names = tuple(spec.name for spec in plain.cut.tensors)
+        encoders = self._source.encoders(codec, names)
+        if encoders is None:
+            return None
+        coded = slicing.halves(
+            self._source,
+            proven.candidate,
+            head_without=plain.head.record.without,
+            tail_without=plain.tail.record.without,
+            codec=codec,
+        )
+        try:
+            with self._load(coded.head) as head:
+                made = head.run(sample)
+            crossing = {name: made[name] for name in names}
+            codes = {name: coding.carried(made, codec, name) for name in crossing}
+            if coding.digest(crossing) != proven.crossed:
+                return None
+            if not all(coding.right(codes[name], crossing[name]) for name in crossing):
+                return None
+            decoded: Tensors = {name: dequantise(codes[name]).reshape(crossing[name].shape) for name in crossing}
+            with self._load(plain.tail) as tail:
+                want = tail.run(decoded)
+            with self._load(coded.tail) as tail:
+                if max_abs_error(want, tail.run(made)) > 0:
+                    return None
+            with self._load(encoders.plain) as alone, self._load(encoders.coding) as encoder:
+                encoding = coding.encoding_cost(alone, encoder, codec, crossing)
+            first, decoding_first = self._first_layers(proven.candidate, plain.tail, coded.tail, codec)
+            with self._load(first) as alone, self._load(decoding_first) as decoder:
+                read = {name: each for name, each in codes.items() if name in first.record.inputs}
+                decoding = coding.decoding_cost(alone, decoder, made, read)
+            return Coded(coded.head, coded.tail, encoding, decoding)
+        except (BundleError, InputError):
+            return None
+
+    def _first_layers(self, candidate: Candidate, tail: Slice, coded: Slice, codec: str) -> tuple[Slice, Slice]:
+        """The first layers of a tail, and of the one that decodes; all of them where these are few."""
+        after = self._cutter.moved_after(candidate, _FIRST_LAYERS)
+        if after is None:
+            return tail, coded
+        plain = Variant(without=tail.record.without)
+        decoding = replace(plain, codec=codec, takes_coded=candidate.crossing)
+        first, second = (slicing.middle(self._source, candidate, after, variant) for variant in (plain, decoding))
+        return (tail, coded) if first is None or second is None else (first, second)
+
     def _alternatives(
         self, candidate: Candidate, trace: Callable[[], exact.Trace]
     ) -> Iterator[tuple[Candidate, Halves]]:
@@ -129,11 +188,11 @@ class Prover:
 
     def _proven(self, candidate: Candidate, halves: Halves, outcome: _Outcome) -> Proven:
         cut = replace(halves.cut, tensors=outcome.specs, payload_bytes=outcome.payload_bytes)
-        return Proven(candidate, replace(halves, cut=cut), outcome.cost)
+        return Proven(candidate, replace(halves, cut=cut), outcome.cost, outcome.crossed)
 
     def _run(self, halves: Halves, sides: _Sides) -> _Outcome:
         """Head, then tail, on every sample from reset state, until one differs; a lone one runs twice, to be timed."""
-        cut, specs, worst, payload = halves.cut, halves.cut.tensors, 0.0, 0
+        cut, specs, worst, payload, crossed = halves.cut, halves.cut.tensors, 0.0, 0, b""
         head_ms, tail_ms = [], []
         rounds = range(len(self._samples) if self._is_timed else len(self._samples) + 1)
         for index in rounds:
@@ -141,6 +200,8 @@ class Prover:
             made, took = sides.head(halves.head, index)
             first = sample | made
             crossing = {spec.name: first[spec.name] for spec in specs}
+            if index == 0:
+                crossed = coding.digest(crossing)
             specs = tuple(spec.loosened(first[spec.name].shape) for spec in specs)
             start = time.perf_counter()
             second = sides.load(halves.tail).run(crossing)
@@ -153,7 +214,8 @@ class Prover:
                 payload = sum(tensor.nbytes for tensor in crossing.values())
                 head_ms.append(took)
                 tail_ms.append((end - start) * 1e3)
-        return _Outcome(worst, specs, payload, SliceCost(min(head_ms, default=0.0), min(tail_ms, default=0.0)))
+        cost = SliceCost(min(head_ms, default=0.0), min(tail_ms, default=0.0))
+        return _Outcome(worst, specs, payload, cost, crossed)
 
     def _crossing(self, proven: Proven) -> list[Tensors]:
         """What crosses a proven cut, for each sample."""

@@ -33,8 +33,12 @@ def halves(
     wide: bool = False,
     head_without: tuple[str, ...] = (),
     tail_without: tuple[str, ...] = (),
+    codec: str = "",
 ) -> Halves:
-    """Head and tail of a candidate, each without some of the runtime's optimisations."""
+    """Head and tail of a candidate, each without some of the runtime's optimisations.
+
+    With a codec, the head encodes what crosses as well and the tail decodes it first; it must not be ``wide``.
+    """
     graph = source.graph
     in_head, in_tail = set(candidate.head), set(candidate.tail)
     made = [value for value in candidate.crossing if value in graph.producer]
@@ -51,12 +55,17 @@ def halves(
         outputs_here,
         candidate.share,
     )
-    first = Variant(gives_wide=wide, without=head_without)
-    second = Variant(takes_wide=wide, without=tail_without)
+    coded = candidate.crossing if codec else ()
+    first = Variant(gives_wide=wide, without=head_without, codec=codec, gives_coded=coded)
+    second = Variant(takes_wide=wide, without=tail_without, codec=codec, takes_coded=coded)
     return Halves(
         cut,
-        source.slice(_member(head_name(cut.id), source), candidate.head, head_inputs, tuple(head_outputs), first),
-        source.slice(_member(tail_name(cut.id), source), candidate.tail, candidate.crossing, outputs_there, second),
+        source.slice(
+            _member(head_name(cut.id, codec), source), candidate.head, head_inputs, tuple(head_outputs), first
+        ),
+        source.slice(
+            _member(tail_name(cut.id, codec), source), candidate.tail, candidate.crossing, outputs_there, second
+        ),
         wide,
     )
 

@@ -7,9 +7,9 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import BufferedReader
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,8 @@ import numpy as np
 
 from midstream.archive import Archive
 from midstream.communication.codecs import decode, encode, find_codec, zstd_available
+from midstream.communication.codecs.coding import decode_codes
+from midstream.communication.codecs.steps import Stepped
 from midstream.communication.wire import EncodedTensor, decoded_bytes
 from midstream.engines import ACCELERATORS, Accelerator, Program, Session, engine_for
 from midstream.engines.paced import paced
@@ -29,6 +31,7 @@ from midstream.inputs import ImageInput
 from midstream.ladder import LADDER_FILE, UNCALIBRATED, Ladder
 from midstream.ladder_file import MAX_LADDER_BYTES, ladder_from_bytes
 from midstream.manifest import (
+    CARRIERS,
     COSTS_FILE,
     EDGETPU_SUFFIX,
     GRAPH_MEMBER,
@@ -42,6 +45,7 @@ from midstream.manifest import (
     Graph,
     Manifest,
     SliceRecord,
+    carrier_names,
     edgetpu_name,
     head_name,
     middle_name,
@@ -57,6 +61,14 @@ from midstream.tensors import Tensors, TensorSpec, check_tensors, named_tensors,
 # A busy core of a small board; a profile's own figure replaces it in plans.
 _NOMINAL_BUSY_W = 1.0
 _MEASURE_MS = 500.0
+
+
+@dataclass(frozen=True, slots=True)
+class TailInputs:
+    """A slice, and what it takes."""
+
+    slice: str
+    tensors: Tensors
 
 
 class Bundle:
@@ -118,6 +130,8 @@ class Bundle:
         costs = costs_from_bytes(_read(folder / COSTS_FILE, MAX_MANIFEST_BYTES), str(folder / COSTS_FILE))
         if costs.recipe != manifest.recipe or set(costs.cuts) != {cut.id for cut in manifest.cuts}:
             raise BundleError(f"{folder / COSTS_FILE} belongs to another bundle; convert the model again")
+        if not costs.coding.keys() <= manifest.slices.keys():
+            raise BundleError(f"{folder / COSTS_FILE} has times of slices that are not there; convert the model again")
         _check_accelerator(manifest, accelerator, folder)
         digest = manifest_digest(content)
         ladder = _read_ladder(folder / LADDER_FILE, digest, manifest) if calibrated else None
@@ -199,12 +213,15 @@ class Bundle:
         checked = self.check_inputs(inputs)
         find_codec(codec)
         chain = self.manifest.cut_chain(cut)
-        crossing, outputs = self.run_head(chain[0].id, checked)
-        received = self._carry(codec, crossing, chain[0])
+        crossing, outputs, codes = self.run_head_for(chain[0].id, codec, checked)
         for first, second in pairwise(chain):
+            encoded = self.encode(first.id, codec, crossing, made=codes)
+            received = self.decode(first.id, codec, encoded, _size(crossing))
             crossing, made = self.run_middle(first.id, second.id, received)
-            received, outputs = self._carry(codec, crossing, second), outputs | made
-        return self._ordered(outputs | self.run_tail(chain[-1].id, received))
+            outputs, codes = outputs | made, None
+        last = chain[-1].id
+        encoded = self.encode(last, codec, crossing, made=codes)
+        return self._ordered(outputs | self.run_tail_on(self.decode_for_tail(last, codec, encoded, _size(crossing))))
 
     def check_inputs(self, inputs: Mapping[str, np.ndarray]) -> Tensors:
         """The inputs a slice takes, checked; those bound to a value at conversion may be left out."""
@@ -224,6 +241,42 @@ class Bundle:
         cut = self.manifest.cut(cut_id)
         made = inputs | self._run(head_name(cut_id), inputs)
         return {spec.name: made[spec.name] for spec in cut.tensors}, {name: made[name] for name in cut.head_outputs}
+
+    def run_head_for(
+        self, cut_id: str, codec: str, inputs: Tensors
+    ) -> tuple[Tensors, Tensors, Mapping[str, Stepped] | None]:
+        """What `run_head` gives, and codes for `encode` where the head codes what crosses by itself and that pays.
+
+        The tensors come as well so that a tail can still run here, on exactly what the head has made.
+        """
+        cut, name = self.manifest.cut(cut_id), self._coding_slice(head_name, cut_id, codec)
+        made = inputs | self._run(name or head_name(cut_id), inputs)
+        crossing = {spec.name: made[spec.name] for spec in cut.tensors}
+        codes = None
+        if name:
+            codes = {each: Stepped.of(*(made[key] for key in carrier_names(codec, each))) for each in crossing}
+        return crossing, {output: made[output] for output in cut.head_outputs}, codes
+
+    def decode_for_tail(
+        self, cut_id: str | None, codec: str, encoded: Sequence[EncodedTensor], max_bytes: int
+    ) -> TailInputs:
+        """What came, as the tail takes it: decoded, or where the tail decodes by itself and that pays, as codes.
+
+        Raises CodecError as `decode` does.
+        """
+        if cut_id is not None and (name := self._coding_slice(tail_name, cut_id, codec)):
+            codes = decode_codes(codec, encoded, self.crossing_specs(cut_id), max_bytes)
+            if codes is not None:
+                carried: Tensors = {}
+                for (each, stepped), tensor in zip(codes.items(), encoded, strict=True):
+                    carried |= zip(carrier_names(codec, each), stepped.carriers(tensor.shape), strict=True)
+                return TailInputs(name, carried)
+        name = WHOLE if cut_id is None else tail_name(cut_id)
+        return TailInputs(name, self.decode(cut_id, codec, encoded, max_bytes))
+
+    def run_tail_on(self, inputs: TailInputs) -> Tensors:
+        """The outputs that follow from what `decode_for_tail` gave."""
+        return self._run(inputs.slice, inputs.tensors)
 
     def run_middle(self, first: str, second: str, tensors: Tensors) -> tuple[Tensors, Tensors]:
         """From the tensors at one cut to those at a later one, and the outputs that the layers between them have."""
@@ -262,40 +315,57 @@ class Bundle:
         """What travels at this cut; None stands for the whole input."""
         return self.manifest.free_inputs() if cut_id is None else self.manifest.cut(cut_id).tensors
 
-    def prepare(self, cut_id: str | None) -> None:
-        """Load a cut's head and tail, or the whole model, so that the first run need not. Raises BundleError."""
-        for name in [WHOLE] if cut_id is None else [head_name(cut_id), tail_name(cut_id)]:
-            self._session(name)
+    def prepare(self, cut_id: str | None, codec: str = "raw") -> None:
+        """Load a cut's head and tail, or the whole model, so that the first run need not. Raises BundleError.
+
+        With a codec, those that `run_head_for` and `decode_for_tail` take for it.
+        """
+        if cut_id is None:
+            self._session(WHOLE)
+            return
+        for plain in (head_name, tail_name):
+            self._session(self._coding_slice(plain, cut_id, codec) or plain(cut_id))
 
     def unload(self, cut_id: str) -> None:
         """Give back the memory of a cut's slices, and of those that begin or end at it. Raises BundleError."""
         self.manifest.cut(cut_id)
         middles = (middle_name(*pair) for pair in self.manifest.middles() if cut_id in pair)
-        for name in (head_name(cut_id), tail_name(cut_id), *middles):
+        coding = (name(cut_id, codec) for name in (head_name, tail_name) for codec in CARRIERS)
+        for name in (head_name(cut_id), tail_name(cut_id), *middles, *coding):
             with self._lock:
                 entry = self._sessions.pop(name, None)
             if entry is not None:
                 with entry[1]:
                     entry[0].close()
 
-    def encode(self, cut_id: str | None, codec: str, tensors: Tensors, zstd: bool = True) -> tuple[EncodedTensor, ...]:
-        """What crosses at a cut (None: the whole input), by a codec as calibrated; ``zstd``: the receiver knows it.
+    def encode(
+        self,
+        cut_id: str | None,
+        codec: str,
+        tensors: Tensors,
+        zstd: bool = True,
+        made: Mapping[str, Stepped] | None = None,
+    ) -> tuple[EncodedTensor, ...]:
+        """What crosses at a cut (None: the whole input), by a codec as calibrated.
 
-        Raises CodecError on an unknown codec, MissingExtraError where its library is not installed.
+        ``zstd`` says that the receiver knows it; ``made`` are the codes of `run_head_for`. Raises CodecError on an
+        unknown codec, MissingExtraError where its library is not installed.
         """
         settings = UNCALIBRATED if self.ladder is None else self.ladder.settings(cut_id, codec)
         if settings.entropy == "zstd" and not (zstd and zstd_available()):
             settings = replace(settings, entropy=UNCALIBRATED.entropy)
-        return encode(codec, tensors, self.manifest.semantics, settings)
+        return encode(codec, tensors, self.manifest.semantics, settings, made)
 
     def decode(self, cut_id: str | None, codec: str, encoded: Sequence[EncodedTensor], max_bytes: int) -> Tensors:
         """The reverse of `encode`, of at most ``max_bytes``. Raises CodecError on damage, or on more."""
         bases = {} if self.ladder is None else self.ladder.bases(cut_id)
         return decode(codec, encoded, self.crossing_specs(cut_id), self.manifest.semantics, max_bytes, bases)
 
-    def _carry(self, codec: str, crossing: Tensors, cut: Cut) -> Tensors:
-        limit = sum(decoded_bytes(tensor.shape, tensor.dtype) for tensor in crossing.values())
-        return self.decode(cut.id, codec, self.encode(cut.id, codec, crossing), limit)
+    def _coding_slice(self, slice_name: Callable[[str, str], str], cut_id: str, codec: str) -> str | None:
+        """The head or tail that codes, where there is one and it pays; accelerators run the plain ones."""
+        name = slice_name(cut_id, codec) if codec in CARRIERS and self._accelerator == "cpu" else ""
+        cost = self.costs.coding.get(name)
+        return name if cost is not None and cost.pays else None
 
     def _ordered(self, outputs: Tensors) -> Tensors:
         return {spec.name: outputs[spec.name] for spec in self.outputs}
@@ -351,6 +421,10 @@ class Bundle:
                 raise BundleError(f"cannot read {path}: {error.strerror}; open the bundle again") from None
             if found != identity:
                 raise BundleError(f"{path} was replaced or changed since the bundle was opened; open it again")
+
+
+def _size(tensors: Tensors) -> int:
+    return sum(decoded_bytes(tensor.shape, tensor.dtype) for tensor in tensors.values())
 
 
 def _check_accelerator(manifest: Manifest, accelerator: Accelerator, path: Path) -> None:

@@ -356,7 +356,10 @@ class Device:
         limit_ms: float | None,
     ) -> Result:
         mark = time.perf_counter()
-        crossing, outputs = (tensors, {}) if plan.cut is None else self.bundle.run_head(plan.cut, tensors)
+        crossing, codes = tensors, None
+        outputs: Tensors = {}
+        if plan.cut is not None:
+            crossing, outputs, codes = self.bundle.run_head_for(plan.cut, plan.codec, tensors)
         timings["device"] = _since(mark) if plan.cut is not None else 0.0
         if plan.cut is not None:
             self._learn(self.bundle.costs.cuts[plan.cut].head_ms, timings["device"])
@@ -368,7 +371,7 @@ class Device:
         else:
             try:
                 zstd = ZSTD_LIBRARY in presence.knows
-                encoded = self.bundle.encode(plan.cut, plan.codec, crossing, zstd=zstd)
+                encoded = self.bundle.encode(plan.cut, plan.codec, crossing, zstd, codes)
             except (CodecError, MissingExtraError) as error:
                 encoded, problem = None, str(error)
             timings["encode"] = _since(mark)

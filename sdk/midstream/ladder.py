@@ -8,8 +8,9 @@ travels with what it has transformed.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, Literal, get_args
 
@@ -94,6 +95,10 @@ class SizeModel:
     low: float
     high: float
     error: float
+
+    def scaled(self, by: float) -> SizeModel:
+        """The same, for payloads so many times as large."""
+        return replace(self, intercept=self.intercept + math.log(by), low=self.low * by, high=self.high * by)
 
     @property
     def bounds(self) -> tuple[float, float]:

@@ -14,7 +14,7 @@ the converters alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
@@ -32,6 +32,8 @@ BUNDLE_FILES = frozenset((MANIFEST_FILE, WEIGHTS_FILE, SLICES_FILE, COSTS_FILE))
 GRAPH_MEMBER = "graph.json"
 WHOLE = "whole"
 EDGETPU_SUFFIX = ".edgetpu"
+CARRIERS: Mapping[str, tuple[str, ...]] = {"int8": ("codes", "scale", "zero")}
+"""The codecs that a cut may have slices of its own for, and what such slices carry for each tensor that crosses."""
 
 MAX_MANIFEST_BYTES = 64 << 20
 
@@ -251,11 +253,27 @@ class SliceCost:
 
 
 @dataclass(frozen=True, slots=True)
+class CodingCost:
+    """Milliseconds that one end's coding of a cut takes within a slice and beside it."""
+
+    within_ms: float
+    beside_ms: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether the slice is quicker by more than what such times differ from run to run."""
+        return self.within_ms < _NOISE * self.beside_ms
+
+
+_NOISE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
 class Costs:
     """Measured times of a bundle's slices on one machine, with one thread. ``recipe`` is the bundle's.
 
     ``layers_ms`` are those of each layer by index; they add up to ``whole_ms``. ``float_ms`` is the whole model's time
-    before it was quantised, None where it was not.
+    before it was quantised, None where it was not. ``coding`` has an entry for each slice that codes, by name.
     """
 
     machine: str
@@ -264,11 +282,12 @@ class Costs:
     layers_ms: tuple[float, ...]
     recipe: str = ""
     float_ms: float | None = None
+    coding: Mapping[str, CodingCost] = field(default_factory=dict)
 
 
-def head_name(cut_id: str) -> str:
-    """The name of a cut's head among the slices."""
-    return f"{cut_id}.head"
+def head_name(cut_id: str, codec: str = "") -> str:
+    """The name of a cut's head among the slices; with a codec, of the one that encodes as well."""
+    return f"{cut_id}.head.{codec}" if codec else f"{cut_id}.head"
 
 
 def edgetpu_name(slice_name: str) -> str:
@@ -281,6 +300,11 @@ def middle_name(first: str, second: str) -> str:
     return f"{first}-{second}.middle"
 
 
-def tail_name(cut_id: str) -> str:
-    """The name of a cut's tail among the slices."""
-    return f"{cut_id}.tail"
+def tail_name(cut_id: str, codec: str = "") -> str:
+    """The name of a cut's tail among the slices; with a codec, of the one that decodes first."""
+    return f"{cut_id}.tail.{codec}" if codec else f"{cut_id}.tail"
+
+
+def carrier_names(codec: str, tensor: str) -> tuple[str, ...]:
+    """What carries a tensor out of a head that encodes, and into a tail that decodes."""
+    return tuple(f"{tensor}.{suffix}" for suffix in CARRIERS[codec])

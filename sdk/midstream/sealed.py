@@ -6,18 +6,21 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import product
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from midstream.inputs import semantics_from_json, semantics_to_json
 from midstream.manifest import (
+    CARRIERS,
     EDGETPU_SUFFIX,
     FORMAT_VERSION,
     SLICES_FILE,
     WEIGHTS_FILE,
     WHOLE,
     CandidateCounts,
+    CodingCost,
     Costs,
     Cut,
     Edge,
@@ -31,6 +34,7 @@ from midstream.manifest import (
     RejectedCut,
     SliceCost,
     SliceRecord,
+    carrier_names,
     edgetpu_name,
     head_name,
     middle_name,
@@ -120,6 +124,8 @@ def costs_to_bytes(costs: Costs) -> bytes:
         "cuts": {cut_id: [cost.head_ms, cost.tail_ms] for cut_id, cost in costs.cuts.items()},
         "layers_ms": costs.layers_ms,
     }
+    if costs.coding:
+        body["coding"] = {name: [cost.within_ms, cost.beside_ms] for name, cost in costs.coding.items()}
     return seal(body if costs.float_ms is None else body | {"float_ms": costs.float_ms})
 
 
@@ -131,7 +137,12 @@ def costs_from_bytes(data: bytes, path: str) -> Costs:
         cuts = {key: SliceCost(_ms(head), _ms(tail)) for key, (head, tail) in body["cuts"].items()}
         layers_ms = tuple(map(_ms, body["layers_ms"]))
         before = _ms(body["float_ms"]) if "float_ms" in body else None
-        costs = Costs(text(body["machine"]), _ms(body["whole_ms"]), cuts, layers_ms, text(body["recipe"]), before)
+        coding = {
+            text(name): CodingCost(_ms(within), _ms(beside))
+            for name, (within, beside) in body.get("coding", {}).items()
+        }
+        machine, whole_ms, recipe = text(body["machine"]), _ms(body["whole_ms"]), text(body["recipe"])
+        costs = Costs(machine, whole_ms, cuts, layers_ms, recipe, before, coding)
         if costs.whole_ms == 0 or costs.float_ms == 0:
             raise ValueError("the whole model takes no time")
         return costs
@@ -283,7 +294,19 @@ def _check_parts(manifest: Manifest) -> None:
         if not crossing[second] <= made | crossing[first]:
             raise ValueError(f"slice {name!r} does not make what crosses")
         _check_slice(manifest, name, crossing[first], made)
+    for cut, codec in product(manifest.cuts, CARRIERS):
+        _check_coding(manifest, cut, codec, inputs)
     _check_compiled(manifest)
+
+
+def _check_coding(manifest: Manifest, cut: Cut, codec: str, inputs: set[str]) -> None:
+    """A head that encodes gives what the plain one does and carriers besides; a tail that decodes takes only those."""
+    carriers = {name for spec in cut.tensors for name in carrier_names(codec, spec.name)}
+    plain_head, plain_tail = (manifest.slices[name(cut.id)] for name in (head_name, tail_name))
+    if head_name(cut.id, codec) in manifest.slices:
+        _check_slice(manifest, head_name(cut.id, codec), inputs, set(plain_head.outputs) | carriers)
+    if tail_name(cut.id, codec) in manifest.slices:
+        _check_slice(manifest, tail_name(cut.id, codec), carriers, set(plain_tail.outputs))
 
 
 def _check_compiled(manifest: Manifest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -186,6 +187,19 @@ def test_a_cut_is_moved_by_one_value_at_a_time() -> None:
         ((0, 1), ("a", "b")),
     ]
     assert list(cutter.moved_before(cutter.candidates()[0])) == []
+
+
+def test_a_cut_can_be_moved_some_layers_on() -> None:
+    graph = made("d", "a = x", "b = a", "c = a", "d = b c")
+    cutter = Cutter(graph)
+    first, second, _ = cutter.candidates()
+    moved = cutter.moved_after(first, 2)
+    assert moved is not None
+    assert (moved.head, moved.crossing) == ((0, 1, 2), ("b", "c"))
+    moved = cutter.moved_after(replace(second, head=(0, 2)), 1)
+    assert moved is not None
+    assert (moved.head, moved.crossing) == ((0, 1, 2), ("b", "c"))
+    assert cutter.moved_after(second, 2) is None
 
 
 @settings(deadline=None, max_examples=100)

@@ -51,13 +51,13 @@ def test_a_mistake_of_ours_is_answered_logged_and_no_more(
     with serving(broker.url, faces_path) as gateway, asking(broker.url, ID) as ask:
         (served,) = gateway._served.values()
         bundle = served.bundles[0]
-        run = bundle.run_tail
-        bundle.run_tail = lambda *_: 1 / 0  # type: ignore[assignment, return-value]
+        run = bundle.run_tail_on
+        bundle.run_tail_on = lambda *_: 1 / 0  # type: ignore[assignment, return-value]
         for _ in range(2):
             reply = ask(request(faces, inputs))
             assert reply.status is Status.FAILED
             assert "division by zero" in reply.message
-        bundle.run_tail = run  # type: ignore[method-assign]
+        bundle.run_tail_on = run  # type: ignore[method-assign]
         assert ask(request(faces, inputs)).status is Status.OK
     assert "ZeroDivisionError" in caplog.text
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from midstream.engines import Program
 from midstream.manifest import WEIGHTS_FILE, EngineName, SliceRecord
 from midstream.tensors import Tensors, TensorSpec
-from midstream_converters.graph import PLAIN, Floats, ModelGraph, Slice, Variant, carried
+from midstream_converters.graph import PLAIN, Encoders, Floats, ModelGraph, Slice, Variant, carried
+from midstream_converters.onnx.coders import can_code, encoder_programs, encoders, with_decoders
 from midstream_converters.onnx.profile import layer_times
 from midstream_converters.onnx.proto import onnx, reads
 from midstream_converters.onnx.read import OnnxModel
@@ -45,18 +46,23 @@ class OnnxSource:
         needed = dict.fromkeys(name for node in kept for name in reads(node) if name not in made)
         needed |= dict.fromkeys(name for name in outputs if name not in made)
         unknown = [name for name in needed if name not in self._model.constants]
+        unknown += [name for name in variant.gives_coded if name not in made]
         if unknown:
             raise ValueError(f"these layers neither make nor are given {unknown}")
         takes, narrowing = self._carried(inputs, variant.takes_wide, _FLOAT16)
         gives, widening = self._carried(outputs, variant.gives_wide, _FLOAT)
+        given, decoding = with_decoders([self._declared(spec) for spec in takes], variant.takes_coded, variant.codec)
+        encoded = [self._declared(carried(self.graph, name, wide=False)) for name in variant.gives_coded]
+        carriers, encoding = encoders(encoded, variant.codec)
+        answers = [*(self._declared(spec) for spec in gives), *carriers]
         graph = onnx.helper.make_graph(
-            [*narrowing, *kept, *widening],
+            [*decoding, *narrowing, *kept, *widening, *encoding],
             member,
             [
-                *(self._declared(spec) for spec in takes),
+                *given,
                 *(self._model.replaceable[name] for name in needed if name in self._model.replaceable),
             ],
-            [self._declared(spec) for spec in gives],
+            answers,
             [self._model.constants[name] for name in needed],
         )
         model = onnx.helper.make_model(
@@ -69,11 +75,18 @@ class OnnxSource:
         record = SliceRecord(
             member,
             len(content),
-            tuple(spec.name for spec in takes),
-            tuple(spec.name for spec in gives),
+            tuple(value.name for value in given),
+            tuple(value.name for value in answers),
             without=variant.without,
         )
         return Slice(record, content)
+
+    def encoders(self, codec: str, values: Sequence[str]) -> Encoders | None:
+        """As onnxruntime's own quantisation does it, from operator set 11 on."""
+        if not can_code(self._model.model, codec):
+            return None
+        declared = [self._declared(carried(self.graph, value, wide=False)) for value in values]
+        return encoder_programs(self._model.model, declared, codec)
 
     def operators(self, part: Slice) -> Counter[str]:
         """What onnxruntime's optimisations leave, its processor's own layouts apart."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from midstream.manifest import WEIGHT_ALIGNMENT, EngineName, SliceRecord
 from midstream.tensors import Tensors, TensorSpec
-from midstream_converters.graph import Floats, ModelGraph, Slice, Variant
+from midstream_converters.graph import Encoders, Floats, ModelGraph, Slice, Variant
 from midstream_converters.tflite.names import tensor_numbers
 from midstream_converters.tflite.read import TfliteModel
 from midstream_converters.tflite.schema import IDENTIFIER, flatbuffers, schema
@@ -73,6 +73,11 @@ class TfliteSource:
         del variant
         program, ranges = self._build(self._places.__getitem__, nodes, inputs, outputs).finish()
         return Slice(SliceRecord(member, len(program), tuple(inputs), tuple(outputs), ranges), program)
+
+    def encoders(self, codec: str, values: Sequence[str]) -> Encoders | None:
+        """None: TFLite's own quantisation clips at a range that is set ahead, and others do not pay."""
+        del codec, values
+        return None
 
     def operators(self, part: Slice) -> Counter[str]:
         """None: LiteRT keeps the layers."""

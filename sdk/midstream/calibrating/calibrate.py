@@ -28,6 +28,7 @@ _ALWAYS = ("raw", "lossless")
 _ROUNDING = 1e-6
 _STEPPED = ("step", "klt")
 _REFINEMENTS = 2
+_TRIED_SLOWLY = 8
 _LAYOUT_CODEC = "int8"
 MAX_ANSWER_BYTES = 1 << 30
 
@@ -194,7 +195,7 @@ class _Session:
         """All rungs of a place that were not given up.
 
         Of steps there are a few at first; then, twice, one more between the boldest that was kept and the next. What
-        was kept is tried with the slow entropy stage too, which changes sizes and times alone.
+        is best of them is tried with the slow entropy stage too, which changes sizes and times alone.
         """
         settings, samples = self._settings(cut)
         tried = list(self._codecs)
@@ -203,12 +204,12 @@ class _Session:
             finer = list(between(tried, {trial.codec for trial in trials}))
             trials += self._judged(cut, self._trials(cut, finer, settings, samples))
             tried += finer
-        trials += self._packed_slowly(cut, trials)
+        raw_bytes = next(trial for trial in trials if trial.codec == "raw").sizes
+        rungs = [trial.rung(self._features) for trial in trials]
+        rungs += self._packed_slowly(cut, trials, pareto(rungs))
         if cut is not None:
             self._bundle.unload(cut)
-        raw_bytes = next(trial for trial in trials if trial.codec == "raw").sizes
-        rungs = tuple(trial.rung(self._features) for trial in trials)
-        return Place(cut, float(np.mean(raw_bytes)), rungs, settings.bases, settings.last_first)
+        return Place(cut, float(np.mean(raw_bytes)), tuple(rungs), settings.bases, settings.last_first)
 
     def _judged(self, cut: str | None, trials: list[Trial]) -> list[Trial]:
         """Those that were not given up, after all inputs."""
@@ -224,13 +225,21 @@ class _Session:
             trials = [trial for trial in trials if trial.lost <= self._allowed]
         return trials
 
-    def _packed_slowly(self, cut: str | None, trials: Sequence[Trial]) -> list[Trial]:
-        slow = [trial.packed_slowly() for trial in trials if find_codec(trial.codec).packs]
-        for sample in self.inputs if slow else ():
+    def _packed_slowly(
+        self, cut: str | None, trials: Sequence[Trial], best: Sequence[MeasuredRung]
+    ) -> list[MeasuredRung]:
+        """The best rungs with the slow entropy stage: how much smaller some inputs get by it holds for all of them."""
+        pairs = [
+            (rung, trial, trial.packed_slowly())
+            for rung in best
+            for trial in trials
+            if trial.codec == rung.codec and find_codec(rung.codec).packs
+        ]
+        for sample in self.inputs[:_TRIED_SLOWLY] if pairs else ():
             crossing, _ = self._head(cut, sample)
-            for trial in slow:
-                trial.carry(crossing)
-        return slow
+            for _, _, slow in pairs:
+                slow.carry(crossing)
+        return [slow.rung_like(rung, trial.sizes) for rung, trial, slow in pairs]
 
     def _head(self, cut: str | None, sample: Tensors) -> tuple[Tensors, Tensors]:
         return (sample, {}) if cut is None else self._bundle.run_head(cut, sample)

@@ -55,7 +55,24 @@ class Trial:
     def packed_slowly(self) -> Trial:
         """The same codec with the slow entropy stage, whose sizes and times are not known yet."""
         settings = replace(self.settings, entropy="lzma")
-        return Trial(f"{self.codec}{SLOW}", settings, self.specs, self.semantics, self.lost)
+        return Trial(f"{self.codec}{SLOW}", settings, self.specs, self.semantics)
+
+    def rung_like(self, other: MeasuredRung, sizes: Sequence[int]) -> MeasuredRung:
+        """Another rung with this one's entropy stage and times, as much smaller as this one is on the first inputs.
+
+        ``sizes`` are the other's of all inputs.
+        """
+        smaller = sum(self.sizes) / max(1, sum(sizes[: len(self.sizes)]))
+        size = other.size
+        return replace(
+            other,
+            codec=self.codec,
+            entropy=self.settings.entropy,
+            payload_bytes=other.payload_bytes * smaller,
+            encode_ms=median(self.encode_ms),
+            decode_ms=median(self.decode_ms),
+            size=None if size is None else size.scaled(smaller),
+        )
 
     def carry(self, tensors: Tensors) -> Tensors:
         """What comes out at the other end; its size and times are noted."""

@@ -35,7 +35,6 @@ from midstream.engines import Accelerator
 from midstream.errors import AcceleratorError, BundleError, CodecError, InputError, MidstreamError, PeerError, WireError
 from midstream.gateway.replies import HeldReplies
 from midstream.gateway.served import ServedBundle
-from midstream.tensors import check_tensors
 
 _log = logging.getLogger("midstream.gateway")
 
@@ -355,11 +354,9 @@ class Gateway:
         bundle = job.served.bundles[worker]
         cut = request.cut or None
         try:
-            specs = bundle.crossing_specs(cut)
-            came = bundle.decode(cut, request.codec, request.tensors, job.served.max_request_bytes)
-            tensors = check_tensors(specs, came, "this request")
+            came = bundle.decode_for_tail(cut, request.codec, request.tensors, job.served.max_request_bytes)
             began = time.perf_counter()
-            outputs = bundle.run_tail(cut, tensors)
+            outputs = bundle.run_tail_on(came)
             job.served.ran(request.cut, (time.perf_counter() - began) * 1e3)
             # What came lossy may go back lossless: outputs are small, and they are the answer.
             codec = "raw" if request.codec == "raw" else "lossless"

@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from midstream.tensors import Tensor
 
 NARROW_CODES, WIDE_CODES = np.dtype(np.uint8), np.dtype(np.uint16)
 _NARROW_LEVELS, _WIDE_LEVELS = 255, 65_535
 # Below this a step has too few bits of its own to be divided by.
 _SMALLEST_STEP = 1e-35
 # Codes are looked at in pieces: in most tensors the first one shows that enough is kept.
-_PIECE = 1 << 15
+_PIECES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,16 @@ class Stepped:
     step: float
     zero: int
     codes: NDArray[np.unsignedinteger]
+
+    @classmethod
+    def of(cls, codes: Tensor, scale: Tensor, zero: Tensor) -> Stepped:
+        """As a slice hands it on: uint8 codes of the tensor's shape, a float32 and a uint8 without axes."""
+        return cls(float(scale), int(zero), cast("NDArray[np.uint8]", codes.reshape(-1)))
+
+    def carriers(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """The reverse, of 8-bit codes."""
+        codes = np.ascontiguousarray(self.codes).reshape(shape)
+        return codes, np.array(self.step, np.float32), np.array(self.zero, np.uint8)
 
 
 def quantise(values: NDArray[np.float32], multiple: float) -> Stepped | None:
@@ -63,10 +76,11 @@ def quantise(values: NDArray[np.float32], multiple: float) -> Stepped | None:
 def holds(stepped: Stepped, values: NDArray[np.float32]) -> bool:
     """Whether 8-bit codes that a runtime made of these values by their minimum and maximum may stand for them.
 
-    A runtime hardly looks at its values: it makes codes of what is not a number as well. Where this says no, the answer
-    is `quantise`'s.
+    An infinite value makes an infinite step; what is not a number a runtime passes over, and makes codes of it too.
+    Where this says no, the answer is `quantise`'s.
     """
-    return _SMALLEST_STEP <= stepped.step < math.inf and math.isfinite(float(np.dot(values, values)))
+    varied = stepped.codes.min() != stepped.codes.max()
+    return bool(varied) and _SMALLEST_STEP <= stepped.step < math.inf and not math.isnan(float(values.max()))
 
 
 def _wide(values: NDArray[np.float32], step: float, zero: int) -> NDArray[np.unsignedinteger]:
@@ -78,9 +92,9 @@ def _wide(values: NDArray[np.float32], step: float, zero: int) -> NDArray[np.uns
 
 def keeps(stepped: Stepped, values: NDArray[np.float32], least: float) -> bool:
     """Whether at least this share of what is not zero does not become zero."""
-    other = 0
-    for start in range(0, values.size, _PIECE):
-        other += int(np.count_nonzero(stepped.codes[start : start + _PIECE] != stepped.zero))
+    other, piece = 0, -(-values.size // _PIECES)
+    for start in range(0, values.size, piece):
+        other += int(np.count_nonzero(stepped.codes[start : start + piece] != stepped.zero))
         if other >= least * values.size:
             return True
     return other >= least * cv2.countNonZero(values.reshape(1, -1))
