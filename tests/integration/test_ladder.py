@@ -20,6 +20,7 @@ from midstream.calibrating import calibrate, read_inputs, write_ladder
 from midstream.communication.wire import EncodedTensor
 from midstream.errors import PlanError
 from midstream.ladder import Ladder
+from midstream.manifest import SliceCost
 from midstream.tensors import Tensors
 from midstream_converters.convert import convert
 from midstream_converters.opening import Options
@@ -27,7 +28,6 @@ from midstream_converters.opening import Options
 from .conftest import WAIT_S, device_with_gateway
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
-WHOLE_MS = 150.0
 ZSTD_METHOD = 2
 # A gateway on a machine without the library.
 WITHOUT_ZSTD = (
@@ -87,9 +87,14 @@ def calibrated(plain: Path, tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
-def slow(path: Path) -> Bundle:
-    """As on a board where the whole model takes as long as it takes to ask a gateway, and more."""
-    return Bundle.open(path, slowdown=WHOLE_MS / Bundle.open(path).measure_whole_ms())
+def slow(path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """The bundle on a board that finds itself to take half a minute, of which the first head takes a hundredth."""
+    bundle = Bundle.open(path)
+    first, *others = (cut.id for cut in bundle.cuts)
+    costs = {first: SliceCost(0.01, 0.99), **dict.fromkeys(others, SliceCost(1.0, 0.0))}
+    bundle.costs = replace(bundle.costs, whole_ms=1.0, cuts=costs)
+    monkeypatch.setattr(bundle, "measure_whole_ms", lambda: 30_000.0)
+    return bundle
 
 
 @pytest.fixture
@@ -104,11 +109,16 @@ def image(plain: Path, digit: Tensors) -> Tensors:
 
 
 def test_a_lossy_rung_is_planned_where_less_than_all_will_do(
-    broker: Broker, start_gateway: Any, plain: Path, calibrated: Callable[[str], Path], image: Tensors
+    broker: Broker,
+    start_gateway: Any,
+    plain: Path,
+    calibrated: Callable[[str], Path],
+    image: Tensors,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Without the ladder, too, a gateway decodes it.
-    start_gateway(broker, bundle=plain)
-    device_bundle = slow(calibrated("step0.25"))
+    start_gateway(broker, "ladder-1", bundle=plain)
+    device_bundle = slow(calibrated("step0.25"), monkeypatch)
     whole = device_bundle.run(image)
     for agreement, lossy in ((0.97, True), (1.0, False)):
         with device_with_gateway(device_bundle, broker.url, min_agreement=agreement) as device:
@@ -131,18 +141,19 @@ def test_klt_is_planned_only_where_the_gateway_has_the_bases(
     plain: Path,
     calibrated: Callable[[str], Path],
     image: Tensors,
+    monkeypatch: pytest.MonkeyPatch,
     gateway_has_bases: bool,
 ) -> None:
     with_ladder = calibrated("klt0.25")
-    start_gateway(broker, bundle=with_ladder if gateway_has_bases else plain)
-    bundle = slow(with_ladder)
+    start_gateway(broker, f"ladder-klt-{gateway_has_bases}", bundle=with_ladder if gateway_has_bases else plain)
+    bundle = slow(with_ladder, monkeypatch)
     with device_with_gateway(bundle, broker.url, min_agreement=0.9) as device:
         result = device.infer(image)
         assert (result.plan.codec == "klt0.25") == gateway_has_bases, result.plan.why
         forced = device.infer(image, cut=bundle.cuts[0].id, codec="klt0.25")
         assert forced.plan.codec == "klt0.25"
         if gateway_has_bases:
-            assert result.ran_on == forced.ran_on == ("device", "gateway"), result.fallback
+            assert result.ran_on == forced.ran_on == ("device", "gateway"), (result.fallback, forced.fallback)
         else:
             assert forced.ran_on == ("device",)
             assert "a basis that this bundle does not hold" in (forced.fallback or "")
@@ -204,7 +215,7 @@ def test_a_gateway_with_zstd_gets_it(
     image: Tensors,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    start_gateway(broker, bundle=plain)
+    start_gateway(broker, "ladder-3", bundle=plain)
     bundle = zstd_bundle(plain, measured, tmp_path / "digits")
     methods = sent_methods(bundle, monkeypatch)
     with device_with_gateway(bundle, broker.url) as device:
@@ -216,7 +227,7 @@ def test_a_gateway_with_zstd_gets_it(
 def test_sizes_are_learned_by_all_threads_at_once(
     broker: Broker, start_gateway: Any, plain: Path, measured: Ladder, tmp_path: Path, image: Tensors
 ) -> None:
-    start_gateway(broker, bundle=plain)
+    start_gateway(broker, "ladder-4", bundle=plain)
     target = Path(shutil.copytree(plain, tmp_path / "digits"))
     write_ladder(Bundle.open(target), measured)
     bundle = Bundle.open(target)
@@ -241,7 +252,7 @@ def test_sizes_are_learned_by_all_threads_at_once(
 def test_an_input_that_is_no_number_is_answered(
     broker: Broker, start_gateway: Any, plain: Path, measured: Ladder, tmp_path: Path, image: Tensors
 ) -> None:
-    start_gateway(broker, bundle=plain)
+    start_gateway(broker, "ladder-5", bundle=plain)
     target = Path(shutil.copytree(plain, tmp_path / "digits"))
     write_ladder(Bundle.open(target), measured)
     bundle = Bundle.open(target)
@@ -266,7 +277,7 @@ def test_run_takes_a_calibrated_bundle(
     import json
 
     bundle = calibrated("klt0.25")
-    start_gateway(broker, bundle=bundle)
+    start_gateway(broker, "ladder-6", bundle=bundle)
     np.savez(tmp_path / "one.npz", **image)  # type: ignore[arg-type]
     cut = Bundle.open(bundle).cuts[0].id
     for options in (["--cut", cut, "--codec", "klt0.25"], ["--min-agreement", "0.97"]):
