@@ -264,15 +264,16 @@ class Device:
     ) -> tuple[Plan, Presence | None]:
         forced = cut is not None or codec is not None
         presence = self._exchange.any_gateway() if forced else self._exchange.gateway()
-        options = self._sized(self._options(presence), analysis)
+        options = self._options(presence)
         state = SystemState(
             self._exchange.link() if presence is not None or forced else None,
             gateway_wait_ms=0.0 if presence is None else presence.queue_ms,
             complexity=None if analysis is None else analysis.score,
         )
         if forced:
-            return plan_for(self._forced(options, cut, codec), state, self._power, "forced by the caller"), presence
-        return decide(options, state, objective, self._power), presence
+            (chosen,) = self._sized((self._forced(options, cut, codec),), analysis)
+            return plan_for(chosen, state, self._power, "forced by the caller"), presence
+        return decide(self._sized(options, analysis), state, objective, self._power), presence
 
     def _options(self, presence: Presence | None) -> tuple[Candidate, ...]:
         """What can be done, at the costs known now; without a gateway, at those of one as fast as the converter's.
@@ -331,12 +332,15 @@ class Device:
         for option in places:
             if option.codec == codec.name:
                 return option
+        where = "the input" if wanted is None else f"cut {wanted!r}"
+        if not places:
+            raise PlanError(f"{where} of bundle {self.bundle.name!r} never travels: the model's state stays with it")
         described = {"image" if isinstance(s, ImageInput) else "audio" for s in self.bundle.manifest.semantics.values()}
         needed = {"pictures": "image", "sounds": "audio"}.get(codec.takes)
-        if not places or (needed is not None and (wanted is not None or needed not in described)):
+        if needed is not None and (wanted is not None or needed not in described):
             raise PlanError(
-                f"codec {codec.name!r} cannot carry {'the input' if wanted is None else f'cut {wanted!r}'} of bundle "
-                f"{self.bundle.name!r}: it is for {codec.takes} as whole input"
+                f"codec {codec.name!r} cannot carry {where} of bundle {self.bundle.name!r}: it is for {codec.takes} as "
+                "whole input"
             )
         # Not calibrated, so its size is not known: that of the elements is the most it can be.
         return replace(places[0], codec=codec.name, lossless=codec.lossless, agreement=None)

@@ -17,6 +17,7 @@ from midstream.communication.codecs import (
     kept_shares,
     zstd_available,
 )
+from midstream.communication.wire import decoded_bytes
 from midstream.inputs import Semantics
 from midstream.ladder import FAST_ENTROPIES, MeasuredRung, Settings
 from midstream.tensors import Tensors, TensorSpec
@@ -78,7 +79,7 @@ class Trial:
         started = time.perf_counter()
         encoded = encode(self.codec, tensors, self.semantics, self.settings)
         between = time.perf_counter()
-        limit = sum(tensor.nbytes for tensor in tensors.values())
+        limit = sum(decoded_bytes(tensor.shape, tensor.dtype) for tensor in tensors.values())
         found = decode(self.codec, encoded, self.specs, self.semantics, limit, self.settings.bases)
         ended = time.perf_counter()
         self.sizes.append(sum(len(tensor.data) for tensor in encoded))
