@@ -28,7 +28,7 @@ IMAGE: dict[str, Feature] = {
     "entropy_red": _BITS,
     "entropy_green": _BITS,
     "entropy_blue": _BITS,
-    "colourfulness": Feature("", 0.0, 234.0),
+    "colourfulness": Feature("", 0.0, 298.0),
     "motion": Feature("level", 0.0, 255.0),
 }
 AUDIO: dict[str, Feature] = {
