@@ -40,7 +40,7 @@ AUDIO: dict[str, Feature] = {
     "log_mel_std_db": Feature("dB", 0.0, 50.0, bounded=False),
     **{f"mfcc_{order}_mean": _COEFFICIENT for order in range(1, 7)},
     **{f"mfcc_{order}_std": _DEVIATION for order in range(1, 7)},
-    "onset_density": Feature("1/s", 0.0, 20.0),
+    "onset_density": Feature("1/s", 0.0, 20.0, bounded=False),
     "voice_activity": _SHARE,
     "rms_db": Feature("dB", -120.0, 0.0),
     "clipping_share": _SHARE,
