@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import struct
 import time
 import warnings
@@ -781,6 +782,19 @@ def test_damaged_sounds_are_refused(codec: str) -> None:
     if codec != "pcm16":
         with pytest.raises(CodecError, match="at 16000 Hz, needed 4000 of 1 at 48000 Hz"):
             decoded(data, rate=48_000)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such timer on Windows")
+def test_a_signal_is_not_lost_while_a_sound_is_coded() -> None:
+    long = np.random.default_rng(0).uniform(-0.5, 0.5, 1 << 18).astype(np.float32)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.03)
+            encode("opus64", {"x": long}, {"x": AudioInput(16_000)})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_opus_is_for_its_own_rates() -> None:
