@@ -7,7 +7,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 
 from midstream.analysis import Analysis, analyze_inputs
 from midstream.bundle import Bundle
-from midstream.communication.codecs import ZSTD_LIBRARY, decode, find_codec
+from midstream.communication.codecs import ZSTD_LIBRARY, decode, find_codec, optional_libraries
 from midstream.communication.presence import Presence
 from midstream.communication.wire import MAX_DEADLINE_MS, MAX_FEATURES, EncodedTensor, Limits, Reply, Request, Status
 from midstream.errors import CodecError, InputError, MissingExtraError, PlanError
@@ -293,19 +293,20 @@ class Device:
         here = times_from_costs(self.bundle.costs, factor)
         options = candidates(self.bundle.manifest, self._graph, here, there, self.bundle.ladder)
         if presence is not None:
-            options = tuple(option for option in options if self._decodes(presence, option))
+            libraries = frozenset(presence.knows).intersection(optional_libraries())
+            options = tuple(option for option in options if self._travels(option, presence, libraries))
         with self._lock:
             self._known = _Known(presence, factor, options)
         return options
 
-    def _decodes(self, presence: Presence, option: Candidate) -> bool:
-        """Whether a gateway has what it needs to decode an option's payload."""
+    def _travels(self, option: Candidate, presence: Presence, libraries: Set[str]) -> bool:
+        """Whether a gateway has what it needs to decode an option's payload, with the libraries that both ends have."""
         if not option.offloads:
             return True
         codec = find_codec(option.codec)
         if codec.family == "klt" and presence.bases.get(self.bundle.digest.hex()) != self.bundle.bases_id:
             return False
-        return codec.library is None or codec.library in presence.knows
+        return codec.library is None or codec.library in libraries
 
     def _sized(self, options: tuple[Candidate, ...], analysis: Analysis | None) -> tuple[Candidate, ...]:
         """The options with the payload sizes that this input is expected to have."""

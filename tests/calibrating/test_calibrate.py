@@ -16,7 +16,7 @@ import pytest
 from midstream.agreement import Metric
 from midstream.bundle import Bundle
 from midstream.calibrating import calibrate, pareto, read_inputs
-from midstream.communication.codecs import find_codec
+from midstream.communication.codecs import codes, encode, find_codec
 from midstream.errors import BundleError, CodecError, InputError
 from midstream.ladder import Ladder, MeasuredRung
 from midstream.ladder_file import ladder_from_bytes, ladder_to_bytes
@@ -117,6 +117,18 @@ def test_models_of_every_kind_are_calibrated(made: Callable[[str], Bundle], name
     bundle = made(name)
     ladder = checked(calibrate(bundle, inputs(bundle, 9), codecs=FEW).ladder)
     assert len(ladder.places) == 1 + len(bundle.cuts)
+
+
+def test_a_tensor_that_was_never_coded_in_calibration_travels_exact(made: Callable[[str], Bundle]) -> None:
+    bundle = made("digits_two_halves.onnx")
+    samples = inputs(bundle, 9)
+    blank = [{**sample, "right": np.zeros_like(sample["right"])} for sample in samples]
+    for given, exact in ((samples, False), (blank, True)):
+        ladder = calibrate(bundle, given, codecs=("step0.25",), cuts=(), min_agreement=0.0).ladder
+        settings = ladder.settings(None, "step0.25")
+        left, right = encode("step0.25", samples[0], {}, settings)
+        assert codes("step0.25", [left])
+        assert codes("step0.25", [right]) != exact
 
 
 def test_quantised_tensors_have_lossless_rungs_only(made: Callable[[str], Bundle]) -> None:

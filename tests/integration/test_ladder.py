@@ -17,6 +17,7 @@ import pytest
 from midstream.broker import Broker
 from midstream.bundle import Bundle
 from midstream.calibrating import calibrate, read_inputs, write_ladder
+from midstream.communication.codecs import rungs
 from midstream.communication.wire import EncodedTensor
 from midstream.errors import PlanError
 from midstream.ladder import Ladder
@@ -157,6 +158,35 @@ def test_klt_is_planned_only_where_the_gateway_has_the_bases(
         else:
             assert forced.ran_on == ("device",)
             assert "a basis that this bundle does not hold" in (forced.fallback or "")
+
+
+@pytest.mark.parametrize("device_has_it", [True, False])
+def test_a_codec_is_planned_only_where_the_device_has_its_library(
+    broker: Broker,
+    start_gateway: Any,
+    plain: Path,
+    measured: Ladder,
+    tmp_path: Path,
+    image: Tensors,
+    monkeypatch: pytest.MonkeyPatch,
+    device_has_it: bool,
+) -> None:
+    start_gateway(broker, f"ladder-sound-{device_has_it}", bundle=plain)
+    target = Path(shutil.copytree(plain, tmp_path / "digits"))
+    places = tuple(
+        replace(place, rungs=(*place.rungs, replace(place.rungs[-1], codec="flac", lossless=False)))
+        if place.cut is None
+        else place
+        for place in measured.places
+    )
+    write_ladder(Bundle.open(target), favouring(replace(measured, places=places), "flac"))
+    bundle = slow(target, monkeypatch)
+    if not device_has_it:
+        found = rungs.find_spec
+        monkeypatch.setattr(rungs, "find_spec", lambda name: None if name == "soundfile" else found(name))
+    with device_with_gateway(bundle, broker.url, min_agreement=0.9) as device:
+        plan = device.infer(image).plan
+    assert (plan.codec == "flac") == device_has_it, plan.why
 
 
 @pytest.fixture
