@@ -163,11 +163,12 @@ class AudioFile:
 
 
 @contextmanager
-def open_audio(path: Path) -> Iterator[AudioFile]:
+def open_audio(path: str | Path) -> Iterator[AudioFile]:
     """A sound of up to ``MAX_STREAM_SECONDS``, read from its beginning to its end, in the formats of `read_audio`.
 
     Raises InputError and MissingExtraError as `read_audio` does.
     """
+    path = Path(path)
     with _opened(path, "sound") as file:
         head = file.read(12)
         if head[:4] == b"RIFF" and head[8:] == b"WAVE":
