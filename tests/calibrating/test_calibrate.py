@@ -134,7 +134,7 @@ def test_a_tensor_that_was_never_coded_in_calibration_travels_exact(made: Callab
 def test_quantised_tensors_have_lossless_rungs_only(made: Callable[[str], Bundle]) -> None:
     bundle = made("digits_int8.tflite")
     for place in calibrate(bundle, inputs(bundle, 9), min_agreement=0.0).ladder.places:
-        assert {rung.codec for rung in place.rungs} == {"raw", "lossless"}
+        assert {rung.codec.removesuffix(SLOW) for rung in place.rungs} == {"raw", "lossless"}
 
 
 def test_the_whole_input_of_a_model_with_state_is_no_place(made: Callable[[str], Bundle]) -> None:
@@ -203,7 +203,9 @@ def test_the_first_inputs_being_black_rules_nothing_out(digits: Bundle) -> None:
 def test_inputs_that_are_no_numbers_travel_exact(digits: Bundle) -> None:
     samples = [{name: np.full_like(value, np.nan) for name, value in sample.items()} for sample in inputs(digits, 9)]
     ladder = checked(calibrate(digits, samples, codecs=FEW, min_agreement=0.0).ladder)
-    assert all({rung.codec for rung in place.rungs} == {"raw", "lossless"} for place in ladder.places)
+    assert all(
+        {rung.codec.removesuffix(SLOW) for rung in place.rungs} == {"raw", "lossless"} for place in ladder.places
+    )
 
 
 def test_a_codec_below_the_agreement_is_given_up(digits: Bundle) -> None:
@@ -223,7 +225,7 @@ def test_a_codec_below_the_agreement_is_given_up(digits: Bundle) -> None:
 def test_raw_and_lossless_are_there_whatever_is_asked_for(digits: Bundle) -> None:
     cut = digits.cuts[0].id
     for place in calibrate(digits, inputs(digits, 2), codecs=["jpeg75"], cuts=[cut, cut]).ladder.places:
-        assert {rung.codec for rung in place.rungs} == {"raw", "lossless"}
+        assert {rung.codec.removesuffix(SLOW) for rung in place.rungs} == {"raw", "lossless"}
 
 
 @pytest.mark.parametrize(
