@@ -16,7 +16,7 @@ import pytest
 from midstream.agreement import Metric
 from midstream.bundle import Bundle
 from midstream.calibrating import calibrate, pareto, read_inputs
-from midstream.communication.codecs import codes, encode, find_codec
+from midstream.communication.codecs import SLOW, codes, encode, find_codec
 from midstream.errors import BundleError, CodecError, InputError
 from midstream.ladder import Ladder, MeasuredRung
 from midstream.ladder_file import ladder_from_bytes, ladder_to_bytes
