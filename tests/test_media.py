@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from midstream import media
 from midstream.errors import InputError, MissingExtraError
-from midstream.media import media_files, media_kind, read_audio, read_image
+from midstream.media import media_files, media_kind, open_audio, read_audio, read_image
 
 RATE = 16_000
 
@@ -319,3 +319,53 @@ def test_a_folder_gives_its_files_sorted(tmp_path: Path) -> None:
         media_files(tmp_path / "none.png")
     with pytest.raises(InputError, match="has no pictures or sounds"):
         media_files(tmp_path / "d.png")
+
+
+def test_a_sound_is_read_part_by_part(tmp_path: Path) -> None:
+    stereo = np.stack([tone(), np.zeros(8000)], axis=1)
+    stereo[100:150, 1] = -1.0
+    path = write_wav(tmp_path / "a.wav", stereo)
+    with open_audio(path) as file:
+        assert (file.length, file.sample_rate) == (8000, RATE)
+        parts = [file.read(count) for count in (1, 99, 7900)]
+        assert file.clipped == 50
+        with pytest.raises(InputError, match=r"a\.wav is cut short"):
+            file.read(1)
+    assert np.array_equal(np.concatenate(parts), read_audio(path)[0])
+
+
+def test_a_compressed_sound_is_read_part_by_part(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(), RATE)
+    with open_audio(path) as file:
+        assert np.array_equal(np.concatenate([file.read(3000), file.read(5000)]), read_audio(path)[0])
+
+
+def test_only_a_part_of_a_long_sound_may_be_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_wav(tmp_path / "long.wav", tone(3.0))
+    monkeypatch.setattr(media, "MAX_AUDIO_SECONDS", 2)
+    with pytest.raises(InputError, match=r"long\.wav has 48000 frames .*at once"):
+        read_audio(path)
+    with open_audio(path) as file:
+        assert len(file.read(48_000)) == 48_000
+    monkeypatch.setattr(media, "MAX_STREAM_SECONDS", 2)
+    with pytest.raises(InputError, match=r"long\.wav has 48000 frames"), open_audio(path):
+        pass
+
+
+def test_the_readers_own_errors_are_not_the_files(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "a.flac", tone(), RATE)
+    with pytest.raises(RuntimeError, match="mine"), open_audio(tmp_path / "a.flac"):
+        raise RuntimeError("mine")
+
+
+def test_cmyk_and_animated_pictures_are_read_as_one_rgb_picture(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    first, second = image.fromarray(picture()), image.fromarray(255 - picture())
+    first.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
+    for name, options in (("a.webp", {"lossless": True}), ("a.png", {})):
+        first.save(tmp_path / name, save_all=True, append_images=[second], duration=100, **options)
+        assert np.array_equal(read_image(tmp_path / name), picture())
+    assert np.abs(read_image(tmp_path / "cmyk.jpg").astype(int) - picture()).max() <= 24

@@ -5,11 +5,12 @@ what        files                                limits
 ==========  ===================================  ==================================================================
 pictures    JPEG, PNG, WebP, BMP                 ``MAX_IMAGE_BYTES`` (64 MiB), ``MAX_IMAGE_PIXELS`` (100 million)
 sounds      WAV; with the extra [audio] also     ``MAX_AUDIO_SECONDS`` (30 minutes), ``MAX_AUDIO_FRAMES`` (that at
-            FLAC, Ogg (Vorbis, Opus) and MP3     48 kHz), 64 channels, rates of 1000–384000 Hz
+            FLAC, Ogg (Vorbis, Opus) and MP3     48 kHz), 64 channels, rates of 1000–384000 Hz; read part by part
+                                                 (`open_audio`) ``MAX_STREAM_SECONDS`` (24 hours)
 ==========  ===================================  ==================================================================
 
 The limits hold before anything is decoded. A file that ends early is refused, never padded; of an MP3 without a Xing
-header that cannot be told.
+header that cannot be told. Of an animation the first picture is read.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -36,6 +37,9 @@ MAX_IMAGE_BYTES = 64 << 20
 MAX_IMAGE_PIXELS = 100_000_000
 MAX_AUDIO_SECONDS = 30 * 60
 MAX_AUDIO_FRAMES = MAX_AUDIO_SECONDS * 48_000
+MAX_STREAM_SECONDS = 24 * 3600
+# Of full scale: a sample at this level or above has reached it.
+CLIPPED_LEVEL = 0.999
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
@@ -112,21 +116,69 @@ def read_audio(path: Path, sample_rate: int | None = None) -> tuple[NDArray[np.f
     """
     if sample_rate is not None and sample_rate not in _RATES:
         raise InputError(f"cannot resample {path} to {sample_rate} Hz; give a rate of 1000…384000 Hz")
-    with _opened(path, "sound") as file:
-        head = file.read(12)
-        if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-            plain = _read_wav(file, path)
-        else:
-            plain = None
-            _check_compressed(file, head, path)
-    sound, rate = plain or _read_by_soundfile(path)
-    if not np.isfinite(sound).all():
-        raise InputError(f"sound {path} is damaged: it has NaN or infinite samples")
+    with open_audio(path) as file:
+        rate = file.sample_rate
+        _check_length(file.length, rate, path)
+        sound = np.empty(file.length, dtype=np.float32)
+        for start in range(0, file.length, _BLOCK_FRAMES):
+            part = file.read(min(_BLOCK_FRAMES, file.length - start))
+            sound[start : start + len(part)] = part
     if sample_rate is not None and sample_rate != rate:
         _check_length(-(-len(sound) * sample_rate // rate), sample_rate, path)
         soxr = optional_module("soxr", "audio", f"resampling {path} from {rate} to {sample_rate} Hz")
         sound, rate = np.asarray(soxr.resample(sound, rate, sample_rate), dtype=np.float32), sample_rate
     return np.clip(sound, -1.0, 1.0), rate
+
+
+class AudioFile:
+    """A sound that is read part by part, so that a long one takes no more memory; `open_audio` gives it."""
+
+    def __init__(
+        self, path: Path, length: int, sample_rate: int, planes: Callable[[int], NDArray[np.floating]]
+    ) -> None:
+        self.length = length
+        self.sample_rate = sample_rate
+        self.clipped = 0
+        self._path = path
+        self._planes = planes
+
+    def read(self, count: int) -> NDArray[np.float32]:
+        """The next ``count`` samples, mono, within -1…1; ``clipped`` counts those at 99.9 % or above in some channel.
+
+        Raises InputError where the file ends before, or has NaN or infinite samples.
+        """
+        planes = self._planes(count)
+        if len(planes) < count:
+            raise InputError(
+                f"sound {self._path} is cut short: its header says {self.length} frames, {count - len(planes)} are "
+                "missing; copy it again"
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            mono = np.asarray(planes.mean(axis=1), dtype=np.float32)
+        if not np.isfinite(mono).all():
+            raise InputError(f"sound {self._path} is damaged: it has NaN or infinite samples")
+        if max(-float(planes.min()), float(planes.max())) >= CLIPPED_LEVEL:
+            self.clipped += int(np.count_nonzero((np.abs(planes) >= CLIPPED_LEVEL).any(axis=1)))
+        return np.clip(mono, -1.0, 1.0)
+
+
+@contextmanager
+def open_audio(path: Path) -> Iterator[AudioFile]:
+    """A sound of up to ``MAX_STREAM_SECONDS``, read from its beginning to its end, in the formats of `read_audio`.
+
+    Raises InputError and MissingExtraError as `read_audio` does.
+    """
+    with _opened(path, "sound") as file:
+        head = file.read(12)
+        if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+            wav = _open_wav(file, path)
+            if wav is not None:
+                yield wav
+                return
+        else:
+            _check_compressed(file, head, path)
+    with _open_by_soundfile(path) as sound:
+        yield sound
 
 
 def optional_module(name: str, extra: str, purpose: str) -> Any:
@@ -243,23 +295,25 @@ class _WavFormat:
     def sample_bytes(self) -> int:
         return self.frame_bytes // self.channels
 
-    def samples(self, data: bytes) -> NDArray[np.float32]:
-        """Mono samples; data is a whole number of frames."""
+    def planes(self, data: bytes) -> NDArray[np.floating]:
+        """Frames × channels; data is a whole number of frames."""
         width = self.sample_bytes
+        values: NDArray[np.floating]
         if self.codec == _FLOAT:
             values = np.frombuffer(data, dtype=f"<f{width}")
         elif width == 1:
             values = (np.frombuffer(data, dtype=np.uint8) - np.float32(128)) / np.float32(128)
+        elif width == 2:
+            values = np.frombuffer(data, dtype="<i2") / np.float32(1 << 15)
         else:
             # The bytes of a sample become the high ones of 32 bits.
             wide = np.zeros((len(data) // width, 4), dtype=np.uint8)
             wide[:, 4 - width :] = np.frombuffer(data, dtype=np.uint8).reshape(-1, width)
-            values = wide.view("<i4") / np.float32(1 << 31)
-        with np.errstate(over="ignore", invalid="ignore"):
-            return np.asarray(values.reshape(-1, self.channels).mean(axis=1), dtype=np.float32)
+            values = wide.view("<i4")[:, 0] / np.float32(1 << 31)
+        return values.reshape(-1, self.channels)
 
 
-def _read_wav(file: BinaryIO, path: Path) -> tuple[NDArray[np.float32], int] | None:
+def _open_wav(file: BinaryIO, path: Path) -> AudioFile | None:
     """The sound of a RIFF file read up to its first chunk; None where its codec is not plain numbers."""
     layout: _WavFormat | None = None
     size = file.seek(0, 2)
@@ -277,7 +331,7 @@ def _read_wav(file: BinaryIO, path: Path) -> tuple[NDArray[np.float32], int] | N
             length = present if length == _UNKNOWN_SIZE else length
             if length > present:
                 raise InputError(f"sound {path} is cut short: its header says {length} bytes, {present} are there")
-            return _read_pcm(file, layout, length, path) if layout.codec in (_PCM, _FLOAT) else None
+            return _pcm(file, layout, length, path) if layout.codec in (_PCM, _FLOAT) else None
         start += 8 + length + length % 2
     raise InputError(f"sound {path} is damaged or cut short: it is a WAV file without a format or without samples")
 
@@ -296,14 +350,23 @@ def _wav_format(chunk: bytes, path: Path) -> _WavFormat:
     return layout
 
 
-def _read_pcm(file: BinaryIO, layout: _WavFormat, length: int, path: Path) -> tuple[NDArray[np.float32], int]:
-    frames = length // layout.frame_bytes
-    _check_length(frames, layout.sample_rate, path)
-    sound = np.empty(frames, dtype=np.float32)
-    for start in range(0, frames, _BLOCK_FRAMES):
-        count = min(_BLOCK_FRAMES, frames - start)
-        sound[start : start + count] = layout.samples(file.read(count * layout.frame_bytes))
-    return sound, layout.sample_rate
+def _pcm(file: BinaryIO, layout: _WavFormat, length: int, path: Path) -> AudioFile:
+    def planes(count: int) -> NDArray[np.floating]:
+        data = file.read(count * layout.frame_bytes)
+        return layout.planes(data[: len(data) // layout.frame_bytes * layout.frame_bytes])
+
+    return _streamed(path, length // layout.frame_bytes, layout.sample_rate, planes)
+
+
+def _streamed(path: Path, frames: int, rate: int, planes: Callable[[int], NDArray[np.floating]]) -> AudioFile:
+    if frames < 1:
+        raise InputError(f"sound {path} has no samples")
+    if frames > MAX_STREAM_SECONDS * rate:
+        raise InputError(
+            f"sound {path} has {frames} frames ({frames / rate:.0f} s at {rate} Hz); at most {MAX_STREAM_SECONDS} s "
+            "are read; cut it into parts"
+        )
+    return AudioFile(path, frames, rate, planes)
 
 
 def _check_compressed(file: BinaryIO, head: bytes, path: Path) -> None:
@@ -321,26 +384,32 @@ def _check_compressed(file: BinaryIO, head: bytes, path: Path) -> None:
             raise InputError(f"sound {path} is cut short: the last page of its Ogg stream is missing")
 
 
-def _read_by_soundfile(path: Path) -> tuple[NDArray[np.float32], int]:
+@contextmanager
+def _open_by_soundfile(path: Path) -> Iterator[AudioFile]:
     soundfile = optional_module("soundfile", "audio", f"reading {path}")
+
+    def planes(count: int) -> NDArray[np.floating]:
+        parts = [np.zeros((0, file.channels), dtype=np.float32)]
+        with _named(soundfile, path):
+            while count and len(part := file.read(min(_BLOCK_FRAMES, count), dtype="float32", always_2d=True)):
+                parts.append(part)
+                count -= len(part)
+        return np.concatenate(parts)
+
+    with _named(soundfile, path):
+        file = soundfile.SoundFile(str(path))
+    with file:
+        _check_format(file.channels, file.samplerate, path)
+        yield _streamed(path, int(file.frames), int(file.samplerate), planes)
+
+
+@contextmanager
+def _named(soundfile: Any, path: Path) -> Iterator[None]:
+    """What soundfile raises, as an error that names the file."""
     try:
-        with soundfile.SoundFile(str(path)) as file:
-            _check_format(file.channels, file.samplerate, path)
-            _check_length(file.frames, file.samplerate, path)
-            sound = np.empty(file.frames, dtype=np.float32)
-            done = 0
-            while done < len(sound):
-                block = file.read(min(_BLOCK_FRAMES, len(sound) - done), dtype="float32", always_2d=True)
-                if not len(block):
-                    break
-                sound[done : done + len(block)] = block.mean(axis=1)
-                done += len(block)
-            rate = int(file.samplerate)
+        yield
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise InputError(f"sound {path} is damaged, cut short or of another format: {error}") from None
-    if done < len(sound):
-        raise InputError(f"sound {path} is cut short: its header says {len(sound)} frames, {done} are there")
-    return sound, rate
 
 
 def _check_format(channels: int, sample_rate: int, path: Path) -> None:
@@ -352,10 +421,8 @@ def _check_format(channels: int, sample_rate: int, path: Path) -> None:
 
 
 def _check_length(frames: int, sample_rate: int, path: Path) -> None:
-    if frames < 1:
-        raise InputError(f"sound {path} has no samples")
     if frames > min(MAX_AUDIO_SECONDS * sample_rate, MAX_AUDIO_FRAMES):
         raise InputError(
             f"sound {path} has {frames} frames ({frames / sample_rate:.0f} s at {sample_rate} Hz); at most "
-            f"{MAX_AUDIO_SECONDS} s and {MAX_AUDIO_FRAMES} frames are read; cut it into parts"
+            f"{MAX_AUDIO_SECONDS} s and {MAX_AUDIO_FRAMES} frames are read at once; cut it into parts"
         )

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import midstream.analysis
-from midstream.analysis import Analysis, analyze
+from midstream.analysis import Analysis, analyze, catalogue
 from midstream.errors import InputError
 from midstream.tensors import Tensor
 
+CATALOGUES = {"image": catalogue.IMAGE, "audio": catalogue.AUDIO, "tensor": catalogue.TENSOR}
 FLOATS = [np.float16, np.float32, np.float64]
 
 
@@ -40,25 +41,20 @@ def check(found: Analysis) -> None:
     assert type(found.score) is float and 0.0 <= found.score <= 100.0
     for name, value in found.features.items():
         assert type(value) is float and math.isfinite(value), (name, value)
+        known = CATALOGUES[found.kind][name]
+        assert not known.bounded or known.low <= value <= known.high, (name, value)
 
 
 @settings(deadline=None)
 @given(arrays([np.uint8, *FLOATS], PICTURES))
 def test_any_picture_gives_finite_features(picture: Tensor) -> None:
-    found = analyze(picture, kind="image")
-    check(found)
-    assert 0.0 <= found.features["entropy"] <= 8.0
-    assert 0.0 <= found.features["edge_density"] <= 1.0
+    check(analyze(picture, kind="image"))
 
 
 @settings(deadline=None)
 @given(arrays([np.int16, *FLOATS], SOUNDS), st.sampled_from([1000, 8000, 16_000, 44_100]))
 def test_any_sound_gives_finite_features(sound: Tensor, rate: int) -> None:
-    found = analyze(sound, kind="audio", sample_rate=rate)
-    check(found)
-    assert -20.0 <= found.features["snr_db"] <= 100.0
-    shares = ("spectral_entropy", "spectral_flatness", "zero_crossing_rate")
-    assert all(0.0 <= found.features[name] <= 1.0 for name in shares)
+    check(analyze(sound, kind="audio", sample_rate=rate))
 
 
 @settings(deadline=None)
@@ -100,7 +96,15 @@ def test_what_cannot_be_analyzed_is_refused(array: Any, kind: Any, rate: Any, re
 
 
 def test_the_public_names() -> None:
-    assert midstream.analysis.__all__ == ["Analysis", "Kind", "analyze"]
+    assert midstream.analysis.__all__ == [
+        "Analysis",
+        "ImageStream",
+        "Kind",
+        "analyze",
+        "analyze_image",
+        "analyze_inputs",
+        "analyze_sound",
+    ]
 
 
 def test_librosa_is_never_imported() -> None:

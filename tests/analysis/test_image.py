@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from midstream.analysis import analyze
+from midstream.analysis import analyze, analyze_image
+from midstream.errors import InputError
 from midstream.tensors import Tensor
 
 
@@ -88,3 +89,53 @@ def test_a_large_picture_is_shrunk_first() -> None:
     large = np.asarray(cv2.resize(scene(), (1280, 960), interpolation=cv2.INTER_NEAREST))
     same = np.asarray(cv2.resize(scene(), (640, 480), interpolation=cv2.INTER_NEAREST))
     assert features(large) == features(same)
+
+
+def test_every_edge_density_is_of_the_same_scale() -> None:
+    small = features(scene(height=240, width=320))
+    large = features(np.asarray(cv2.resize(scene(), (1280, 960), interpolation=cv2.INTER_CUBIC)))
+    assert large["edge_density"] == pytest.approx(small["edge_density"], rel=0.15)
+
+
+def test_spatial_frequency_is_that_of_eskicioglu_and_fisher() -> None:
+    picture = scene().astype(np.float64)
+    rows = np.square(np.diff(picture, axis=1)).sum() / picture.size
+    columns = np.square(np.diff(picture, axis=0)).sum() / picture.size
+    assert features(scene())["spatial_frequency"] == pytest.approx(np.sqrt(rows + columns))
+
+
+def test_colourfulness_is_that_of_hasler_and_suesstrunk() -> None:
+    rgb = np.dstack([scene(seed, 100, 120) for seed in range(3)])
+    red, green, blue = (rgb[..., channel].astype(np.float64) for channel in range(3))
+    rg, yb = red - green, (red + green) / 2 - blue
+    wanted = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
+    assert features(rgb)["colourfulness"] == pytest.approx(wanted)
+    assert features(np.repeat(scene()[..., np.newaxis], 3, axis=2))["colourfulness"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_the_channels_entropies() -> None:
+    rgb = np.zeros((64, 64, 3), dtype=np.uint8)
+    rgb[..., 0] = np.arange(64) * 4
+    rgb[:32, :, 2] = 255
+    found = features(rgb)
+    assert [found[f"entropy_{name}"] for name in ("red", "green", "blue")] == pytest.approx([6.0, 0.0, 1.0])
+    grey = features(rgb[..., 0])
+    assert {grey[f"entropy_{name}"] for name in ("red", "green", "blue")} == {grey["entropy"]}
+
+
+def test_the_order_of_the_channels_may_be_told() -> None:
+    rgba = np.dstack([scene(seed) for seed in range(4)])
+    for picture in (rgba, rgba[..., :3]):
+        bgr = picture[..., [2, 1, 0, 3][: picture.shape[2]]]
+        for same in (bgr, bgr.transpose(2, 0, 1), bgr / 255.0):
+            assert analyze_image(same, colour="BGR").features == features(picture)
+    assert analyze_image(rgba, colour="BGR").features != features(rgba)
+    with pytest.raises(InputError, match="'GBR' is not known"):
+        analyze_image(rgba, colour="GBR")  # type: ignore[arg-type]
+
+
+def test_one_pixel_has_defined_features() -> None:
+    assert set(features(np.array([[[255, 0, 0]]], dtype=np.uint8)).values()) > {0.0}
+    assert features(np.array([[[255, 0, 0]]], dtype=np.uint8))["colourfulness"] == pytest.approx(
+        0.3 * np.hypot(255, 127.5)
+    )

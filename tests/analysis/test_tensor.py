@@ -13,7 +13,7 @@ def features(tensor: Tensor) -> dict[str, float]:
 
 def test_features_of_a_small_tensor() -> None:
     found = features(np.array([[0, 0, 4, 0], [4, 0, 4, 4]], dtype=np.int8))
-    assert found == {"elements": 8.0, "sparsity": 0.5, "entropy": 1.0, "std": 2.0}
+    assert found == {"elements": 8.0, "length": 4.0, "sparsity": 0.5, "entropy": 1.0, "std": 2.0}
 
 
 def test_entropy_does_not_depend_on_the_unit() -> None:
@@ -25,7 +25,7 @@ def test_entropy_does_not_depend_on_the_unit() -> None:
 def test_zeros_are_no_complexity() -> None:
     found = analyze(np.zeros((3, 4), np.float32), kind="tensor")
     assert found.score == 0.0
-    assert found.features == {"elements": 12.0, "sparsity": 1.0, "entropy": 0.0, "std": 0.0}
+    assert found.features == {"elements": 12.0, "length": 4.0, "sparsity": 1.0, "entropy": 0.0, "std": 0.0}
 
 
 def test_the_largest_range_does_not_overflow() -> None:

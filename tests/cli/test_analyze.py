@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import wave
 from pathlib import Path
+
+import numpy as np
 
 from .conftest import Midstream
 
@@ -38,3 +41,36 @@ def test_names_that_look_like_markup_are_names(midstream: Midstream, assets: Pat
     shown = midstream("analyze", *(Path(name) for name in names), cwd=tmp_path)
     assert shown.code == 0, shown.err
     assert all(name in shown.out for name in names)
+
+
+def test_features_are_shown_with_their_units(midstream: Midstream, assets: Path) -> None:
+    shown = midstream("analyze", assets / "pictures" / "coins.png").out
+    assert "coins.png: image, complexity" in shown
+    assert "colourfulness" in shown and "bit" in shown
+
+
+def test_files_are_drawn_with_their_features(midstream: Midstream, assets: Path, tmp_path: Path) -> None:
+    target = tmp_path / "drawn.svg"
+    told = midstream(
+        "analyze", assets / "pictures" / "coins.png", assets / "sounds" / "front_center.wav", "--plot", target, "--json"
+    ).json
+    drawn = target.read_text()
+    for text in ("coins.png", "front_center.wav", *told[0]["features"], *told[1]["features"]):
+        assert text in drawn
+    assert midstream("analyze", assets / "pictures" / "coins.png", "--plot", tmp_path / "a.gif").code == 2
+    many = [assets / "pictures" / "coins.png"] * 9
+    assert "at most 8 files" in midstream("analyze", *many, "--plot", target).error
+
+
+def test_a_long_sound_is_read_part_by_part(midstream: Midstream, tmp_path: Path) -> None:
+    path = tmp_path / "night.wav"
+    seconds, rate = 32 * 60, 1000
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.random.default_rng(0).integers(-3000, 3000, seconds * rate).astype("<i2").tobytes())
+    (told,) = midstream("analyze", path, "--json").json
+    assert told["features"]["zero_crossing_rate"] > 0.45
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert "night.wav is cut short" in midstream("analyze", path).error

@@ -7,9 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from midstream.analysis.audio import audio_features
-from midstream.analysis.image import image_features
+from midstream.analysis.audio import audio_features, sound_features
+from midstream.analysis.image import Colour, image_features
 from midstream.analysis.score import audio_score, image_score, tensor_score
+from midstream.analysis.sound import Sound
 from midstream.analysis.tensor import tensor_features
 from midstream.errors import InputError
 from midstream.tensors import Tensor
@@ -33,8 +34,8 @@ class Analysis:
 def analyze(array: Tensor, kind: Kind, sample_rate: int | None = None) -> Analysis:
     """The feature vector and complexity score of one input.
 
-    - ``"image"``: uint8 or float, H×W, H×W×1, H×W×3 (RGB) or H×W×4, also channels first, also with a batch of
-      1 in front; floats of 0…1 or of 0…255.
+    - ``"image"``: uint8 or float, H×W, H×W×1, H×W×3 (RGB; `analyze_image` also takes BGR) or H×W×4, also channels
+      first, also with a batch of 1 in front; floats of 0…1 or of 0…255.
     - ``"audio"``: int16 or float of -1…1, mono or with channels on the shorter axis; needs ``sample_rate``
       in Hz, which the other kinds do not look at.
     - ``"tensor"``: real numbers of any shape.
@@ -42,17 +43,34 @@ def analyze(array: Tensor, kind: Kind, sample_rate: int | None = None) -> Analys
     Raises InputError where the array is empty, has NaN or infinite elements, or a dtype or shape that is not
     listed.
     """
+    checked = checked_array(array, kind)
+    if kind == "image":
+        return analyze_image(checked)
+    if kind == "audio":
+        features = audio_features(checked, sample_rate)
+        return Analysis(kind, audio_score(features), features)
+    features = tensor_features(checked)
+    return Analysis(kind, tensor_score(features), features)
+
+
+def analyze_image(picture: Tensor, colour: Colour = "RGB") -> Analysis:
+    """The same of a picture, whose channels are in this order: "RGB", or "BGR" as OpenCV's cameras give."""
+    features = image_features(checked_array(picture, "image"), colour)
+    return Analysis("image", image_score(features), features)
+
+
+def analyze_sound(sound: Sound) -> Analysis:
+    """The same of a sound that is read as it goes, of any length: see `midstream.media.open_audio`."""
+    features = sound_features(sound)
+    return Analysis("audio", audio_score(features), features)
+
+
+def checked_array(array: Tensor, kind: Kind) -> Tensor:
+    """The array; raises InputError where it is none, is empty, or its kind is not known."""
     if not isinstance(array, np.ndarray):
         raise InputError(f"the input to analyze is a {type(array).__name__}, not a numpy array")
     if kind not in ("image", "audio", "tensor"):
         raise InputError(f"input kind {kind!r} is not known; give 'image', 'audio' or 'tensor'")
     if array.size == 0:
         raise InputError(f"the {kind} to analyze is empty: its shape is {list(array.shape)}")
-    if kind == "image":
-        features = image_features(array)
-        return Analysis(kind, image_score(features), features)
-    if kind == "audio":
-        features = audio_features(array, sample_rate)
-        return Analysis(kind, audio_score(features), features)
-    features = tensor_features(array)
-    return Analysis(kind, tensor_score(features), features)
+    return array

@@ -36,6 +36,17 @@ def mel_filterbank(sample_rate: int, frame: int, bands: int) -> NDArray[np.float
     return filters
 
 
+@lru_cache(maxsize=8)
+def cosine_basis(bands: int, count: int) -> NDArray[np.float32]:
+    """The first ``count`` rows of the orthonormal DCT-II of ``bands`` values; shared and not writable."""
+    orders, places = np.arange(count)[:, np.newaxis], np.arange(bands) + 0.5
+    rows = np.sqrt(2.0 / bands) * np.cos(np.pi * orders * places / bands)
+    rows[:1] /= np.sqrt(2.0)
+    basis: NDArray[np.float32] = rows.astype(np.float32)
+    basis.flags.writeable = False
+    return basis
+
+
 def _to_mel(hz: float) -> float:
     if hz < _BREAK_HZ:
         return hz / _HZ_A_MEL

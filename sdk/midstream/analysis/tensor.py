@@ -14,6 +14,7 @@ def tensor_features(tensor: Tensor) -> dict[str, float]:
     """Features of real numbers of any shape, at least one element.
 
     - ``elements``: how many there are.
+    - ``length``: of the longest axis: the steps of a window, the words of a sentence; 1 without axes.
     - ``sparsity``: the share of zeros, 0–1.
     - ``entropy``: bits, 0–8, over 256 equal steps from the smallest to the largest element; 0 for a constant.
     - ``std``: the standard deviation, in the tensor's own unit.
@@ -33,6 +34,7 @@ def tensor_features(tensor: Tensor) -> dict[str, float]:
     relative = values / peak
     return {
         "elements": float(values.size),
+        "length": float(max(tensor.shape, default=1)),
         "sparsity": 1.0 - float(np.count_nonzero(values)) / values.size,
         "entropy": entropy_bits(_histogram(relative, low / peak, high / peak)),
         "std": min(1.0, float(relative.std())) * peak,

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from midstream.analysis.analyze import Analysis, analyze
-from midstream.inputs import AudioInput, ImageInput, Semantics, to_pixels
-from midstream.tensors import Tensor, Tensors
+from midstream.analysis.analyze import Analysis, analyze, analyze_image
+from midstream.inputs import AudioInput, Semantics, to_pixels
+from midstream.tensors import Tensors
 
 
 def analyze_inputs(
@@ -28,11 +28,6 @@ def analyze_inputs(
         if source is not None:
             return analyze(np.asarray(source), kind="image")
         if tensors[name].ndim == 4 and len(tensors[name]) == 1:
-            return analyze(_rgb(tensors[name], meaning), kind="image")
+            return analyze_image(to_pixels(tensors[name], meaning), colour="BGR" if meaning.colour == "BGR" else "RGB")
     largest = max(tensors.values(), key=lambda tensor: tensor.size)
     return analyze(largest, kind="tensor") if largest.size and np.all(np.isfinite(largest)) else None
-
-
-def _rgb(tensor: Tensor, meaning: ImageInput) -> np.ndarray:
-    pixels = to_pixels(tensor, meaning)
-    return pixels[..., ::-1] if meaning.colour == "BGR" else pixels
