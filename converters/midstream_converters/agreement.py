@@ -20,11 +20,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from midstream.agreement import NEAR, ValueRange, is_scores
 from midstream.manifest import OutputChange
 from midstream.tensors import Tensor
-
-NEAR = 0.05
-_SUM_TOLERANCE = 1e-3
 
 
 @dataclass
@@ -33,8 +31,7 @@ class _Output:
 
     floating: bool = True
     scores: bool = True
-    low: float = math.inf
-    high: float = -math.inf
+    values: ValueRange = field(default_factory=ValueRange)
     total: float = 0.0
     count: int = 0
     tops: list[bool] = field(default_factory=list)
@@ -42,10 +39,8 @@ class _Output:
 
     def add(self, want: Tensor, got: Tensor) -> None:
         self.floating = self.floating and want.dtype.kind == "f"
-        self.scores = self.scores and _is_scores(want)
-        finite = want[np.isfinite(want)] if want.dtype.kind == "f" else want
-        if finite.size:
-            self.low, self.high = min(self.low, float(finite.min())), max(self.high, float(finite.max()))
+        self.scores = self.scores and is_scores(want)
+        self.values.add(want)
         if want.shape != got.shape or want.dtype != got.dtype:
             self.tops.append(False)
             self.largest.append(math.inf)
@@ -65,27 +60,22 @@ class _Output:
     def kind(self) -> str:
         return "exact" if not self.floating else "scores" if self.scores else "values"
 
-    @property
-    def scale(self) -> float:
-        """The range; where all values are one, that value's size."""
-        return (self.high - self.low if self.high > self.low else abs(self.high)) or 1.0
-
     def kept(self) -> list[bool]:
         if self.kind == "scores":
             return self.tops
-        near = 0.0 if self.kind == "exact" else NEAR * self.scale
+        near = 0.0 if self.kind == "exact" else NEAR * self.values.size
         return [largest <= near for largest in self.largest]
 
     def change(self, name: str) -> OutputChange:
         kept = self.kept()
         finite = [largest for largest in self.largest if math.isfinite(largest)]
-        known = bool(finite) and math.isfinite(self.scale)
+        scale = self.values.size
         return OutputChange(
             name,
             self.kind,
             sum(kept) / len(kept),
-            max(finite) / self.scale if known else None,
-            self.total / max(1, self.count) / self.scale if known else None,
+            max(finite) / scale if finite else None,
+            self.total / max(1, self.count) / scale if finite else None,
         )
 
 
@@ -110,12 +100,3 @@ class Comparison:
     def changes(self) -> tuple[OutputChange, ...]:
         """Each output by itself."""
         return tuple(output.change(name) for name, output in self._outputs.items())
-
-
-def _is_scores(value: Tensor) -> bool:
-    if value.dtype.kind != "f" or value.ndim < 2 or value.shape[-1] < 2:
-        return False
-    if math.prod(value.shape[:-1]) == 1:
-        return True
-    shares = value.astype(np.float64)
-    return bool(np.all(shares >= 0) and np.all(np.abs(shares.sum(-1) - 1) <= _SUM_TOLERANCE))

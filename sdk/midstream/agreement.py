@@ -15,7 +15,8 @@
 ===============  ===============================================================================================
 
 A metric is written ``KIND``, ``KIND@OUTPUT`` or ``KIND@OUTPUT:KEY=VALUE,…``; without an output it holds for all of
-them, and the smallest counts.
+them, and the smallest counts. An output's name may have colons of its own. ``MODULE:FUNCTION`` is a metric of the
+user's own; a module named like one of the kinds has to be called by a longer path.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ Metric = Callable[[Tensors, Tensors], float]
 
 NEAR = 0.05
 _SUM_TOLERANCE = 1e-3
-_TEXT = re.compile(r"(?P<kind>[a-z_]+)(?:@(?P<output>[^:]+))?(?::(?P<options>.+))?")
+# What options may be; those that are not here, any number.
+_BOUNDS = {"blank": (0.0, float(1 << 31)), "iou": (0.0, 1.0), "limit": (0.0, math.inf)}
 _FORMATS = ("xyxy", "yxyx", "xywh", "cxcywh")
 _MAX_MATCHED = 1000
 _MIN_MAP_SIDE = 8
@@ -54,17 +56,16 @@ def find_metric(text: str, references: Sequence[Tensors]) -> Metric:
 
     Raises InputError on an unknown kind, output or option, or a function that cannot be imported.
     """
+    if not references:
+        raise InputError(f"metric {text!r} needs at least one answer of the whole model to judge by; there is none")
     outputs = {name: [answer[name] for answer in references] for name in references[0]}
-    found = _TEXT.fullmatch(text)
-    if found is None or found["kind"] not in (*_KINDS, "boxes", "auto"):
+    kind, written = _split(text)
+    if kind is None:
         if own := _imported(text):
             return own
-        kinds = ", ".join((*_KINDS, "boxes", "auto"))
+        kinds = ", ".join(_NAMES)
         raise InputError(f"metric {text!r} is unknown; there are {kinds}, and MODULE:FUNCTION for one of your own")
-    kind, output = found["kind"], found["output"]
-    options = _options(found["options"] or "", text)
-    if output is not None and output not in outputs:
-        raise InputError(f"metric {text!r}: the model has no output {output!r}; it has {', '.join(outputs)}")
+    output, options = _output_and_options(written, tuple(outputs), text)
     if kind == "boxes":
         return _boxes_metric(text, output, options, outputs)
     names = list(outputs) if output is None else [output]
@@ -73,15 +74,20 @@ def find_metric(text: str, references: Sequence[Tensors]) -> Metric:
     return lambda want, got: min(_one(of, want[name], got[name]) for name, of in parts.items())
 
 
+def checked(function: Callable[[Tensors, Tensors], Any], name: str) -> Metric:
+    """A metric of the user's own, which raises InputError where it fails or gives no number from 0 to 1."""
+    return partial(_own, function=function, text=name)
+
+
 def fitting(answers: Sequence[Tensor]) -> str:
-    """The kind of metric that fits an output, by what it holds for all inputs."""
-    first = answers[0]
-    if first.dtype.kind != "f":
+    """The kind of metric that fits an output, by what it holds for all inputs; empty answers say nothing of it."""
+    filled = [answer for answer in answers if answer.size]
+    if not filled or any(answer.dtype.kind != "f" for answer in filled):
         return "exact"
-    if all(map(is_scores, answers)):
-        single = all(math.prod(answer.shape[:-1]) == 1 for answer in answers)
-        return "argmax" if single or first.ndim != 3 else "text"
-    return "mask" if all(map(_is_map, answers)) else "max_error"
+    if all(map(is_scores, filled)):
+        single = all(math.prod(answer.shape[:-1]) == 1 for answer in filled)
+        return "argmax" if single or any(answer.ndim != 3 for answer in filled) else "text"
+    return "mask" if all(map(_is_map, filled)) else "max_error"
 
 
 def is_scores(value: Tensor) -> bool:
@@ -95,16 +101,24 @@ def is_scores(value: Tensor) -> bool:
 
 
 def box_f1(want: NDArray[np.floating], got: NDArray[np.floating], iou: float = 0.5) -> float:
-    """F1 of boxes (N × 4, x and y of two corners): matched greedily, the best overlap first; 1 where there are none."""
-    if not len(want) and not len(got):
+    """F1 of boxes (N × 4, x and y of two corners): matched greedily, the best overlap first; 1 where there are none.
+
+    Only the first thousand of each count. Two boxes overlap fully where they are alike, without any area too.
+    """
+    wanted, found = (boxes[:_MAX_MATCHED].astype(np.float64) for boxes in (want, got))
+    if not len(wanted) and not len(found):
         return 1.0
-    overlap = _overlaps(want[:_MAX_MATCHED].astype(np.float64), got[:_MAX_MATCHED].astype(np.float64))
+    overlap = _overlaps(wanted, found)
+    rows, columns = np.nonzero(overlap >= iou)
+    best_first = np.argsort(-overlap[rows, columns], kind="stable")
+    free_rows, free_columns = set(rows.tolist()), set(columns.tolist())
     matched = 0
-    while overlap.size and overlap.max() >= iou:
-        row, column = np.unravel_index(overlap.argmax(), overlap.shape)
-        overlap[row, :] = overlap[:, column] = -1.0
-        matched += 1
-    return 2 * matched / (len(want) + len(got))
+    for row, column in zip(rows[best_first].tolist(), columns[best_first].tolist(), strict=True):
+        if row in free_rows and column in free_columns:
+            free_rows.remove(row)
+            free_columns.remove(column)
+            matched += 1
+    return 2 * matched / (len(wanted) + len(found))
 
 
 def _is_map(value: NDArray[Any]) -> bool:
@@ -119,7 +133,10 @@ def _one(of: Of, want: Tensor, got: Tensor) -> float:
 
 
 def _of(kind: str, answers: Sequence[Tensor], options: Mapping[str, str], text: str) -> Of:
-    allowed = _KINDS[kind]
+    allowed, axes = _KINDS[kind], _FEWEST_AXES.get(kind, 0)
+    shapes = {answer.shape for answer in answers if answer.ndim < axes}
+    if shapes:
+        raise InputError(f"metric {text!r}: {kind} needs an output of {axes} axes or more, not of shape {min(shapes)}")
     unknown = sorted(set(options) - set(allowed))
     if unknown:
         known = ", ".join(allowed) or "none"
@@ -141,14 +158,33 @@ def _of(kind: str, answers: Sequence[Tensor], options: Mapping[str, str], text: 
     return _exact
 
 
-def value_range(answers: Iterable[Tensor]) -> float:
-    """Of the finite values; where all are one, that value's size, and 1 where that is 0."""
-    low, high = math.inf, -math.inf
-    for answer in answers:
+@dataclass(slots=True)
+class ValueRange:
+    """The finite values of an output, taken one answer after the other."""
+
+    low: float = math.inf
+    high: float = -math.inf
+
+    def add(self, answer: Tensor) -> None:
+        """One more answer."""
         finite = answer[np.isfinite(answer)] if answer.dtype.kind == "f" else answer
         if finite.size:
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-    return (high - low if high > low else abs(high) if math.isfinite(high) else 0.0) or 1.0
+            self.low, self.high = min(self.low, float(finite.min())), max(self.high, float(finite.max()))
+
+    @property
+    def size(self) -> float:
+        """How far they reach; where all are one, that value's size, and 1 where that is 0 or there are none."""
+        if self.high > self.low:
+            return self.high - self.low
+        return (abs(self.high) if math.isfinite(self.high) else 0.0) or 1.0
+
+
+def value_range(answers: Iterable[Tensor]) -> float:
+    """`ValueRange.size` of all of them."""
+    found = ValueRange()
+    for answer in answers:
+        found.add(answer)
+    return found.size
 
 
 def _argmax(want: Tensor, got: Tensor) -> float:
@@ -170,8 +206,11 @@ def _collapsed(scores: Tensor, blank: int) -> list[list[int]]:
 
 def _likely_blank(answers: Sequence[Tensor]) -> int:
     """The first or the last place, whichever is the largest more often."""
-    last = answers[0].shape[-1] - 1
-    places = np.concatenate([answer.argmax(-1).reshape(-1) for answer in answers])
+    filled = [answer for answer in answers if answer.size]
+    if not filled:
+        return 0
+    last = filled[0].shape[-1] - 1
+    places = np.concatenate([answer.argmax(-1).reshape(-1) for answer in filled])
     return 0 if np.count_nonzero(places == 0) >= np.count_nonzero(places == last) else last
 
 
@@ -220,6 +259,7 @@ def _exact(want: Tensor, got: Tensor) -> float:
     return float(np.array_equal(want, got, equal_nan=want.dtype.kind == "f"))
 
 
+_FEWEST_AXES = {"argmax": 1, "text": 2, "regions": 2}
 _KINDS: dict[str, dict[str, float]] = {
     "argmax": {},
     "text": {"blank": 0.0},
@@ -229,6 +269,7 @@ _KINDS: dict[str, dict[str, float]] = {
     "cosine": {},
     "exact": {},
 }
+_NAMES = (*_KINDS, "boxes", "auto")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +287,7 @@ class _Boxes:
 
     def _found(self, outputs: Tensors) -> NDArray[np.float64]:
         boxes = outputs[self.boxes].astype(np.float64).reshape(-1, 4)
-        if self.scores is not None:
+        if self.scores is not None and len(boxes):
             scores = outputs[self.scores].astype(np.float64).reshape(len(boxes), -1).max(1)
             order = np.argsort(-scores, kind="stable")
             boxes = boxes[order[scores[order] > self.score]]
@@ -263,11 +304,14 @@ class _Boxes:
 def _boxes_metric(
     text: str, output: str | None, options: Mapping[str, str], outputs: Mapping[str, Sequence[Tensor]]
 ) -> Metric:
-    fours = [name for name, answers in outputs.items() if answers[0].ndim >= 2 and answers[0].shape[-1] == 4]
+    fours = [
+        name for name, answers in outputs.items() if all(each.ndim >= 2 and each.shape[-1] == 4 for each in answers)
+    ]
     name = output or (fours[0] if len(fours) == 1 else None)
     if name is None or name not in fours:
         raise InputError(
-            f"metric {text!r} needs an output of boxes, four numbers each: boxes@OUTPUT; there are {fours}"
+            f"metric {text!r} needs an output of boxes, four numbers each, boxes@OUTPUT: there "
+            f"{'are ' + ', '.join(fours) if fours else 'is none'}"
         )
     unknown = sorted(set(options) - {"scores", "format", "score", "iou"})
     if unknown:
@@ -275,9 +319,13 @@ def _boxes_metric(
     corners, scores = options.get("format", "xyxy"), options.get("scores")
     if corners not in _FORMATS:
         raise InputError(f"metric {text!r}: format {corners!r} is not one of {', '.join(_FORMATS)}")
-    count = outputs[name][0].size // 4
-    if scores is not None and (scores not in outputs or not count or outputs[scores][0].size % count):
-        raise InputError(f"metric {text!r}: no output {scores!r} has scores for the {count} boxes of {name!r}")
+    if scores is not None:
+        if scores not in outputs:
+            raise InputError(f"metric {text!r}: the model has no output {scores!r}; it has {', '.join(outputs)}")
+        for boxes, found in zip(outputs[name], outputs[scores], strict=True):
+            count = boxes.size // 4
+            if found.size % count if count else found.size:
+                raise InputError(f"metric {text!r}: output {scores!r} has no scores for the {count} boxes of {name!r}")
     score, iou = _number(options.get("score"), 0.5, "score", text), _number(options.get("iou"), 0.5, "iou", text)
     return _Boxes(name, scores, corners, score, iou)
 
@@ -289,7 +337,31 @@ def _overlaps(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[
     shared = np.clip(high - low, 0, None).prod(-1)
     areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(-1) for boxes in (left, right)]
     union = areas[0][:, np.newaxis] + areas[1][np.newaxis, :] - shared
-    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
+    shares = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    alike = (left[:, np.newaxis] == right[np.newaxis, :]) | (np.isnan(left[:, np.newaxis]) & np.isnan(right))
+    return np.where(alike.all(-1), 1.0, np.nan_to_num(shares))
+
+
+def _split(text: str) -> tuple[str | None, str]:
+    """A metric's kind, None where it has none of those here, and what is written behind it."""
+    kind = re.match("[a-z_]*", text)
+    name = "" if kind is None else kind[0]
+    rest = text[len(name) :]
+    known = name in _NAMES and (not rest or rest[0] in "@:")
+    return (name, rest) if known else (None, text)
+
+
+def _output_and_options(text: str, outputs: Sequence[str], whole: str) -> tuple[str | None, dict[str, str]]:
+    """What ``@OUTPUT:KEY=VALUE,…`` says; the longest output's name that fits is meant."""
+    if not text.startswith("@"):
+        return None, _options(text.removeprefix(":"), whole)
+    named = text[1:]
+    fitting_names = [name for name in outputs if named == name or named.startswith(f"{name}:")]
+    if not fitting_names:
+        known = ", ".join(outputs)
+        raise InputError(f"metric {whole!r}: the model has no output {named.partition(':')[0]!r}; it has {known}")
+    output = max(fitting_names, key=len)
+    return output, _options(named[len(output) + 1 :], whole)
 
 
 def _options(text: str, whole: str) -> dict[str, str]:
@@ -304,8 +376,10 @@ def _number(text: str | None, default: float, key: str, whole: str) -> float:
         number = default if text is None else float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"metric {whole!r}: {key} is {text!r}, needed a number")
+    low, high = _BOUNDS.get(key, (-math.inf, math.inf))
+    if not math.isfinite(number) or not low <= number <= high or (key == "blank" and not number.is_integer()):
+        needed = {"blank": "a place, counted from 0", "iou": "a share of 0 to 1", "limit": "0 or more"}
+        raise InputError(f"metric {whole!r}: {key} is {text!r}, needed {needed.get(key, 'a number')}")
     return number
 
 
@@ -315,9 +389,25 @@ def _imported(text: str) -> Metric | None:
         return None
     try:
         function = getattr(import_module(module), name, None)
-    except ImportError as error:
-        raise InputError(f"metric {text!r}: cannot import {module!r}: {error}") from None
+    except Exception as error:  # noqa: BLE001  whatever the user's module does while it is loaded
+        raise InputError(
+            f"metric {text!r}: cannot import {module!r}: {error!r}; its folder has to be on PYTHONPATH"
+        ) from None
     if not callable(function):
         raise InputError(f"metric {text!r}: {module!r} has no function {name!r}")
-    found: Metric = function
-    return found
+    return checked(function, text)
+
+
+def _own(want: Tensors, got: Tensors, function: Callable[[Tensors, Tensors], Any], text: str) -> float:
+    """What a function of the user's says; raises InputError where that is no agreement."""
+    try:
+        found = function(want, got)
+    except Exception as error:  # noqa: BLE001  whatever the user's function raises
+        raise InputError(f"metric {text!r} failed: {error!r}; it takes two dicts of arrays, wanted and found") from None
+    try:
+        agreement = float(found)
+    except (TypeError, ValueError):
+        agreement = math.nan
+    if not 0 <= agreement <= 1:
+        raise InputError(f"metric {text!r} gave {found!r}, needed a number from 0 to 1")
+    return agreement

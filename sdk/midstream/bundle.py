@@ -7,7 +7,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BufferedReader
@@ -22,14 +22,14 @@ from midstream.archive import Archive
 from midstream.communication.codecs import decode, encode, find_codec, zstd_available
 from midstream.communication.codecs.coding import decode_codes
 from midstream.communication.codecs.steps import Stepped
-from midstream.communication.wire import EncodedTensor
+from midstream.communication.wire import EncodedTensor, decoded_bytes
 from midstream.engines import ACCELERATORS, Accelerator, Program, Session, engine_for
 from midstream.engines.paced import paced
-from midstream.errors import AcceleratorError, BundleError, InputError
+from midstream.errors import AcceleratorError, BundleError, CodecError, InputError
 from midstream.files import FileIdentity, regular_file
 from midstream.inputs import ImageInput
 from midstream.ladder import LADDER_FILE, UNCALIBRATED, Ladder
-from midstream.ladder_file import ladder_from_bytes
+from midstream.ladder_file import MAX_LADDER_BYTES, ladder_from_bytes
 from midstream.manifest import (
     CARRIERS,
     COSTS_FILE,
@@ -54,6 +54,7 @@ from midstream.manifest import (
 from midstream.partitioning.costs import layers_from_profile
 from midstream.partitioning.resource_map import resource_map
 from midstream.profiles import Profile
+from midstream.seal import CONVERT
 from midstream.sealed import costs_from_bytes, graph_from_bytes, manifest_digest, manifest_from_bytes
 from midstream.tensors import Tensors, TensorSpec, check_tensors, named_tensors, nbytes
 
@@ -107,9 +108,15 @@ class Bundle:
 
     @classmethod
     def open(
-        cls, path: str | Path, *, threads: int = 1, slowdown: float = 1.0, accelerator: Accelerator = "cpu"
+        cls,
+        path: str | Path,
+        *,
+        threads: int = 1,
+        slowdown: float = 1.0,
+        accelerator: Accelerator = "cpu",
+        calibrated: bool = True,
     ) -> Bundle:
-        """Open a bundle and check every byte of it.
+        """Open a bundle and check every byte of it; without ``calibrated``, its codec ladder is left alone.
 
         Raises BundleError where it is damaged or tampered with, AcceleratorError where the accelerator is not there or
         the bundle has no slice for it.
@@ -127,7 +134,7 @@ class Bundle:
             raise BundleError(f"{folder / COSTS_FILE} has times of slices that are not there; convert the model again")
         _check_accelerator(manifest, accelerator, folder)
         digest = manifest_digest(content)
-        ladder = _read_ladder(folder / LADDER_FILE, digest)
+        ladder = _read_ladder(folder / LADDER_FILE, digest, manifest) if calibrated else None
         return cls(folder, manifest, digest, costs, checked, threads, slowdown, accelerator, ladder)
 
     @property
@@ -417,7 +424,7 @@ class Bundle:
 
 
 def _size(tensors: Tensors) -> int:
-    return sum(tensor.nbytes for tensor in tensors.values())
+    return sum(decoded_bytes(tensor.shape, tensor.dtype) for tensor in tensors.values())
 
 
 def _check_accelerator(manifest: Manifest, accelerator: Accelerator, path: Path) -> None:
@@ -433,21 +440,42 @@ def _check_accelerator(manifest: Manifest, accelerator: Accelerator, path: Path)
         )
 
 
-def _read_ladder(path: Path, digest: bytes) -> Ladder | None:
+def _read_ladder(path: Path, digest: bytes, manifest: Manifest) -> Ladder | None:
     if not path.is_symlink() and not path.exists():
         return None
-    ladder = ladder_from_bytes(_read(path, MAX_MANIFEST_BYTES), str(path))
+    content = _read(path, MAX_LADDER_BYTES, "calibrate the bundle again, or delete the file")
+    ladder = ladder_from_bytes(content, str(path))
     if ladder.bundle != digest.hex():
         raise BundleError(f"{path} belongs to another bundle; calibrate this one, or delete the file")
+    problem = _unusable(ladder, {None, *(cut.id for cut in manifest.cuts)})
+    if problem is not None:
+        raise BundleError(f"{path} {problem}; calibrate the bundle again, or delete the file")
     return ladder
 
 
-def _read(path: Path, limit: int) -> bytes:
+def _unusable(ladder: Ladder, places: Set[str | None]) -> str | None:
+    """What a ladder says that cannot be so of a bundle with these places, None where there is nothing."""
+    for place in ladder.places:
+        if place.cut not in places:
+            return f"has a cut {place.cut!r}, which the bundle has not"
+        if all(rung.codec != "raw" for rung in place.rungs):
+            return f"lacks the codec raw {'for the whole input' if place.cut is None else f'at cut {place.cut!r}'}"
+        for rung in place.rungs:
+            try:
+                known = find_codec(rung.codec)
+            except CodecError as error:
+                return f"cannot be used by this release: {error}"
+            if rung.lossless != known.lossless:
+                return f"says that codec {rung.codec!r} {'loses nothing' if rung.lossless else 'is lossy'}"
+    return None
+
+
+def _read(path: Path, limit: int, remedy: str = CONVERT) -> bytes:
     """A small file of a bundle, whole."""
     with _opened(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise BundleError(f"{path} is larger than {limit} bytes; it is not part of a bundle")
+        raise BundleError(f"{path} is larger than {limit} bytes, and no part of a bundle; {remedy}")
     return content
 
 

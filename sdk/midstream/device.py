@@ -7,7 +7,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 
 from midstream.analysis import Analysis, analyze_inputs
 from midstream.bundle import Bundle
-from midstream.communication.codecs import ZSTD_LIBRARY, decode, find_codec
+from midstream.communication.codecs import ZSTD_LIBRARY, decode, find_codec, optional_libraries
 from midstream.communication.presence import Presence
 from midstream.communication.wire import MAX_DEADLINE_MS, MAX_FEATURES, EncodedTensor, Limits, Reply, Request, Status
 from midstream.errors import CodecError, InputError, MissingExtraError, PlanError
@@ -264,15 +264,16 @@ class Device:
     ) -> tuple[Plan, Presence | None]:
         forced = cut is not None or codec is not None
         presence = self._exchange.any_gateway() if forced else self._exchange.gateway()
-        options = self._sized(self._options(presence), analysis)
+        options = self._options(presence)
         state = SystemState(
             self._exchange.link() if presence is not None or forced else None,
             gateway_wait_ms=0.0 if presence is None else presence.queue_ms,
             complexity=None if analysis is None else analysis.score,
         )
         if forced:
-            return plan_for(self._forced(options, cut, codec), state, self._power, "forced by the caller"), presence
-        return decide(options, state, objective, self._power), presence
+            (chosen,) = self._sized((self._forced(options, cut, codec),), analysis)
+            return plan_for(chosen, state, self._power, "forced by the caller"), presence
+        return decide(self._sized(options, analysis), state, objective, self._power), presence
 
     def _options(self, presence: Presence | None) -> tuple[Candidate, ...]:
         """What can be done, at the costs known now; without a gateway, at those of one as fast as the converter's.
@@ -292,19 +293,20 @@ class Device:
         here = times_from_costs(self.bundle.costs, factor)
         options = candidates(self.bundle.manifest, self._graph, here, there, self.bundle.ladder)
         if presence is not None:
-            options = tuple(option for option in options if self._decodes(presence, option))
+            libraries = frozenset(presence.knows).intersection(optional_libraries())
+            options = tuple(option for option in options if self._travels(option, presence, libraries))
         with self._lock:
             self._known = _Known(presence, factor, options)
         return options
 
-    def _decodes(self, presence: Presence, option: Candidate) -> bool:
-        """Whether a gateway has what it needs to decode an option's payload."""
+    def _travels(self, option: Candidate, presence: Presence, libraries: Set[str]) -> bool:
+        """Whether a gateway has what it needs to decode an option's payload, with the libraries that both ends have."""
         if not option.offloads:
             return True
         codec = find_codec(option.codec)
         if codec.family == "klt" and presence.bases.get(self.bundle.digest.hex()) != self.bundle.bases_id:
             return False
-        return codec.library is None or codec.library in presence.knows
+        return codec.library is None or codec.library in libraries
 
     def _sized(self, options: tuple[Candidate, ...], analysis: Analysis | None) -> tuple[Candidate, ...]:
         """The options with the payload sizes that this input is expected to have."""
@@ -331,12 +333,15 @@ class Device:
         for option in places:
             if option.codec == codec.name:
                 return option
+        where = "the input" if wanted is None else f"cut {wanted!r}"
+        if not places:
+            raise PlanError(f"{where} of bundle {self.bundle.name!r} never travels: the model's state stays with it")
         described = {"image" if isinstance(s, ImageInput) else "audio" for s in self.bundle.manifest.semantics.values()}
         needed = {"pictures": "image", "sounds": "audio"}.get(codec.takes)
-        if not places or (needed is not None and (wanted is not None or needed not in described)):
+        if needed is not None and (wanted is not None or needed not in described):
             raise PlanError(
-                f"codec {codec.name!r} cannot carry {'the input' if wanted is None else f'cut {wanted!r}'} of bundle "
-                f"{self.bundle.name!r}: it is for {codec.takes} as whole input"
+                f"codec {codec.name!r} cannot carry {where} of bundle {self.bundle.name!r}: it is for {codec.takes} as "
+                "whole input"
             )
         # Not calibrated, so its size is not known: that of the elements is the most it can be.
         return replace(places[0], codec=codec.name, lossless=codec.lossless, agreement=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 # Without O_NONBLOCK a pipe in a file's place would wait for a writer for ever. Windows has only O_BINARY of these.
 _FLAGS = sum(getattr(os, name, 0) for name in ("O_RDONLY", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_PART = re.compile(r"\.midstream-[0-9a-f]{16}\.part")
 
 
 @contextmanager
@@ -62,6 +64,11 @@ def check_writable(path: Path) -> None:
     part = _part(path)
     part.touch(exist_ok=False)
     part.unlink()
+
+
+def is_part(name: str) -> bool:
+    """Whether `write_whole` leaves a file of this name where it is killed."""
+    return _PART.fullmatch(name) is not None
 
 
 def _part(path: Path) -> Path:

@@ -173,17 +173,35 @@ def from_pixels(pixels: NDArray[np.uint8], spec: TensorSpec, semantics: ImageInp
 
 
 def to_pixels(tensor: Tensor, semantics: ImageInput) -> NDArray[np.uint8]:
-    """The picture (H×W×C, uint8, in the tensor's colour order) a prepared tensor of batch 1 came from, rounded."""
+    """The picture (H×W×C, uint8, in the tensor's colour order) a prepared tensor of batch 1 came from, rounded.
+
+    What is no number becomes 0, and what is none of a picture its nearest.
+    """
+    return _rounded(_pixel_values(tensor, semantics))
+
+
+def true_pixels(tensor: Tensor, semantics: ImageInput) -> NDArray[np.uint8] | None:
+    """The same; None where a value is not finite, or further than 1 from what 8-bit pixels can be."""
+    values = _pixel_values(tensor, semantics)
+    within = values.size and values.min() >= -1 and values.max() <= 256
+    return _rounded(values) if within else None
+
+
+def _pixel_values(tensor: Tensor, semantics: ImageInput) -> NDArray[np.generic]:
     planes = tensor[0].transpose(1, 2, 0) if semantics.layout == "NCHW" else tensor[0]
     if np.issubdtype(tensor.dtype, np.floating):
         mean = np.asarray(semantics.mean, dtype=np.float32)
         scale = np.asarray(semantics.scale, dtype=np.float32)
-        # What is no number becomes 0, and what is none of a picture its nearest: runtimes give both.
+        # Runtimes give what is no number and what is none of a picture.
         with np.errstate(over="ignore", invalid="ignore"):
-            planes = np.fmax(np.rint(planes.astype(np.float32) / scale + mean), 0)
-    elif tensor.dtype == np.int8:
-        planes = planes.astype(np.int16) + 128
-    return np.ascontiguousarray(np.clip(planes, 0, 255).astype(np.uint8))
+            return np.asarray(planes.astype(np.float32) / scale + mean)
+    return np.asarray(planes.astype(np.int16) + 128 if tensor.dtype == np.int8 else planes)
+
+
+def _rounded(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    if np.issubdtype(values.dtype, np.floating):
+        values = np.fmax(np.rint(values), 0)
+    return np.ascontiguousarray(np.clip(values, 0, 255).astype(np.uint8))
 
 
 def _numbers(text: str, whole: str) -> tuple[float, ...]:

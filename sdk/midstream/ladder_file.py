@@ -14,9 +14,14 @@ from midstream.ladder import ENTROPIES, Basis, Entropy, Ladder, MeasuredRung, Pl
 from midstream.seal import count, guard, number, seal, share, text, texts, truth, unseal
 
 LADDER_VERSION = 1
+MAX_LADDER_BYTES = 64 << 20
 _REMEDY = "calibrate the bundle again"
 _MAX_CHANNELS = 4096
 _AXES = (1, -1)
+# What no payload and no run reaches: with numbers as large, sums and products of them stay finite.
+_MAX_BYTES = float(1 << 40)
+_MAX_MS = 1e9
+_LEAST_WHOLE_MS = 1e-6
 
 
 def ladder_to_bytes(ladder: Ladder) -> bytes:
@@ -86,15 +91,15 @@ def _ladder_from_json(body: dict[str, Any]) -> Ladder:
     ladder = Ladder(
         text(body["bundle"]),
         text(body["machine"]),
-        number(body["whole_ms"]),
+        _milliseconds(body["whole_ms"]),
         text(body["metric"]),
         count(body["samples"]),
         truth(body["held_out"]),
         share(body["min_agreement"]),
         places,
     )
-    if ladder.whole_ms == 0:
-        raise ValueError("the whole model takes no time")
+    if ladder.whole_ms < _LEAST_WHOLE_MS:
+        raise ValueError(f"the whole model takes {ladder.whole_ms} ms")
     return ladder
 
 
@@ -104,7 +109,7 @@ def _place_from_json(value: dict[str, Any]) -> Place:
         raise ValueError("a codec occurs twice")
     return Place(
         None if value["cut"] is None else text(value["cut"]),
-        number(value["raw_bytes"]),
+        _bytes(value["raw_bytes"]),
         rungs,
         {text(name): _basis_from_json(basis) for name, basis in value["bases"].items()},
         frozenset(texts(value["last_first"])),
@@ -114,7 +119,7 @@ def _place_from_json(value: dict[str, Any]) -> Place:
 def _basis_from_json(value: dict[str, Any]) -> Basis:
     mean, vectors = _unpacked(value["mean"]), _unpacked(value["vectors"])
     channels = len(mean)
-    if value["axis"] not in _AXES or not 0 < channels <= _MAX_CHANNELS:
+    if type(value["axis"]) is not int or value["axis"] not in _AXES or not 0 < channels <= _MAX_CHANNELS:
         raise ValueError(f"a basis has {channels} channels along axis {value['axis']}")
     if not len(vectors) or len(vectors) % channels or len(vectors) > channels**2:
         raise ValueError(f"a basis has vectors of {len(vectors)} numbers for {channels} channels")
@@ -127,10 +132,10 @@ def _rung_from_json(value: dict[str, Any]) -> MeasuredRung:
         truth(value["lossless"]),
         _entropy(value["entropy"]),
         share(value["agreement"]),
-        number(value["payload_bytes"]),
+        _bytes(value["payload_bytes"]),
         number(value["spread"]),
-        number(value["encode_ms"]),
-        number(value["decode_ms"]),
+        _milliseconds(value["encode_ms"]),
+        _milliseconds(value["decode_ms"]),
         {text(name): share(kept) for name, kept in value["kept"].items()},
         None if value["size"] is None else _size_from_json(value["size"]),
     )
@@ -139,7 +144,7 @@ def _rung_from_json(value: dict[str, Any]) -> MeasuredRung:
 def _size_from_json(value: dict[str, Any]) -> SizeModel:
     weights = {text(name): _any_number(weight) for name, weight in value["weights"].items()}
     model = SizeModel(
-        _any_number(value["intercept"]), weights, number(value["low"]), number(value["high"]), number(value["error"])
+        _any_number(value["intercept"]), weights, _bytes(value["low"]), _bytes(value["high"]), number(value["error"])
     )
     if not 0 < model.low <= model.high:
         raise ValueError(f"sizes from {model.low} to {model.high}")
@@ -151,6 +156,18 @@ def _entropy(value: Any) -> Entropy:
         if value == known:
             return known
     raise ValueError(f"{value!r} is not one of {', '.join(ENTROPIES)}")
+
+
+def _bytes(value: Any) -> float:
+    if number(value) > _MAX_BYTES:
+        raise ValueError(f"{value!r} is no number of bytes")
+    return float(value)
+
+
+def _milliseconds(value: Any) -> float:
+    if number(value) > _MAX_MS:
+        raise ValueError(f"{value!r} is no number of milliseconds")
+    return float(value)
 
 
 def _any_number(value: Any) -> float:

@@ -139,3 +139,8 @@ def test_one_pixel_has_defined_features() -> None:
     assert features(np.array([[[255, 0, 0]]], dtype=np.uint8))["colourfulness"] == pytest.approx(
         0.3 * np.hypot(255, 127.5)
     )
+
+
+def test_the_most_colourful_picture_there_is() -> None:
+    red_and_green = np.array([[[255, 0, 0], [0, 255, 0]]], dtype=np.uint8)
+    assert features(red_and_green)["colourfulness"] == pytest.approx(255 + 0.3 * 127.5)

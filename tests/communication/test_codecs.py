@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import signal
 import struct
 import time
 import warnings
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -232,6 +234,16 @@ def test_codecs_say_what_they_are() -> None:
 
 
 @pytest.mark.parametrize(
+    ("family", "settings"),
+    [("jpeg", range(1, 101)), ("webp", range(1, 102)), ("opus", range(6, 257)), ("step", range(1, 101)), ("klt", [8])],
+)
+def test_every_whole_setting_has_a_name(family: str, settings: Sequence[int]) -> None:
+    for setting in settings:
+        codec = find_codec(f"{family}{setting}")
+        assert (codec.name, codec.family, codec.setting) == (f"{family}{setting}", family, setting)
+
+
+@pytest.mark.parametrize(
     "name",
     [
         *(
@@ -346,6 +358,22 @@ def test_a_tensor_may_come_empty_where_its_sizes_follow_from_content() -> None:
         assert_bits(decode(codec, encoded, [boxes], {}, PLENTY)["boxes"], none_found)
         with pytest.raises(CodecError, match=r"float32\[0, 4\], needed boxes: float32\[\?, 4\]; \? is 1 or more"):
             decode(codec, encoded, [batch], {}, PLENTY)
+
+
+@pytest.mark.parametrize("codec", PICTURE_RUNGS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e6, -2.0, 258.0])
+def test_what_is_none_of_a_picture_travels_exact(codec: str, value: float) -> None:
+    semantics = ImageInput("NHWC", "RGB")
+    tensor = from_pixels(picture(), TensorSpec("x", FLOAT32, (1, 48, 80, 3)), semantics)
+    tensor[0, 20, 30, 1] = value
+    assert_bits(round_trip(codec, tensor, semantics), tensor)
+
+
+def test_a_picture_that_was_resized_as_floats_is_still_one() -> None:
+    semantics = ImageInput("NHWC", "RGB", (1 / 127.5,), (127.5,))
+    tensor = from_pixels(picture(), TensorSpec("x", FLOAT32, (1, 48, 80, 3)), semantics)
+    tensor[0, 20, 30, 1] = 1.003
+    assert codes("jpeg90", encode("jpeg90", {"x": tensor}, {"x": semantics}))
 
 
 def test_a_picture_with_what_is_no_number_is_encoded_without_a_warning() -> None:
@@ -754,6 +782,19 @@ def test_damaged_sounds_are_refused(codec: str) -> None:
     if codec != "pcm16":
         with pytest.raises(CodecError, match="at 16000 Hz, needed 4000 of 1 at 48000 Hz"):
             decoded(data, rate=48_000)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such timer on Windows")
+def test_a_signal_is_not_lost_while_a_sound_is_coded() -> None:
+    long = np.random.default_rng(0).uniform(-0.5, 0.5, 1 << 18).astype(np.float32)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.03)
+            encode("opus64", {"x": long}, {"x": AudioInput(16_000)})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_opus_is_for_its_own_rates() -> None:

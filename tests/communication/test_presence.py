@@ -46,6 +46,8 @@ presences = st.builds(
         st.dictionaries(st.text(min_size=1, max_size=20), times, max_size=10),
         max_size=4,
     ),
+    st.lists(st.text(min_size=1, max_size=32), max_size=16).map(tuple),
+    st.dictionaries(st.binary(min_size=32, max_size=32).map(bytes.hex), st.text(min_size=1, max_size=32), max_size=4),
 )
 
 

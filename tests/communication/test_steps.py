@@ -143,6 +143,13 @@ def test_wider_codes_are_no_codes_of_8_bits() -> None:
     assert np.array_equal(decode("int8", encoded, [spec], {}, PLENTY)["x"], np.full(8, -256, np.float32))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_step_with_which_values_become_infinite_is_decoded_quietly() -> None:
+    encoded = [EncodedTensor((2,), np.dtype(np.float32), b"\x10" + np.float32(3e38).tobytes() + b"\0\0\xff")]
+    spec = TensorSpec("x", np.dtype(np.float32), (2,))
+    assert decode("int8", encoded, [spec], {}, PLENTY)["x"].tolist() == [0.0, np.inf]
+
+
 def test_codes_are_checked_before_they_are_read() -> None:
     values = noise()
     encoded = encode("int8", {"x": values}, {})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from midstream.agreement import NEAR
 from midstream.tensors import Tensor
-from midstream_converters.agreement import NEAR, Comparison
+from midstream_converters.agreement import Comparison
 
 
 def compared(*pairs: tuple[object, object], dtype: str = "float32") -> Comparison:

@@ -15,6 +15,7 @@ import pytest
 from midstream.archive import Archive
 from midstream.bundle import Bundle
 from midstream.errors import BundleError
+from midstream.ladder import LADDER_FILE
 from midstream.manifest import (
     BUNDLE_FILES,
     COSTS_FILE,
@@ -173,6 +174,24 @@ def test_a_folder_of_a_bundles_names_without_its_manifest_is_left_alone(tmp_path
     with pytest.raises(BundleError, match=rf"is not a bundle alone, it has '{name}'"), staging(tmp_path / "b"):
         pytest.fail("staging began")
     assert (tmp_path / "b" / name).read_text() == "precious"
+
+
+def test_a_calibrated_bundle_is_replaced_with_its_ladder(tmp_path: Path) -> None:
+    target = tmp_path / "b"
+    with staging(target) as folder:
+        write(folder)
+    (target / LADDER_FILE).write_bytes(b"of the bundle before")
+    # What a calibration that was killed has left.
+    (target / ".midstream-0123456789abcdef.part").write_bytes(b"half")
+    with staging(target) as folder:
+        write(folder)
+    assert sorted(file.name for file in target.iterdir()) == sorted(BUNDLE_FILES)
+    # A ladder alone is no bundle.
+    for name in BUNDLE_FILES:
+        (target / name).unlink()
+    (target / LADDER_FILE).write_bytes(b"of a bundle that is gone")
+    with pytest.raises(BundleError, match=r"is not a bundle alone, it has 'codecs\.json'"):
+        check_target(target)
 
 
 def test_an_empty_folder_and_a_partial_bundle_may_be_taken(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from midstream.inputs import AudioInput
+from midstream.ladder import Ladder, MeasuredRung, Place
 from midstream.manifest import Costs, Graph, Layer, Manifest
 from midstream.partitioning import (
     Candidate,
@@ -222,3 +223,25 @@ def test_layers_that_a_runtime_does_for_nothing_share_what_a_run_costs(manifest:
     known = Families(10.0, 600.0, rates, rates)
     board = replace(load_profile("pi4"), families={"onnx": EngineFamilies(known, known)})
     assert layers_from_profile(manifest, Graph(views, ()), board) == pytest.approx((0.3, 0.0, 0.3))
+
+
+def test_where_it_was_calibrated_the_measured_rungs_take_the_place_of_the_assumed_ones(
+    manifest: Manifest, graph: Graph, costs: Costs
+) -> None:
+    measured = MeasuredRung("step1", False, "none", 0.97, 90.4, 0.2, encode_ms=3.0, decode_ms=2.0)
+    raw = MeasuredRung("raw", True, "none", 1.0, 1000.0, 0.0, 0.0, 0.0)
+    # Measured on a machine that is half as fast as the device, and a quarter as fast as the gateway.
+    ladder = Ladder("", "", 20.0, "auto", 9, True, 0.9, (Place("c0", 1000.0, (raw, measured)),))
+    options = candidates(
+        manifest, graph, times_from_costs(costs), times_from_costs(costs, 0.5), ladder=ladder, rungs=RUNGS
+    )
+    assert [option.codec for option in options if option.cut == "c0"] == ["raw", "step1"]
+    (found,) = (option for option in options if option.codec == "step1")
+    assert (found.payload_bytes, found.lossless, found.agreement) == (91, False, 0.97)
+    assert (found.encode_ms, found.decode_ms) == (1.5, 0.5)
+    assert (found.head, found.device_ms, found.gateway_ms) == ((0,), 6.0, 2.0)
+    # Elsewhere nothing was measured.
+    assert [option.codec for option in options if option.cut == "c2"] == ["raw", "lossless"]
+    assert [option.codec for option in options if option.cut is None and option.offloads] == ["raw", "lossless", "jpeg"]
+    alone = candidates(manifest, graph, times_from_costs(costs), None, ladder=ladder)
+    assert [option.cut for option in alone] == [None]

@@ -124,6 +124,8 @@ def test_keep_input_local() -> None:
         (None, 0.0, True),
         (0.97, 0.98, False),
         (0.98, 0.98, True),
+        (1.0, 0.999, True),
+        (1.0, 1.0, False),
         (0.2, 0.0, True),
     ],
 )

@@ -28,7 +28,7 @@ IMAGE: dict[str, Feature] = {
     "entropy_red": _BITS,
     "entropy_green": _BITS,
     "entropy_blue": _BITS,
-    "colourfulness": Feature("", 0.0, 234.0),
+    "colourfulness": Feature("", 0.0, 298.0),
     "motion": Feature("level", 0.0, 255.0),
 }
 AUDIO: dict[str, Feature] = {
@@ -40,7 +40,7 @@ AUDIO: dict[str, Feature] = {
     "log_mel_std_db": Feature("dB", 0.0, 50.0, bounded=False),
     **{f"mfcc_{order}_mean": _COEFFICIENT for order in range(1, 7)},
     **{f"mfcc_{order}_std": _DEVIATION for order in range(1, 7)},
-    "onset_density": Feature("1/s", 0.0, 20.0),
+    "onset_density": Feature("1/s", 0.0, 20.0, bounded=False),
     "voice_activity": _SHARE,
     "rms_db": Feature("dB", -120.0, 0.0),
     "clipping_share": _SHARE,

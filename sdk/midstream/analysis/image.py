@@ -18,7 +18,7 @@ Grey = NDArray[np.uint8]
 Pixels = NDArray[np.uint8]
 
 MAX_SIDE = 640
-EDGE_SIDE = 320
+EDGE_SIDE = 256
 COLOUR_SIDE = 160
 
 _CHANNELS = (1, 3, 4)
@@ -55,7 +55,7 @@ def image_features(picture: Tensor, colour: Colour = "RGB") -> dict[str, float]:
     Of every k-th pixel of every k-th row, at most ``COLOUR_SIDE`` of them on the long side:
 
     - ``entropy_red``, ``entropy_green``, ``entropy_blue``: as ``entropy``, of one channel; all alike where grey.
-    - ``colourfulness``: 0 where grey, 15 slightly, 45 quite, above 80 highly colourful, at most 234
+    - ``colourfulness``: 0 where grey, 15 slightly, 45 quite, above 80 highly colourful, at most 298
       (Hasler and Süsstrunk 2003, doi:10.1117/12.477378).
 
     Takes uint8, or floats: those that stay within 0…1 are stretched to 0…255, those within 0…255 are taken as

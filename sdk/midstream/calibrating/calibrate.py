@@ -11,24 +11,26 @@ from statistics import median
 
 import numpy as np
 
-from midstream.agreement import Metric, find_metric
+from midstream.agreement import Metric, checked, find_metric
 from midstream.analysis import analyze_inputs
 from midstream.bundle import Bundle
 from midstream.calibrating.bases import Covariance, channel_axis
 from midstream.calibrating.trial import Trial, applies, choose_entropy
 from midstream.communication.codecs import ALL_RUNGS, encode, find_codec
 from midstream.errors import InputError, MissingExtraError
-from midstream.ladder import Ladder, MeasuredRung, Place, Settings
+from midstream.ladder import UNCALIBRATED, Ladder, MeasuredRung, Place, Settings
 from midstream.tensors import Tensors
 
 # With fewer inputs than this none can be held out.
 FEWEST_TO_HOLD_OUT = 8
 _TRIED_FOR_ENTROPY = 2
 _ALWAYS = ("raw", "lossless")
+_ROUNDING = 1e-6
 _STEPPED = ("step", "klt")
 _REFINEMENTS = 2
 _TRIED_SLOWLY = 8
 _LAYOUT_CODEC = "int8"
+MAX_ANSWER_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,45 +53,92 @@ def calibrate(
 ) -> Calibration:
     """Measure these codecs at the whole input and at these cuts (default: all), on inputs that `Bundle.run` takes.
 
+    ``raw`` and ``lossless`` are always measured.
+
     Of eight inputs or more, the first half sets the rungs up and the second half judges them. Rungs that fall below
     ``min_agreement`` are given up at once; of the others those stay that no other beats in size, agreement and time
     alike, and ``raw`` and ``lossless``. Raises InputError where there are no inputs, they do not fit, or the metric
-    is unknown; BundleError on an unknown cut.
+    is unknown, or finds that an answer does not agree with itself; BundleError on an unknown cut, CodecError on an
+    unknown codec.
     """
     if not samples:
         raise InputError(f"no inputs were given to calibrate bundle {bundle.name!r} with")
+    if not 0 <= min_agreement <= 1:
+        raise InputError(f"min_agreement is {min_agreement!r}, needed a share of 0 to 1")
+    chosen = (
+        [cut.id for cut in bundle.cuts]
+        if cuts is None
+        else [bundle.manifest.cut(cut).id for cut in dict.fromkeys(cuts)]
+    )
+    tried_codecs = tuple(dict.fromkeys((*_ALWAYS, *(find_codec(name).name for name in codecs))))
     inputs = [bundle.check_inputs(sample) for sample in samples]
+    # A metric that cannot be is told at once; and what is loaded for the first run is not the time of any.
+    _judge(metric, [bundle.run_tail(None, inputs[0])])
     progress(f"the whole model on {len(inputs)} inputs")
-    references, times = [], []
-    for sample in inputs:
-        started = time.perf_counter()
-        references.append(bundle.run_tail(None, sample))
-        times.append((time.perf_counter() - started) * 1e3)
-    judge = find_metric(metric, references) if isinstance(metric, str) else metric
+    references, times = _answers(bundle, inputs)
+    judge = _judge(metric, references)
     held_out = len(inputs) >= FEWEST_TO_HOLD_OUT
     half = len(inputs) // 2 if held_out else 0
-    tried_codecs = tuple(dict.fromkeys((*_ALWAYS, *codecs)))
     fitting = inputs[:half] or inputs
     session = _Session(bundle, judge, min_agreement, fitting, inputs[half:], references[half:], tried_codecs)
-    chosen = [bundle.manifest.cut(cut).id for cut in cuts] if cuts is not None else [cut.id for cut in bundle.cuts]
     tried: dict[str | None, tuple[MeasuredRung, ...]] = {}
     places = []
     for cut in [*([] if bundle.manifest.stateful else [None]), *chosen]:
         progress("the whole input" if cut is None else f"cut {cut}")
         place = session.measure(cut)
         tried[cut] = place.rungs
-        places.append(replace(place, rungs=pareto(place.rungs)))
+        places.append(_kept(place))
     ladder = Ladder(
         bundle.digest.hex(),
         f"{platform.machine()} {bundle.costs.machine.partition(' ')[2]}",
         median(times),
-        metric if isinstance(metric, str) else getattr(metric, "__qualname__", type(metric).__name__),
+        _name_of(metric),
         len(session.inputs),
         held_out,
         min_agreement,
         tuple(places),
     )
     return Calibration(ladder, tried)
+
+
+def _answers(bundle: Bundle, inputs: Sequence[Tensors]) -> tuple[list[Tensors], list[float]]:
+    """The whole model's answers, all of which are kept to judge by, and the milliseconds that each took."""
+    references: list[Tensors] = []
+    times, held = [], 0
+    for sample in inputs:
+        started = time.perf_counter()
+        references.append(bundle.run_tail(None, sample))
+        times.append((time.perf_counter() - started) * 1e3)
+        held += sum(tensor.nbytes for tensor in references[-1].values())
+        if held > MAX_ANSWER_BYTES:
+            raise InputError(
+                f"the answers of bundle {bundle.name!r} to {len(references)} inputs take {held} bytes, and "
+                f"{MAX_ANSWER_BYTES} are kept; calibrate with fewer inputs, --samples {max(1, len(references) - 1)}"
+            )
+    return references, times
+
+
+def _judge(metric: str | Metric, references: Sequence[Tensors]) -> Metric:
+    """The metric, once it has found that each of these answers agrees with itself. Raises InputError."""
+    judge = find_metric(metric, references) if isinstance(metric, str) else checked(metric, _name_of(metric))
+    for reference in references:
+        itself = judge(reference, reference)
+        if itself < 1.0 - _ROUNDING:
+            raise InputError(
+                f"metric {_name_of(metric)!r} gives {itself} for an answer and itself, needed 1; choose another metric"
+            )
+    return judge
+
+
+def _name_of(metric: str | Metric) -> str:
+    return metric if isinstance(metric, str) else getattr(metric, "__qualname__", type(metric).__name__)
+
+
+def _kept(place: Place) -> Place:
+    """The best rungs of a place; its bases only where one of them needs any."""
+    rungs = pareto(place.rungs)
+    needed = any(find_codec(rung.codec).family == "klt" for rung in rungs)
+    return replace(place, rungs=rungs, bases=place.bases if needed else {})
 
 
 def pareto(rungs: Iterable[MeasuredRung]) -> tuple[MeasuredRung, ...]:
@@ -148,8 +197,7 @@ class _Session:
         Of steps there are a few at first; then, twice, one more between the boldest that was kept and the next. What
         is best of them is tried with the slow entropy stage too, which changes sizes and times alone.
         """
-        settings = self._settings(cut)
-        samples = [self._head(cut, sample)[0] for sample in self._fitting[:_TRIED_FOR_ENTROPY]]
+        settings, samples = self._settings(cut)
         tried = list(self._codecs)
         trials = self._judged(cut, self._trials(cut, tried, settings, samples))
         for _ in range(_REFINEMENTS):
@@ -196,12 +244,22 @@ class _Session:
     def _head(self, cut: str | None, sample: Tensors) -> tuple[Tensors, Tensors]:
         return (sample, {}) if cut is None else self._bundle.run_head(cut, sample)
 
-    def _settings(self, cut: str | None) -> Settings:
-        """Bases and layouts, from the inputs that set rungs up."""
+    def _settings(self, cut: str | None) -> tuple[Settings, list[Tensors]]:
+        """Bases and layouts, from the inputs that set rungs up, and what crosses for the first of these that tell.
+
+        Those are the ones in which there is something to code: a black picture or silence would rule out all codecs.
+        """
         sums: dict[str, Covariance] = {}
         smaller: dict[str, int] = {}
-        for index, sample in enumerate(self._fitting):
+        first: list[Tensors] = []
+        telling: list[Tensors] = []
+        for sample in self._fitting:
             crossing, _ = self._head(cut, sample)
+            if len(first) < _TRIED_FOR_ENTROPY:
+                first.append(crossing)
+            tells = len(telling) < _TRIED_FOR_ENTROPY and applies(_LAYOUT_CODEC, crossing, {}, UNCALIBRATED)
+            if tells:
+                telling.append(crossing)
             for name, tensor in crossing.items():
                 axis = channel_axis(tensor.shape, self._bundle.manifest.engine)
                 if tensor.dtype.kind != "f" or axis is None or not tensor.size or cut is None:
@@ -209,10 +267,11 @@ class _Session:
                 known = sums.setdefault(name, Covariance(axis, tensor.shape[axis]))
                 if known.axis == axis and known.channels == tensor.shape[axis]:
                     known.add(np.asarray(tensor, np.float32))
-                if axis == -1 and index < _TRIED_FOR_ENTROPY:
+                if axis == -1 and tells:
                     smaller[name] = smaller.get(name, 0) + _gain_of_last_first(name, tensor)
         bases = {name: basis for name, found in sums.items() if (basis := found.basis()) is not None}
-        return Settings(bases=bases, last_first=frozenset(name for name, gain in smaller.items() if gain > 0))
+        last_first = frozenset(name for name, gain in smaller.items() if gain > 0)
+        return Settings(bases=bases, last_first=last_first), telling or first
 
     def _trials(
         self, cut: str | None, codecs: Sequence[str], settings: Settings, samples: Sequence[Tensors]
@@ -222,7 +281,7 @@ class _Session:
         trials = []
         for codec in codecs:
             try:
-                if applies(codec, samples[0], self._semantics, settings):
+                if any(applies(codec, sample, self._semantics, settings) for sample in samples):
                     chosen = choose_entropy(codec, samples, self._semantics, settings)
                     trials.append(Trial(codec, chosen, specs, self._semantics))
             except MissingExtraError:

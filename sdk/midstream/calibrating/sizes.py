@@ -18,9 +18,9 @@ _GAIN = 0.9
 
 
 def spread(sizes: Sequence[int]) -> float:
-    """The mean absolute share by which these sizes differ from their mean."""
-    mean = float(np.mean(sizes))
-    return float(np.mean(np.abs(np.asarray(sizes) - mean) / np.asarray(sizes))) if mean else 0.0
+    """The mean absolute share by which these sizes differ from their mean; those of 0 count as those of one byte."""
+    found = np.asarray(sizes, np.float64)
+    return float(np.mean(np.abs(found - found.mean()) / np.maximum(found, 1.0)))
 
 
 def fit_size(features: Sequence[Mapping[str, float]], sizes: Sequence[int]) -> SizeModel | None:

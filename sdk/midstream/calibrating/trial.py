@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 
+import numpy as np
+
 from midstream.calibrating.sizes import fit_size, spread
 from midstream.communication.codecs import (
     SLOW,
@@ -17,6 +19,7 @@ from midstream.communication.codecs import (
     kept_shares,
     zstd_available,
 )
+from midstream.communication.wire import decoded_bytes
 from midstream.inputs import Semantics
 from midstream.ladder import FAST_ENTROPIES, MeasuredRung, Settings
 from midstream.tensors import Tensors, TensorSpec
@@ -78,7 +81,7 @@ class Trial:
         started = time.perf_counter()
         encoded = encode(self.codec, tensors, self.semantics, self.settings)
         between = time.perf_counter()
-        limit = sum(tensor.nbytes for tensor in tensors.values())
+        limit = sum(decoded_bytes(tensor.shape, tensor.dtype) for tensor in tensors.values())
         found = decode(self.codec, encoded, self.specs, self.semantics, limit, self.settings.bases)
         ended = time.perf_counter()
         self.sizes.append(sum(len(tensor.data) for tensor in encoded))
@@ -87,6 +90,19 @@ class Trial:
         for name, share in kept_shares(self.codec, tensors, self.settings).items():
             self.kept[name] = min(share, self.kept.get(name, 1.0))
         return found
+
+    def _least_kept(self) -> dict[str, float]:
+        """The least share of values to keep, by tensor.
+
+        It is all of them where this codec has never coded a tensor, such as a state that was always zero: what it does
+        to the answer there was not measured.
+        """
+        quantises = find_codec(self.codec).family in ("int8", "step", "klt")
+        return {
+            spec.name: self.kept[spec.name] * _MARGIN if spec.name in self.kept else 1.0
+            for spec in self.specs
+            if quantises and spec.dtype in (np.float32, np.float16)
+        }
 
     def rung(self, features: Sequence[Mapping[str, float]]) -> MeasuredRung:
         """The result; ``features`` are those of the inputs, in their order, or none."""
@@ -99,7 +115,7 @@ class Trial:
             spread(self.sizes),
             median(self.encode_ms),
             median(self.decode_ms),
-            {name: share * _MARGIN for name, share in self.kept.items()},
+            self._least_kept(),
             fit_size(features, self.sizes),
         )
 

@@ -52,9 +52,11 @@ def calibrate(
 ) -> None:
     """Measure what each codec makes of each cut and of the input, and keep the best with the bundle."""
     from midstream.bundle import Bundle
-    from midstream.calibrating import write_ladder
+    from midstream.calibrating import check_ladder_target, write_ladder
 
-    opened = Bundle.open(bundle)
+    # What an earlier calibration left may be damaged, or another bundle's: it is about to be replaced.
+    opened = Bundle.open(bundle, calibrated=False)
+    check_ladder_target(opened)
     measured = _measured(opened, calibration, metric, min_agreement, cuts, codecs, samples)
     target = write_ladder(opened, measured.ladder)
     if as_json:
@@ -83,7 +85,9 @@ def codecs(
         from midstream.drawing.canvas import check_target
 
         check_target(plot)
-    opened = Bundle.open(bundle)
+    if calibration is None and (cuts, codecs, samples, metric) != (None, None, None, "auto"):
+        raise InputError("--cuts, --codecs, --samples and --metric say what to measure; give inputs with --calibration")
+    opened = Bundle.open(bundle, calibrated=calibration is None)
     if calibration is not None:
         measured = _measured(opened, calibration, metric, 0.0, cuts, codecs, samples)
         ladder, rungs = measured.ladder, dict(measured.tried)
@@ -141,7 +145,7 @@ def _measured(
         read_inputs(bundle, path, samples or MAX_INPUTS),
         metric=metric,
         min_agreement=min_agreement,
-        codecs=tuple(dict.fromkeys(("raw", "lossless", *chosen))),
+        codecs=chosen,
         cuts=None if cuts is None else list(dict.fromkeys(_listed(cuts))),
         progress=lambda what: notes.print(f"measuring {what}"),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,11 @@ def write_chart(path: Path, series: Sequence[Series], *, title: str, metric: str
 
 
 def render(series: Sequence[Series], kind: str, *, title: str, metric: str) -> bytes:
-    """The content of the file; ``kind`` is svg or png. The same series give the same bytes."""
+    """The content of the file; ``kind`` is svg or png. The same series give the same bytes.
+
+    What takes no bytes has no place on a logarithmic axis, and is left out.
+    """
+    series = [replace(each, rungs=[rung for rung in each.rungs if rung[1] > 0]) for each in series]
     with plain_matplotlib():
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -70,7 +74,8 @@ def render(series: Sequence[Series], kind: str, *, title: str, metric: str) -> b
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         columns = 1 + (len(series) - 1) // _MOST_LEGEND_ROWS
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, ncols=columns)
+        if series:
+            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, ncols=columns)
         _name(axes, series)
         return content_of(figure, kind, title, _PNG_DPI)
 

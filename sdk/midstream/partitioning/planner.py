@@ -190,6 +190,8 @@ def _refusal(candidate: Candidate, state: SystemState, objective: Objective) -> 
         return None
     if candidate.agreement is None:
         return "the agreement of lossy codecs is not measured"
+    if objective.min_agreement == 1:
+        return "an agreement of 1 allows lossless codecs only"
     if candidate.agreement < objective.min_agreement:
         return f"lossy codecs do not reach an agreement of {objective.min_agreement:g}"
     return None

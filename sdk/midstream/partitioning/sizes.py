@@ -30,6 +30,7 @@ class SizeEstimates:
         self._index: dict[Key, int] = {(cut, rung.codec): at for at, (cut, rung) in enumerate(rungs)}
         models = [rung.size for _, rung in rungs]
         self._names = sorted({name for model in models if model is not None for name in model.weights})
+        self._fitted = np.array([model is not None for model in models], bool)
         self._intercepts = np.array([0.0 if model is None else model.intercept for model in models])
         self._weights = np.array(
             [[0.0 if model is None else model.weights.get(name, 0.0) for name in self._names] for model in models]
@@ -77,13 +78,18 @@ class SizeEstimates:
             errors[:, _FEATURES] = math.inf
         elif self._names:
             vector = np.array([features[name] for name in self._names])
-            logarithms = np.clip(self._intercepts + self._weights @ vector, self._bounds[:, 0], self._bounds[:, 1])
-            sizes[:, _FEATURES] = np.exp(logarithms)
+            with np.errstate(all="ignore"):
+                logarithms = np.clip(self._intercepts + self._weights @ vector, self._bounds[:, 0], self._bounds[:, 1])
+            # Nothing is predicted by a model that is not there, or from a feature that is no number.
+            known = self._fitted & ~np.isnan(logarithms)
+            errors[~known, _FEATURES] = math.inf
+            sizes[known, _FEATURES] = np.exp(logarithms[known])
         return sizes, errors
 
     def _added(self, key: Key) -> int:
         """A cut and codec that were not calibrated: only the payload before is known of them."""
         at = self._index[key] = len(self._index)
+        self._fitted = np.append(self._fitted, False)
         self._intercepts = np.append(self._intercepts, 0.0)
         self._weights = np.vstack([self._weights, np.zeros((1, len(self._names)))])
         self._bounds = np.vstack([self._bounds, np.zeros((1, 2))])

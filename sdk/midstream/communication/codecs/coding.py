@@ -304,7 +304,7 @@ def _restored(form: int, rest: memoryview, tensor: EncodedTensor, name: str, bas
     if basis is None or basis.digest != digest or not basis.fits(tensor.shape):
         raise CodecError(
             f"tensor {name!r} came in a basis that this bundle does not hold; calibrate once, and copy the bundle's "
-            "codecs.json and codecs.bin to both ends"
+            "codecs.json to both ends"
         )
     _check_step(step, name)
     positions = int(np.prod(tensor.shape)) // len(basis.mean)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from midstream.errors import CodecError
-from midstream.inputs import ImageInput, Semantics, from_pixels, to_pixels
+from midstream.inputs import ImageInput, Semantics, from_pixels, true_pixels
 from midstream.tensors import Tensor, TensorSpec
 
 PictureFormat = Literal["png", "jpeg", "webp"]
@@ -45,10 +45,13 @@ def as_picture(
 
 
 def encode_picture(kind: PictureFormat, quality: int, name: str, tensor: Tensor, semantics: ImageInput) -> bytes | None:
-    """The picture's file. Of a format that loses nothing, None where the tensor holds more than 8-bit pixels do."""
-    # A NaN becomes some pixel; that is as good as any.
-    with np.errstate(invalid="ignore"):
-        pixels = to_pixels(tensor, semantics)
+    """The picture's file; None where a value is none of a picture.
+
+    Of a format that loses nothing, None where the tensor holds more than 8-bit pixels do.
+    """
+    pixels = true_pixels(tensor, semantics)
+    if pixels is None:
+        return None
     if keeps_all(kind, quality):
         spec = TensorSpec(name, tensor.dtype, tensor.shape)
         if from_pixels(pixels, spec, semantics).tobytes() != np.ascontiguousarray(tensor).tobytes():

@@ -34,7 +34,7 @@ from midstream.ladder import Entropy
 
 Family = Literal["raw", "lossless", "f16", "bf16", "int8", "step", "klt"] | PictureFormat | SoundFormat
 
-_NAME = re.compile(r"([a-z]+(?:16|8)?)([0-9]{1,3}(?:\.[0-9]{1,5})?)?", re.ASCII)
+_WITH_SETTING = re.compile(r"([a-z]+)([0-9]{1,3}(?:\.[0-9]{1,5})?)", re.ASCII)
 _PLAIN: tuple[Family, ...] = ("raw", "lossless", "f16", "bf16", "int8", "png", "pcm16", "flac")
 _MULTIPLES = (0.001, 100.0)
 # What the number after the name may be, whole where it is a quality or a rate.
@@ -108,8 +108,7 @@ ALL_RUNGS = (*TENSOR_RUNGS, *PICTURE_RUNGS, *SOUND_RUNGS)
 def find_codec(name: str) -> Codec:
     """The codec of this name; raises CodecError naming some there are."""
     plain, plus, _ = name.partition(SLOW) if isinstance(name, str) and len(name) <= 32 else ("", "", "")
-    found = _NAME.fullmatch(plain)
-    codec = None if found is None else _codec(found[0], found[1], found[2])
+    codec = _codec(plain)
     if codec is not None and plus:
         codec = replace(codec, name=f"{plain}{SLOW}", entropy="lzma") if codec.packs and name.endswith(SLOW) else None
     if codec is None:
@@ -117,12 +116,15 @@ def find_codec(name: str) -> Codec:
     return codec
 
 
-def _codec(name: str, family: str, number: str | None) -> Codec | None:
-    for known in _PLAIN:
-        if name == known:
-            return Codec(name, known)
+def _codec(name: str) -> Codec | None:
+    """The codec of a name that says nothing of an entropy stage."""
+    for plain in _PLAIN:
+        if name == plain:
+            return Codec(name, plain)
+    found = _WITH_SETTING.fullmatch(name)
+    family, number = ("", "") if found is None else found.groups()
     for known, (least, most) in _SETTINGS.items():
-        if family == known and number is not None and least <= float(number) <= most:
+        if family == known and least <= float(number) <= most:
             whole = known in ("step", "klt") or number.isdecimal()
             canonical = f"{float(number):g}" == number
             return Codec(name, known, float(number)) if whole and canonical else None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import io
-from typing import Any, Literal
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -42,10 +46,14 @@ def encode_sound(kind: SoundFormat, kbps: float, tensor: Tensor, semantics: Audi
     soundfile = _soundfile(kind)
     options = {} if kind == "flac" else {"compression_level": _opus_level(kbps)}
     container, subtype = _FILE[kind]
-    file = io.BytesIO()
-    with soundfile.SoundFile(file, "w", semantics.sample_rate, 1, subtype, format=container, **options) as sound:
-        sound.write(whole if kind == "flac" else samples)
-    return file.getvalue()
+    rate = semantics.sample_rate
+    with _unnamed_file() as file:
+        with soundfile.SoundFile(
+            file.fileno(), "w", rate, 1, subtype, format=container, closefd=False, **options
+        ) as sound:
+            sound.write(whole if kind == "flac" else samples)
+        file.seek(0)
+        return file.read()
 
 
 def decode_sound(kind: SoundFormat, data: bytes, shape: tuple[int, ...], semantics: AudioInput, name: str) -> Tensor:
@@ -59,7 +67,7 @@ def decode_sound(kind: SoundFormat, data: bytes, shape: tuple[int, ...], semanti
         raise CodecError(f"sound {name!r} of {len(data)} bytes is no {kind.upper()}")
     soundfile = _soundfile(kind)
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+        with _unnamed_file(data) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
             found = (sound.format, sound.subtype, sound.samplerate, sound.channels, sound.frames)
             if found != (*_FILE[kind], semantics.sample_rate, 1, count):
                 raise CodecError(
@@ -79,6 +87,18 @@ def decode_sound(kind: SoundFormat, data: bytes, shape: tuple[int, ...], semanti
 def _opus_level(kbps: float) -> float:
     share = (kbps - _OPUS_LEAST_KBPS) / (_OPUS_MOST_KBPS - _OPUS_LEAST_KBPS)
     return 1.0 - min(1.0, max(0.0, share))
+
+
+@contextmanager
+def _unnamed_file(data: bytes = b"") -> Iterator[IO[bytes]]:
+    """A file of the system's, in memory on Linux, with this data, at its beginning.
+
+    Of one of Python's, soundfile would call back to read and write, and swallow a Ctrl-C that comes meanwhile.
+    """
+    with os.fdopen(os.memfd_create("sound"), "w+b") if sys.platform == "linux" else tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.seek(0)
+        yield file
 
 
 def _soundfile(kind: SoundFormat) -> Any:

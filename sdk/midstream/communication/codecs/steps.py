@@ -111,5 +111,7 @@ def dequantise(stepped: Stepped) -> NDArray[np.float32]:
     values = stepped.codes.astype(np.float32)
     if stepped.zero:
         values -= np.float32(stepped.zero)
-    values *= np.float32(stepped.step)
+    # A sender may give a step with which they become infinite.
+    with np.errstate(over="ignore"):
+        values *= np.float32(stepped.step)
     return values
