@@ -45,7 +45,6 @@ FEATURES: Mapping[Trained, tuple[str, ...]] = {
 """What the networks are given beside the view, in this order."""
 
 
-
 def analyze(array: Tensor, kind: Kind, sample_rate: int | None = None) -> Analysis:
     """The feature vector and complexity score of one input, as `midstream.analysis.analyze`, the score being trained.
 
@@ -94,9 +93,7 @@ def analyze_inputs(
         if source is not None:
             return analyze_image(np.asarray(source), engine=engine)
         if tensors[name].ndim == 4 and len(tensors[name]) == 1:
-            return analyze_image(
-                to_pixels(tensors[name], meaning), "BGR" if meaning.colour == "BGR" else "RGB", engine
-            )
+            return analyze_image(to_pixels(tensors[name], meaning), "BGR" if meaning.colour == "BGR" else "RGB", engine)
     return analysis.analyze_inputs(tensors, {})
 
 
@@ -107,7 +104,7 @@ class _Network:
         path = _MODELS / f"complexity_{kind}.{_SUFFIX[engine]}"
         content = path.read_bytes()
         self._view, self._names = _VIEWS[kind], FEATURES[kind]
-        record = SliceRecord(path.name, len(content), (self._view, "features"), ("score",))
+        record = SliceRecord(path.name, len(content), ("features", self._view), ("score",))
         self._session = engine_for(engine).load(Program(record, content, path))
         self._lock = threading.Lock()
 

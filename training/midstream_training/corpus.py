@@ -1,4 +1,4 @@
-"""The measured corpus: for each input its source and what the models made of it, on disk so that it is measured once."""
+"""The measured corpus: for each input its source and what the models made of it, measured once and kept."""
 
 from __future__ import annotations
 

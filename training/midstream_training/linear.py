@@ -18,7 +18,7 @@ def symlog(values: NDArray[np.floating]) -> NDArray[np.floating]:
 
 @dataclass(frozen=True)
 class Linear:
-    """Features are brought to mean 0 and deviation 1 on a logarithmic scale, and clipped to ±4, before they are weighted."""
+    """Features, on a logarithmic scale, are brought to mean 0 and deviation 1, and clipped to ±4, then weighted."""
 
     mean: NDArray[np.floating]
     deviation: NDArray[np.floating]

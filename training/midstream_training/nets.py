@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 from numpy.typing import NDArray
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from midstream.analysis.views import BANDS, STEPS, THUMBNAIL_SIDE
 from midstream_training.linear import Linear
@@ -84,10 +85,13 @@ def _ended(view: Any, seen: Any, linear: Linear) -> keras.Model:
 
 
 def to_tflite(model: keras.Model) -> bytes:
-    """Float32, batch 1, inputs in the order of the model's."""
-    function = _function(model)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], model)
-    return bytes(converter.convert())
+    """Float32, batch 1, weights as constants; inputs are "features", then the view."""
+    frozen = convert_variables_to_constants_v2(_function(model).get_concrete_function())
+    content = bytes(tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert())
+    shapes = [tuple(each["shape"]) for each in tf.lite.Interpreter(model_content=content).get_input_details()]
+    if shapes != [(1, *each.shape[1:]) for each in reversed(model.inputs)]:
+        raise RuntimeError(f"the converter has put the inputs in another order: {shapes}")
+    return content
 
 
 def to_onnx(model: keras.Model) -> bytes:
@@ -96,17 +100,22 @@ def to_onnx(model: keras.Model) -> bytes:
 
     signature = _signature(model)
     converted, _ = tf2onnx.convert.from_function(_function(model), input_signature=signature, opset=17)
+    # Whatever the converter calls it.
+    (output,) = converted.graph.output
+    for node in converted.graph.node:
+        node.output[:] = ["score" if name == output.name else name for name in node.output]
+    output.name = "score"
     return bytes(converted.SerializeToString())
 
 
 def _signature(model: keras.Model) -> list[Any]:
-    return [tf.TensorSpec((1, *each.shape[1:]), tf.float32, name=each.name) for each in model.inputs]
+    return [tf.TensorSpec((1, *each.shape[1:]), tf.float32, name=each.name) for each in reversed(model.inputs)]
 
 
 def _function(model: keras.Model) -> Any:
     @tf.function(input_signature=_signature(model))
     def score(*inputs: Any) -> Any:
-        return tf.identity(model(list(inputs), training=False), name="score")
+        return tf.identity(model(list(reversed(inputs)), training=False), name="score")
 
     return score
 

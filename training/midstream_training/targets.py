@@ -2,7 +2,8 @@
 
 An input's raw target is the mean of its logarithms of bytes, each brought to mean 0 and deviation 1 over the training
 corpus, so that every cut and rung of every model counts alike; to it is added a share of the same mean of its
-disagreements. Columns that vary by less than a tenth are left out: there the bytes do not depend on the input. The target is the percentile of that in the training corpus.
+disagreements. Columns that vary by less than a tenth are left out: there the bytes do not depend on the input. The
+target is the percentile of that in the training corpus.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ class Reference:
 
 
 def keyword_frames(samples: Sound) -> NDArray[np.float32]:
-    """The keyword models' input, 24 frames × 12 bands, of 0.5 s at 16 kHz: as ``benchmarks/make_models.py`` makes it."""
+    """The keyword models' input, 24 frames × 12 bands, of half a second: as ``benchmarks/make_models.py`` makes it."""
     half = samples.reshape(-1, 2).mean(axis=1)
     windows = np.lib.stride_tricks.sliding_window_view(half, 256)[::160][:24]
     power = np.abs(np.fft.rfft(windows * np.hanning(256))) ** 2

@@ -1,4 +1,4 @@
-"""Train both networks and write them into the SDK: ``python -m midstream_training.train``, or scripts/train_complexity."""
+"""Train both networks and write them into the SDK: ``scripts/train_complexity``."""
 
 from __future__ import annotations
 
