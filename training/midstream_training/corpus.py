@@ -48,7 +48,7 @@ def inputs(kind: Kind, split: Split, seeds: NDArray[np.int64]) -> Iterator[NDArr
 
 def measured(kind: Kind, split: Split, count: int, workers: int | None = None) -> Corpus:
     """The first ``count`` inputs of a split; measures what .cache/complexity does not hold yet."""
-    bench = _bench(kind)
+    bench = bench_of(kind)
     pieces = [(kind, split, start) for start in range(0, count, _PIECE)]
     missing = [piece for piece in pieces if not _path(*piece).is_file()]
     if missing:
@@ -65,7 +65,8 @@ def measured(kind: Kind, split: Split, count: int, workers: int | None = None) -
     )  # fmt: skip
 
 
-def _bench(kind: Kind) -> targets.Bench:
+def bench_of(kind: Kind) -> targets.Bench:
+    """The models of this kind, converted once into .cache/complexity."""
     folder = FOLDER / f"{kind}_bundles"
     folder.mkdir(parents=True, exist_ok=True)
     (FOLDER / "measured").mkdir(exist_ok=True)
@@ -81,7 +82,7 @@ def _path(kind: Kind, split: Split, start: int) -> Path:
 def _measure(piece: tuple[Kind, Split, int]) -> int:
     kind, split, start = piece
     cv2.setNumThreads(1)
-    bench = _bench(kind)
+    bench = bench_of(kind)
     seeds = np.arange(start, start + _PIECE) + SEEDS[split]
     found, origins = [], []
     frames = sources.pictures(split) if kind == "image" else []
