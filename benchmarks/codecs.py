@@ -116,7 +116,7 @@ class Row:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=96, help="calibration inputs of each model; half as many test it")
+    parser.add_argument("--inputs", type=int, default=64, help="calibration inputs of each model; half as many test it")
     parser.add_argument("--models", default="", help="only these, by name; prints, writes nothing")
     options = parser.parse_args()
     chosen = [each for each in SUBJECTS if not options.models or each.name in options.models.split(",")]
@@ -163,7 +163,7 @@ def measure(subject: Subject, bundle: Bundle, count: int) -> tuple[Calibration, 
                 # Smaller ones come first: none after one that holds there without the slow stage is asked for.
                 if row.agreement >= floor and not row.slow:
                     break
-        print(f"  at {floor}: {len(rows)} rows", file=sys.stderr)
+        print(f"  {subject.name} at {floor}: {len(rows)} rows", file=sys.stderr)
     return tried[-1], rows, _predictions(subject, bundle, tried[-1], tested)
 
 
@@ -192,7 +192,8 @@ def _tested(
             found = decode(rung.codec, encoded, specs, bundle.manifest.semantics, 1 << 30, settings.bases)
             agreements.append(judge(reference, made | bundle.run_tail(cut, found)))
     place = "input" if cut is None else cut
-    return Row(subject.name, place, floor, rung.codec, fmean(raw), fmean(sizes), rung.agreement, fmean(agreements))
+    agreement = fmean(agreements) if known is None else known
+    return Row(subject.name, place, floor, rung.codec, fmean(raw), fmean(sizes), rung.agreement, agreement)
 
 
 def _inputs(subject: Subject, bundle: Bundle, kind: scenes.Kind, count: int) -> list[Tensors]:
@@ -330,7 +331,8 @@ def _best(rows: Sequence[Row], floor: float, held: bool, slow: bool) -> list[Row
     """Of each place, the smallest rung that calibration has kept for a floor; ``held``: and that the test confirms."""
     found: dict[tuple[str, str], Row] = {}
     for row in sorted(rows, key=lambda row: row.payload_bytes):
-        if row.floor == floor and (slow or not row.slow) and (not held or row.agreement >= floor):
+        kept = row.calibrated >= floor and row.agreement >= floor if held else row.floor == floor
+        if kept and (slow or not row.slow):
             found.setdefault((row.model, row.place), row)
     return list(found.values())
 

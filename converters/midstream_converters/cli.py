@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from midstream.cli.output import JsonOption, notes, print_json
-from midstream.errors import InputError, VerificationError
+from midstream.errors import InputError, MissingExtraError, VerificationError
 
 if TYPE_CHECKING:
     from midstream.manifest import Costs, Manifest
@@ -69,6 +70,9 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Convert a trained model into a bundle of proven slices."""
+    for package in ("scipy", "loky", "platformdirs", "flatbuffers", "onnx"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "convert", "converting a model")
     from midstream.bundle import Bundle
     from midstream.inputs import parse_semantics
     from midstream.manifest import EDGETPU_SUFFIX

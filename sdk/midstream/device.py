@@ -313,12 +313,7 @@ class Device:
         """The options with the payload sizes that this input is expected to have."""
         with self._lock:
             sizes = self._sizes.predict(None if analysis is None else analysis.features)
-        return tuple(
-            replace(option, payload_bytes=math.ceil(found[0]))
-            if option.offloads and (found := sizes.get((option.cut, option.codec))) is not None
-            else option
-            for option in options
-        )
+        return tuple(_of_size(option, sizes.get((option.cut, option.codec))) for option in options)
 
     def _sent(self, plan: Plan, analysis: Analysis | None, sent_bytes: int) -> None:
         """Remember what a payload took."""
@@ -460,6 +455,14 @@ class Device:
 
     def _ordered(self, outputs: Tensors) -> Tensors:
         return {spec.name: outputs[spec.name] for spec in self.bundle.outputs}
+
+
+def _of_size(option: Candidate, predicted: tuple[float, float] | None) -> Candidate:
+    if predicted is None or not option.offloads:
+        return option
+    size = math.ceil(predicted[0])
+    # Most sizes are the calibrated means, which the options have already.
+    return option if size == option.payload_bytes else replace(option, payload_bytes=size)
 
 
 def _since(mark: float) -> float:

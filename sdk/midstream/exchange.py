@@ -30,6 +30,7 @@ PROBE_EVERY_S = 2.0
 # After a failure a gateway is left alone for this long, doubled at each further one.
 _FIRST_REST_S, _LONGEST_REST_S = 0.5, 15.0
 _MAX_GATEWAYS = 256
+_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +127,14 @@ class Exchange:
     def absence(self) -> str:
         """Why there is no gateway to plan with, for a person."""
         with self._lock:
+            others = sorted(self._gateways)[:_NAMED]
             rests = [
                 self._rests[gateway.gateway_id].until for gateway in self._able() if gateway.gateway_id in self._rests
             ]
         if self._transport.connected and rests:
             return f"the gateway rests for {max(0.0, min(rests) - time.monotonic()):.1f} s after a failure"
+        if self._transport.connected and others:
+            return f"no gateway has this bundle; there are {', '.join(others)} with others"
         return f"no gateway is there{f': {self.last_error}' if self.last_error else ''}"
 
     def link(self) -> LinkState:

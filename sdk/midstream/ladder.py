@@ -24,6 +24,9 @@ Entropy = Literal["none", "zlib", "zlib-rle", "zstd", "lzma"]
 ENTROPIES: tuple[Entropy, ...] = get_args(Entropy)
 FAST_ENTROPIES: tuple[Entropy, ...] = ("none", "zlib", "zlib-rle", "zstd")
 
+FEWEST_KEPT = 1 / 16
+"""The least share of what is not zero that must not become zero, where no calibration says another."""
+
 # How far from what was seen a prediction of a size may go.
 _FARTHEST = 4.0
 
@@ -171,7 +174,8 @@ class Ladder:
         if place is None:
             return UNCALIBRATED
         if rung is None:
-            return Settings(bases=place.bases, last_first=place.last_first)
+            kept = dict.fromkeys(place.bases, FEWEST_KEPT)
+            return Settings(bases=place.bases, last_first=place.last_first, kept=kept)
         return Settings(rung.entropy, place.bases, place.last_first, rung.kept)
 
     def bases(self, cut: str | None) -> Mapping[str, Basis]:

@@ -15,7 +15,10 @@ header that cannot be told. Of an animation the first picture is read.
 
 from __future__ import annotations
 
+import os
 import struct
+import sys
+import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,7 +27,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, BinaryIO, Literal
 
 import cv2
 import numpy as np
@@ -163,11 +166,12 @@ class AudioFile:
 
 
 @contextmanager
-def open_audio(path: Path) -> Iterator[AudioFile]:
+def open_audio(path: str | Path) -> Iterator[AudioFile]:
     """A sound of up to ``MAX_STREAM_SECONDS``, read from its beginning to its end, in the formats of `read_audio`.
 
     Raises InputError and MissingExtraError as `read_audio` does.
     """
+    path = Path(path)
     with _opened(path, "sound") as file:
         head = file.read(12)
         if head[:4] == b"RIFF" and head[8:] == b"WAVE":
@@ -186,6 +190,18 @@ def optional_module(name: str, extra: str, purpose: str) -> Any:
     if find_spec(name) is None:
         raise MissingExtraError(name, extra, purpose)
     return import_module(name)
+
+
+@contextmanager
+def unnamed_file(data: bytes = b"") -> Iterator[IO[bytes]]:
+    """A file of the system's, in memory on Linux, with this data, at its beginning.
+
+    Of one of Python's, soundfile would call back to read and write, and swallow a Ctrl-C that comes meanwhile.
+    """
+    with os.fdopen(os.memfd_create("sound"), "w+b") if sys.platform == "linux" else tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.seek(0)
+        yield file
 
 
 @contextmanager

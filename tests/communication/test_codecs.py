@@ -29,7 +29,7 @@ from midstream.communication.codecs import (
 from midstream.communication.wire import DTYPES, EncodedTensor, Reply, Status, decode_reply, encode_reply
 from midstream.errors import CodecError
 from midstream.inputs import AudioInput, Colour, ImageInput, Layout, Semantics, from_pixels, to_pixels
-from midstream.ladder import ENTROPIES, Basis, Entropy, Settings
+from midstream.ladder import ENTROPIES, Basis, Entropy, Ladder, Place, Settings
 from midstream.tensors import Tensor, TensorSpec
 
 PLENTY = 1 << 20
@@ -795,6 +795,17 @@ def test_a_signal_is_not_lost_while_a_sound_is_coded() -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("codec", ["klt0.3", "klt1", "step0.3"])
+def test_an_outlier_travels_exact_with_codecs_that_were_not_measured_too(codec: str) -> None:
+    ladder = Ladder("", "", 1.0, "auto", 1, True, 0.0, (Place("c1", 1.0, (), {"x": BASIS}),))
+    shape = (1, len(BASIS.mean), 32, 32) if BASIS.axis == 1 else (1, 32, 32, len(BASIS.mean))
+    tensor = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    settings = ladder.settings("c1", codec)
+    assert codes(codec, encode(codec, {"x": tensor}, {}, settings))
+    tensor.reshape(-1)[7] = 1e6
+    assert not codes(codec, encode(codec, {"x": tensor}, {}, settings))
 
 
 def test_opus_is_for_its_own_rates() -> None:

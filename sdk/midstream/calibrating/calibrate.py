@@ -142,7 +142,10 @@ def _kept(place: Place) -> Place:
 
 
 def pareto(rungs: Iterable[MeasuredRung]) -> tuple[MeasuredRung, ...]:
-    """Those that no other beats in size, agreement and time together, and those that are always there; by size."""
+    """Those that no other beats in size, agreement and time together, and those that are always there; by size.
+
+    What loses nothing is beaten only by its like: where nothing may be lost, a lossy rung is none to choose.
+    """
     found = sorted(rungs, key=lambda rung: (-rung.payload_bytes, rung.agreement))
     return tuple(rung for rung in found if rung.codec in _ALWAYS or not any(_beats(other, rung) for other in found))
 
@@ -165,7 +168,7 @@ def _beats(one: MeasuredRung, other: MeasuredRung) -> bool:
         one.agreement - other.agreement,
         other.encode_ms + other.decode_ms - one.encode_ms - one.decode_ms,
     )
-    return min(gains) >= 0 and max(gains) > 0
+    return min(gains) >= 0 and max(gains) > 0 and (one.lossless or not other.lossless)
 
 
 class _Session:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from midstream.ladder import Ladder, MeasuredRung, Place
 
 DEFAULT_AGREEMENT = 0.9
+_MANY = 40
 
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle's folder.")]
 MetricOption = Annotated[
@@ -63,6 +64,7 @@ def calibrate(
         print_json({"bundle": str(bundle), "file": str(target), **describe_ladder(measured.ladder)})
         return
     _show(opened, measured.ladder)
+    _say_how_far(measured.ladder)
     screen.print(f"{target} written; copy it to the gateway's bundle too, then use --min-agreement with run and plan")
 
 
@@ -167,6 +169,15 @@ def _rung(rung: MeasuredRung) -> dict[str, Any]:
         "encode_ms": rung.encode_ms,
         "decode_ms": rung.decode_ms,
     }
+
+
+def _say_how_far(ladder: Ladder) -> None:
+    """A note where so few inputs have judged that a floor says little."""
+    if ladder.samples < _MANY:
+        notes.print(
+            f"{ladder.samples} inputs have judged: agreements nearer than {1 / ladder.samples:.2f} are not told apart; "
+            "give a hundred or more"
+        )
 
 
 def _show(bundle: Bundle, ladder: Ladder, rungs: Mapping[str | None, Sequence[MeasuredRung]] | None = None) -> None:

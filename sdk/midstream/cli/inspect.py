@@ -69,7 +69,7 @@ def inspect(
         f"{told['dominated']} dominated; {told['kept']} kept, {told['rejected']} rejected, {told['untried']} untried"
     )
     print_table(
-        f"cuts ({told['rejected']} candidates rejected)",
+        f"cuts ({told['rejected']} candidates rejected); times as measured on {opened.costs.machine}",
         ["id", "layers in head", "tensors", "payload bytes", "head ms", "tail ms", "best in", "fits"],
         [
             [

@@ -60,7 +60,8 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     table = Table(title=_shown(title), title_justify="left")
     for column in columns:
         numeric = any(row[columns.index(column)][:1].isdigit() for row in rows)
-        table.add_column(column, justify="right" if numeric else "left")
+        # Too wide for the screen, a cell goes on in the next line: a figure or a name that is cut short is another.
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(_shown, row))
     screen.print(table, soft_wrap=False)

@@ -30,7 +30,7 @@ def check_target(path: Path) -> None:
     if path.is_dir():
         raise InputError(f"picture {path} cannot be written: it is a folder; give the name of a file")
     if find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "draw", "drawing a model")
+        raise MissingExtraError("matplotlib", "draw", "drawing")
 
 
 def kind_of(path: Path) -> str:

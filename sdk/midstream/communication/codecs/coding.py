@@ -37,7 +37,7 @@ from midstream.communication.codecs.steps import Stepped, dequantise, holds, kee
 from midstream.communication.wire import DTYPES, EncodedTensor, decoded_bytes
 from midstream.errors import CodecError
 from midstream.inputs import Semantics
-from midstream.ladder import DIGEST_BYTES, UNCALIBRATED, Basis, Settings
+from midstream.ladder import DIGEST_BYTES, FEWEST_KEPT, UNCALIBRATED, Basis, Settings
 from midstream.tensors import Tensor, Tensors, TensorSpec
 
 CODED: Final = 0x10
@@ -48,7 +48,6 @@ _METHOD_MASK = 0x0F
 _NARROW_STEP, _WIDE_STEP = struct.Struct("<fB"), struct.Struct("<fH")
 _TRANSFORM = struct.Struct(f"<{DIGEST_BYTES}sf")
 _LOSSY_DTYPES = (np.dtype(np.float32), np.dtype(np.float16))
-_FEWEST_KEPT = 1 / 16
 
 
 def encode(
@@ -183,7 +182,7 @@ def _coded_floats(
         return bytes([form]), _TRANSFORM.pack(basis.digest, transformed.step), packed
     values = _floats(tensor).reshape(-1)
     stepped = made if made is not None and holds(made, values) else quantise(values, codec.setting)
-    if stepped is None or not keeps(stepped, values, settings.kept.get(name, _FEWEST_KEPT)):
+    if stepped is None or not keeps(stepped, values, settings.kept.get(name, FEWEST_KEPT)):
         return None
     last_first = name in settings.last_first and tensor.ndim > 1
     codes = stepped.codes.reshape(-1, tensor.shape[-1]).T if last_first else stepped.codes

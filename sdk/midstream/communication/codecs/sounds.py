@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from midstream.errors import CodecError
 from midstream.inputs import AudioInput, Semantics
-from midstream.media import optional_module
+from midstream.media import optional_module, unnamed_file
 from midstream.tensors import Tensor
 
 SoundFormat = Literal["pcm16", "flac", "opus"]
@@ -47,7 +42,7 @@ def encode_sound(kind: SoundFormat, kbps: float, tensor: Tensor, semantics: Audi
     options = {} if kind == "flac" else {"compression_level": _opus_level(kbps)}
     container, subtype = _FILE[kind]
     rate = semantics.sample_rate
-    with _unnamed_file() as file:
+    with unnamed_file() as file:
         with soundfile.SoundFile(
             file.fileno(), "w", rate, 1, subtype, format=container, closefd=False, **options
         ) as sound:
@@ -67,7 +62,7 @@ def decode_sound(kind: SoundFormat, data: bytes, shape: tuple[int, ...], semanti
         raise CodecError(f"sound {name!r} of {len(data)} bytes is no {kind.upper()}")
     soundfile = _soundfile(kind)
     try:
-        with _unnamed_file(data) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+        with unnamed_file(data) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
             found = (sound.format, sound.subtype, sound.samplerate, sound.channels, sound.frames)
             if found != (*_FILE[kind], semantics.sample_rate, 1, count):
                 raise CodecError(
@@ -87,18 +82,6 @@ def decode_sound(kind: SoundFormat, data: bytes, shape: tuple[int, ...], semanti
 def _opus_level(kbps: float) -> float:
     share = (kbps - _OPUS_LEAST_KBPS) / (_OPUS_MOST_KBPS - _OPUS_LEAST_KBPS)
     return 1.0 - min(1.0, max(0.0, share))
-
-
-@contextmanager
-def _unnamed_file(data: bytes = b"") -> Iterator[IO[bytes]]:
-    """A file of the system's, in memory on Linux, with this data, at its beginning.
-
-    Of one of Python's, soundfile would call back to read and write, and swallow a Ctrl-C that comes meanwhile.
-    """
-    with os.fdopen(os.memfd_create("sound"), "w+b") if sys.platform == "linux" else tempfile.TemporaryFile() as file:
-        file.write(data)
-        file.seek(0)
-        yield file
 
 
 def _soundfile(kind: SoundFormat) -> Any:
