@@ -21,8 +21,9 @@ from midstream.errors import (
 )
 
 if TYPE_CHECKING:
-    from midstream.analysis import Analysis, analyze
+    from midstream.analysis import Analysis
     from midstream.bundle import Bundle
+    from midstream.complexity import analyze
     from midstream.device import Device, Result
     from midstream.gateway import Gateway
     from midstream.manifest import Cut
@@ -65,7 +66,7 @@ _LAZY = {
     "Plan": "midstream.partitioning",
     "Result": "midstream.device",
     "TensorSpec": "midstream.tensors",
-    "analyze": "midstream.analysis",
+    "analyze": "midstream.complexity",
 }
 
 

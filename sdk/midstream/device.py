@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from midstream.analysis import Analysis, analyze_inputs
+from midstream.analysis import Analysis
 from midstream.bundle import Bundle
 from midstream.communication.codecs import ZSTD_LIBRARY, decode, find_codec, optional_libraries
 from midstream.communication.presence import Presence
 from midstream.communication.wire import MAX_DEADLINE_MS, MAX_FEATURES, EncodedTensor, Limits, Reply, Request, Status
+from midstream.complexity import analyze_inputs
 from midstream.errors import CodecError, InputError, MissingExtraError, PlanError
 from midstream.exchange import Exchange
 from midstream.inputs import ImageInput, prepare_image
@@ -257,7 +258,7 @@ class Device:
     def _analysis(self, tensors: Tensors, source: np.ndarray | None, sample_rate: int | None) -> Analysis | None:
         if not self._analyse:
             return None
-        return analyze_inputs(tensors, self.bundle.manifest.semantics, source, sample_rate)
+        return analyze_inputs(tensors, self.bundle.manifest.semantics, source, sample_rate, self.bundle.manifest.engine)
 
     def _plan(
         self, analysis: Analysis | None, objective: Objective, cut: str | None, codec: str | None

@@ -47,8 +47,8 @@ def analyze(
 
 def analyze_file(file: Path) -> Analysis:
     """Read and analyse one file, a sound part by part; raises InputError naming it."""
-    from midstream.analysis import analyze as analyze_array
-    from midstream.analysis import analyze_sound
+    from midstream.complexity import analyze as analyze_array
+    from midstream.complexity import analyze_sound
     from midstream.media import media_kind, open_audio, read_image
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import cast
@@ -11,9 +12,9 @@ from midstream.engines.base import ACCELERATORS, Accelerator, Engine, Program, S
 from midstream.errors import MissingExtraError
 from midstream.manifest import EngineName
 
-__all__ = ["ACCELERATORS", "Accelerator", "Engine", "Program", "Session", "engine_for"]
+__all__ = ["ACCELERATORS", "Accelerator", "Engine", "Program", "Session", "engine_for", "installed_engines"]
 
-_EXTRAS = {
+_EXTRAS: dict[EngineName, tuple[str, tuple[str, ...], str]] = {
     "litert": ("tflite", ("ai_edge_litert", "tflite_runtime"), "running a TFLite model"),
     "onnx": ("onnx", ("onnxruntime",), "running an ONNX model"),
 }
@@ -26,3 +27,9 @@ def engine_for(name: EngineName) -> Engine:
         raise MissingExtraError(packages[0].replace("_", "-"), extra, purpose)
     tune_allocator()
     return cast("Engine", import_module(f"midstream.engines.{name}").ENGINE)
+
+
+@cache
+def installed_engines() -> tuple[EngineName, ...]:
+    """The engines whose runtime is installed here, LiteRT first; nothing is imported to find out."""
+    return tuple(name for name, (_, packages, _) in _EXTRAS.items() if any(find_spec(package) for package in packages))
