@@ -14,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midstream.errors import BundleError
-from midstream.ladder import ENTROPIES, UNCALIBRATED, Basis, Ladder, MeasuredRung, Place, Settings, SizeModel
+from midstream.ladder import (
+    ENTROPIES,
+    FEWEST_KEPT,
+    UNCALIBRATED,
+    Basis,
+    Ladder,
+    MeasuredRung,
+    Place,
+    Settings,
+    SizeModel,
+)
 from midstream.ladder_file import ladder_from_bytes, ladder_to_bytes
 from midstream.seal import seal
 
@@ -99,7 +109,9 @@ def test_a_ladder_survives_and_is_canonical(ladder: Ladder) -> None:
 
 def test_a_ladder_says_how_to_encode() -> None:
     assert LADDER.settings("c1", "step0.25") == Settings("none", {"conv": BASIS}, frozenset({"conv"}), {"conv": 0.125})
-    assert LADDER.settings("c1", "int8") == Settings(bases={"conv": BASIS}, last_first=frozenset({"conv"}))
+    assert LADDER.settings("c1", "int8") == Settings(
+        bases={"conv": BASIS}, last_first=frozenset({"conv"}), kept={"conv": FEWEST_KEPT}
+    )
     assert LADDER.settings("c9", "int8") == UNCALIBRATED
     assert LADDER.rung("c1", "klt0.5") == KLT
     assert LADDER.rung("c9", "klt0.5") is LADDER.rung("c1", "int8") is LADDER.place("c9") is None
