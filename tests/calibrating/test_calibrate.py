@@ -287,3 +287,10 @@ def test_a_rung_stays_where_no_other_beats_it_in_all_three() -> None:
     twins = [rung("int8", 100, 1.0), rung("step1", 100, 1.0)]
     assert len(pareto(twins)) == 2
     assert pareto([]) == ()
+
+
+def test_a_lossy_rung_never_takes_the_place_of_one_that_loses_nothing() -> None:
+    png = replace(rung("png", 100, 1.0), lossless=True)
+    slower = replace(rung("webp101", 100, 1.0, ms=2.0), lossless=True)
+    assert [found.codec for found in pareto([png, rung("step0.03", 90, 1.0)])] == ["png", "step0.03"]
+    assert [found.codec for found in pareto([png, slower])] == ["png"]

@@ -69,6 +69,16 @@ def test_convert_tells_what_quantising_has_changed(midstream: Midstream, tmp_pat
     assert [output["kind"] for output in quantized["outputs"]] == ["scores"]
 
 
+def test_without_the_extra_it_is_named(
+    midstream: Midstream, faces_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("midstream_converters.cli.find_spec", lambda package: None if package == "scipy" else object())
+    ended = midstream("convert", faces_model, "-o", tmp_path / "bundle")
+    assert ended.code == 2
+    assert "converting a model needs the package 'scipy'" in ended.error
+    assert "pip install 'midstream[convert]'" in ended.error
+
+
 def test_the_default_number_of_cuts_is_the_one_that_help_tells(midstream: Midstream) -> None:
     assert f"default {DEFAULT_MAX_CUTS}." in " ".join(midstream("convert", "--help").out.replace("│", " ").split())
 

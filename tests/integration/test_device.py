@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,13 @@ def test_a_gateway_that_rests_is_said_to(broker: Broker, start_gateway, faces: B
         until(lambda: device.gateways == 0, "the gateway to vanish")
         assert device.infer(inputs).fallback == "no gateway is there"
     assert np.array_equal(result.outputs["regressors"], faces.run(inputs)["regressors"])
+
+
+def test_a_gateway_with_other_bundles_is_said_to_be_there(
+    broker: Broker, start_gateway, faces: Bundle, inputs: Tensors
+) -> None:
+    gateway = start_gateway(broker)
+    with Device(faces, broker.url) as device:
+        until(lambda: gateway.name in device._exchange._gateways, "the gateway's presence")
+        device._exchange._gateways[gateway.name] = replace(device._exchange._gateways[gateway.name], bundles=())
+        assert device.infer(inputs).fallback == f"no gateway has this bundle; there are {gateway.name} with others"
