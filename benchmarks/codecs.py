@@ -28,7 +28,7 @@ from midstream.analysis import analyze_inputs
 from midstream.bundle import Bundle
 from midstream.calibrating import Calibration, calibrate
 from midstream.communication.codecs import SLOW, decode, encode
-from midstream.drawing.chart import Series, write_chart
+from midstream.drawing.chart import series_of, write_chart
 from midstream.inputs import ImageInput, parse_semantics, prepare_image
 from midstream.ladder import MeasuredRung, Settings
 from midstream.partitioning import SizeEstimates
@@ -152,13 +152,14 @@ def measure(subject: Subject, bundle: Bundle, count: int) -> tuple[Calibration, 
         measured = calibrate(bundle, fitted, metric=subject.metric, min_agreement=floor)
         tried.append(measured)
         for place in measured.ladder.places:
-            seen: dict[str, Row] = {}
+            seen: dict[str, float] = {}
             for rung in sorted(place.rungs, key=lambda rung: rung.payload_bytes):
                 settings = measured.ladder.settings(place.cut, rung.codec)
                 plain = rung.codec.removesuffix(SLOW)
-                known = None if plain not in seen else seen[plain].agreement
-                row = _tested(subject, bundle, place.cut, rung, floor, settings, tested, references, judge, known)
-                seen[plain] = row
+                row = _tested(
+                    subject, bundle, place.cut, rung, floor, settings, tested, references, judge, seen.get(plain)
+                )
+                seen[plain] = row.agreement
                 rows.append(row)
                 # Smaller ones come first: none after one that holds there without the slow stage is asked for.
                 if row.agreement >= floor and not row.slow:
@@ -220,7 +221,7 @@ def _values(
         for window in scenes.windows(kind, math.prod(shape), count, seed):
             yield {name: window.reshape(shape)}
         return
-    size = (shape[2], shape[3]) if meaning.layout == "NCHW" else (shape[1], shape[2])
+    size = meaning.size_of(shape)
     for frame in scenes.MAKERS[subject.inputs](kind, count, seed):
         yield {name: prepare_image(frame, free[name], meaning, size)}
 
@@ -231,7 +232,7 @@ def _predictions(subject: Subject, bundle: Bundle, measured: Calibration, tested
     series: dict[str, Sequence[Tensors]] = {"apart": tested}
     if isinstance(meaning, ImageInput):
         shape = bundle.manifest.sample_shapes[name]
-        size = (shape[2], shape[3]) if meaning.layout == "NCHW" else (shape[1], shape[2])
+        size = meaning.size_of(shape)
         frames = scenes.pan("test", 40, size, 3)
         spec = next(spec for spec in bundle.manifest.free_inputs() if spec.name == name)
         series["stream"] = [tested[0] | {name: prepare_image(frame, spec, meaning, size)} for frame in frames]
@@ -309,14 +310,7 @@ def speed() -> list[list[str]]:
 
 
 def _plot(subject: Subject, measured: Calibration) -> None:
-    series = [
-        Series(
-            "whole input" if cut is None else f"cut {cut}",
-            [(rung.codec, rung.payload_bytes, rung.agreement) for rung in rungs],
-            cut is None,
-        )
-        for cut, rungs in measured.tried.items()
-    ]
+    series = series_of(measured.tried)
     folder = ROOT / "docs" / "benchmarks" / "codecs"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{subject.name.replace(' ', '-')}.svg"

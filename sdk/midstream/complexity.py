@@ -12,7 +12,7 @@ import math
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +27,7 @@ from midstream.analysis.score import image_score
 from midstream.analysis.sound import ArraySound, Sound
 from midstream.analysis.views import picture_view, sound_view
 from midstream.engines import Program, engine_for, installed_engines
-from midstream.inputs import AudioInput, Semantics, to_pixels
+from midstream.inputs import Semantics
 from midstream.manifest import EngineName, SliceRecord
 from midstream.tensors import Tensor, Tensors
 
@@ -86,15 +86,14 @@ def analyze_inputs(
     engine: EngineName | None = None,
 ) -> Analysis | None:
     """The analysis of a model's whole input, as `midstream.analysis.analyze_inputs`, the score being trained."""
-    for name, meaning in semantics.items():
-        if isinstance(meaning, AudioInput):
-            samples = checked_array(tensors[name].reshape(-1), "audio")
-            return analyze_sound(ArraySound(samples, sample_rate or meaning.sample_rate), engine)
-        if source is not None:
-            return analyze_image(np.asarray(source), engine=engine)
-        if tensors[name].ndim == 4 and len(tensors[name]) == 1:
-            return analyze_image(to_pixels(tensors[name], meaning), "BGR" if meaning.colour == "BGR" else "RGB", engine)
-    return analysis.analyze_inputs(tensors, {})
+    return analysis.analyze_inputs(
+        tensors,
+        semantics,
+        source,
+        sample_rate,
+        of_picture=partial(analyze_image, engine=engine),
+        of_sound=partial(analyze_sound, engine=engine),
+    )
 
 
 class _Network:

@@ -243,8 +243,7 @@ class Device:
         semantics = self.bundle.manifest.semantics[spec.name]
         shape = self.bundle.manifest.sample_shapes[spec.name]
         if isinstance(semantics, ImageInput):
-            size = (shape[2], shape[3]) if semantics.layout == "NCHW" else (shape[1], shape[2])
-            return given | {spec.name: prepare_image(np.asarray(source), spec, semantics, size)}
+            return given | {spec.name: prepare_image(np.asarray(source), spec, semantics, semantics.size_of(shape))}
         try:
             sound = np.asarray(source, dtype=np.float32).reshape(-1)
         except (TypeError, ValueError):
@@ -295,19 +294,11 @@ class Device:
         options = candidates(self.bundle.manifest, self._graph, here, there, self.bundle.ladder)
         if presence is not None:
             libraries = frozenset(presence.knows).intersection(optional_libraries())
-            options = tuple(option for option in options if self._travels(option, presence, libraries))
+            same_bases = presence.bases.get(self.bundle.digest.hex()) == self.bundle.bases_id
+            options = tuple(option for option in options if _travels(option, libraries, same_bases))
         with self._lock:
             self._known = _Known(presence, factor, options)
         return options
-
-    def _travels(self, option: Candidate, presence: Presence, libraries: Set[str]) -> bool:
-        """Whether a gateway has what it needs to decode an option's payload, with the libraries that both ends have."""
-        if not option.offloads:
-            return True
-        codec = find_codec(option.codec)
-        if codec.family == "klt" and presence.bases.get(self.bundle.digest.hex()) != self.bundle.bases_id:
-            return False
-        return codec.library is None or codec.library in libraries
 
     def _sized(self, options: tuple[Candidate, ...], analysis: Analysis | None) -> tuple[Candidate, ...]:
         """The options with the payload sizes that this input is expected to have."""
@@ -455,6 +446,16 @@ class Device:
 
     def _ordered(self, outputs: Tensors) -> Tensors:
         return {spec.name: outputs[spec.name] for spec in self.bundle.outputs}
+
+
+def _travels(option: Candidate, libraries: Set[str], same_bases: bool) -> bool:
+    """Whether a gateway can decode an option's payload, with the libraries that both ends have and its bases."""
+    if not option.offloads:
+        return True
+    codec = find_codec(option.codec)
+    if codec.family == "klt" and not same_bases:
+        return False
+    return codec.library is None or codec.library in libraries
 
 
 def _of_size(option: Candidate, predicted: tuple[float, float] | None) -> Candidate:

@@ -8,8 +8,9 @@ bytes takes the pixels as they are, a signed one pixel - 128: scale and mean are
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -20,6 +21,8 @@ from midstream.tensors import Tensor, TensorSpec
 
 Layout = Literal["NHWC", "NCHW"]
 Colour = Literal["RGB", "BGR", "GREY"]
+
+_Size = TypeVar("_Size", int, int | None)
 
 LAYOUTS: tuple[Layout, ...] = ("NHWC", "NCHW")
 COLOURS: tuple[Colour, ...] = ("RGB", "BGR", "GREY")
@@ -38,6 +41,10 @@ class ImageInput:
     def channels(self) -> int:
         """Channels of the tensor."""
         return 1 if self.colour == "GREY" else 3
+
+    def size_of(self, shape: Sequence[_Size]) -> tuple[_Size, _Size]:
+        """Height and width of a tensor of this shape, batch first."""
+        return (shape[2], shape[3]) if self.layout == "NCHW" else (shape[1], shape[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,5 +245,5 @@ def _to_colour(frame: NDArray[np.uint8], colour: Colour, name: str) -> NDArray[n
 def _picture_size(spec: TensorSpec, semantics: ImageInput, fallback: tuple[int, ...]) -> tuple[int, int]:
     if len(spec.shape) != 4:
         raise InputError(f"input {spec} is not a picture of four dimensions ({semantics.layout})")
-    height, width = spec.shape[2:4] if semantics.layout == "NCHW" else spec.shape[1:3]
+    height, width = semantics.size_of(spec.shape)
     return height or fallback[0], width or fallback[1]

@@ -59,7 +59,7 @@ def _archives(path: Path) -> list[Path]:
 
 def _made(spec: TensorSpec, shape: tuple[int, ...], semantics: Semantics | None, rng: np.random.Generator) -> Tensor:
     if isinstance(semantics, ImageInput) and len(shape) == 4 and shape[0] == 1:
-        height, width = shape[2:4] if semantics.layout == "NCHW" else shape[1:3]
+        height, width = semantics.size_of(shape)
         coarse = rng.integers(0, 256, (max(2, height // 16), max(2, width // 16), semantics.channels), dtype=np.uint8)
         smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
         picture = np.asarray(smooth, dtype=np.uint8).reshape(height, width, semantics.channels)
@@ -126,7 +126,7 @@ def _from_media(
 
 def _prepared(file: Path, spec: TensorSpec, semantics: Semantics, shape: tuple[int, ...], pieces: int) -> list[Tensor]:
     if isinstance(semantics, ImageInput):
-        height, width = shape[2:4] if semantics.layout == "NCHW" else shape[1:3]
+        height, width = semantics.size_of(shape)
         return [prepare_image(read_image(file), spec, semantics, (height, width))]
     sound, _ = read_audio(file, semantics.sample_rate)
     length = int(np.prod(shape))

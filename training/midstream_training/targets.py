@@ -189,7 +189,7 @@ def _picture_size(bundle: Bundle, subject: Subject) -> tuple[int, int]:
     shape = subject.shapes.get(spec.name, spec.shape)
     meaning = bundle.manifest.semantics[spec.name]
     assert isinstance(meaning, ImageInput)
-    high, wide = shape[2:4] if meaning.layout == "NCHW" else shape[1:3]
+    high, wide = meaning.size_of(shape)
     assert high is not None and wide is not None
     return high, wide
 

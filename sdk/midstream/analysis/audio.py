@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from midstream.analysis.mel import cosine_basis, mel_filterbank
+from midstream.analysis.mel import cosine_basis, hann_window, mel_filterbank
 from midstream.analysis.noise import MIN_SNR_DB, background, snr_db
 from midstream.analysis.onsets import Onsets
 from midstream.analysis.sound import ArraySound, Sound
@@ -97,7 +97,7 @@ class _Sums:
         self._rate, self._frame = rate, frame
         self._filters = _filters(rate, frame)
         self._basis = cosine_basis(len(self._filters), min(MFCC + 1, len(self._filters)))[1:]
-        self._silent = _SILENT_RMS**2 * float(_window(frame) @ _window(frame)) * frame / 2
+        self._silent = _SILENT_RMS**2 * float(hann_window(frame) @ hann_window(frame)) * frame / 2
         self._onsets = Onsets(frame / 2 / rate)
         self.squares = 0.0
         self._crossings = self._frames = self._loud = self._active = 0
@@ -184,7 +184,7 @@ def frame_length(rate: int) -> int:
 def frame_spectra(samples: NDArray[np.floating], frame: int) -> NDArray[np.complex64]:
     """Frames × (frame // 2 + 1) of samples, at least one frame, the last one filled with zeros where they are few."""
     padded = np.pad(samples, (0, max(0, frame - samples.size))).astype(np.float32)
-    return np.asarray(np.fft.rfft(sliding_window_view(padded, frame)[:: frame // 2] * _window(frame)), np.complex64)
+    return np.asarray(np.fft.rfft(sliding_window_view(padded, frame)[:: frame // 2] * hann_window(frame)), np.complex64)
 
 
 def in_bands(power: Floats, filters: Floats) -> Floats:
@@ -222,13 +222,6 @@ def _shapes(power: Floats, total: Floats) -> tuple[float, float]:
 def _mean_and_std(sums: tuple[float, float] | NDArray[np.float64], count: int) -> tuple[float, float]:
     mean = float(sums[0]) / count
     return mean, math.sqrt(max(0.0, float(sums[1]) / count - mean * mean))
-
-
-@lru_cache(maxsize=8)
-def _window(frame: int) -> Floats:
-    window: Floats = (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(frame) / frame)).astype(np.float32)
-    window.flags.writeable = False
-    return window
 
 
 @lru_cache(maxsize=8)

@@ -1,7 +1,7 @@
 """The mel scale and filterbank of Slaney's Auditory Toolbox, to the definition librosa uses by default.
 
 Linear below 1000 Hz (200/3 Hz a mel), logarithmic above (a factor of 6.4 in 27 mel); triangles of equal area
-(``librosa.filters.mel(htk=False, norm="slaney")``).
+(``librosa.filters.mel(htk=False, norm="slaney")``). Beside it the window of the spectra that it weighs.
 """
 
 from __future__ import annotations
@@ -56,3 +56,11 @@ def _to_mel(hz: float) -> float:
 def _to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
     above = _BREAK_HZ * np.exp(_LOG_STEP * (mel - _BREAK_MEL))
     return np.where(mel < _BREAK_MEL, mel * _HZ_A_MEL, above)
+
+
+@lru_cache(maxsize=16)
+def hann_window(frame: int) -> NDArray[np.float32]:
+    """A periodic Hann window of so many samples, as of spectra of frames that overlap by half; read-only."""
+    window: NDArray[np.float32] = (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(frame) / frame)).astype(np.float32)
+    window.flags.writeable = False
+    return window

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import cv2
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from midstream.analysis.image import Grey
-from midstream.analysis.mel import mel_filterbank
+from midstream.analysis.mel import hann_window, mel_filterbank
 
 THUMBNAIL_SIDE = 128
 STEPS, BANDS = 31, 40
@@ -51,13 +49,6 @@ def _power(samples: NDArray[np.floating], frame: int) -> Floats:
     """Of frames that overlap by half, scaled to what a frame of 512 samples would have."""
     centred = np.asarray(samples - samples.mean(), np.float32)
     padded = np.pad(centred, (0, max(0, frame - centred.size)))
-    spectra = np.fft.rfft(sliding_window_view(padded, frame)[:: max(1, frame // 2)] * _window(frame))
+    spectra = np.fft.rfft(sliding_window_view(padded, frame)[:: max(1, frame // 2)] * hann_window(frame))
     scale = np.float32((_TOP_FRAME / frame) ** 2)
     return np.asarray((spectra.real**2 + spectra.imag**2) * scale, np.float32)
-
-
-@lru_cache(maxsize=8)
-def _window(frame: int) -> Floats:
-    window: Floats = (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(frame) / frame)).astype(np.float32)
-    window.flags.writeable = False
-    return window

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from midstream.analysis.analyze import Analysis, analyze, analyze_image
+from midstream.analysis.analyze import Analysis, analyze, analyze_image, analyze_sound, checked_array
+from midstream.analysis.image import Colour
+from midstream.analysis.sound import ArraySound, Sound
 from midstream.inputs import AudioInput, Semantics, to_pixels
-from midstream.tensors import Tensors
+from midstream.tensors import Tensor, Tensors
 
 
 def analyze_inputs(
@@ -16,18 +18,22 @@ def analyze_inputs(
     semantics: Mapping[str, Semantics],
     source: np.ndarray | None = None,
     sample_rate: int | None = None,
+    *,
+    of_picture: Callable[[Tensor, Colour], Analysis] = analyze_image,
+    of_sound: Callable[[Sound], Analysis] = analyze_sound,
 ) -> Analysis | None:
     """What is in the input; None where it is empty or not finite, and no picture or sound.
 
-    ``source`` is the camera frame or sound that it was made of, where that is at hand. Raises InputError as
-    `analyze` does.
+    ``source`` is the camera frame or sound that it was made of, where that is at hand; ``of_picture`` and ``of_sound``
+    do the work where there is one. Raises InputError as `analyze` does.
     """
     for name, meaning in semantics.items():
         if isinstance(meaning, AudioInput):
-            return analyze(tensors[name].reshape(-1), kind="audio", sample_rate=sample_rate or meaning.sample_rate)
+            samples = checked_array(tensors[name].reshape(-1), "audio")
+            return of_sound(ArraySound(samples, sample_rate or meaning.sample_rate))
         if source is not None:
-            return analyze(np.asarray(source), kind="image")
+            return of_picture(np.asarray(source), "RGB")
         if tensors[name].ndim == 4 and len(tensors[name]) == 1:
-            return analyze_image(to_pixels(tensors[name], meaning), colour="BGR" if meaning.colour == "BGR" else "RGB")
+            return of_picture(to_pixels(tensors[name], meaning), "BGR" if meaning.colour == "BGR" else "RGB")
     largest = max(tensors.values(), key=lambda tensor: tensor.size)
     return analyze(largest, kind="tensor") if largest.size and np.all(np.isfinite(largest)) else None

@@ -206,14 +206,6 @@ def _row(place: Place, rung: MeasuredRung) -> list[str]:
 
 
 def _plot(path: Path, bundle: Bundle, ladder: Ladder, rungs: Mapping[str | None, Sequence[MeasuredRung]]) -> None:
-    from midstream.drawing.chart import Series, write_chart
+    from midstream.drawing.chart import series_of, write_chart
 
-    series = [
-        Series(
-            "whole input" if place.cut is None else f"cut {place.cut}",
-            [(rung.codec, rung.payload_bytes, rung.agreement) for rung in rungs[place.cut]],
-            place.cut is None,
-        )
-        for place in ladder.places
-    ]
-    write_chart(path, series, title=f"{bundle.name}: bytes against agreement", metric=ladder.metric)
+    write_chart(path, series_of(rungs), title=f"{bundle.name}: bytes against agreement", metric=ladder.metric)

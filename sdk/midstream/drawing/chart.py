@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from midstream.drawing.canvas import DPI, FAINT, INK, check_target, content_of, kind_of, plain_matplotlib, write
+from midstream.ladder import MeasuredRung
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +32,18 @@ class Series:
     name: str
     rungs: Sequence[tuple[str, float, float]]
     whole_input: bool = False
+
+
+def series_of(rungs: Mapping[str | None, Sequence[MeasuredRung]]) -> list[Series]:
+    """The rungs of each place, a cut or None for the whole input, as they are drawn."""
+    return [
+        Series(
+            "whole input" if cut is None else f"cut {cut}",
+            [(rung.codec, rung.payload_bytes, rung.agreement) for rung in found],
+            cut is None,
+        )
+        for cut, found in rungs.items()
+    ]
 
 
 def write_chart(path: Path, series: Sequence[Series], *, title: str, metric: str) -> None:

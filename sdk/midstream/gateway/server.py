@@ -87,6 +87,7 @@ class Gateway:
             raise BundleError(
                 "a gateway needs at least one bundle; convert a model first: midstream convert MODEL -o DIR"
             )
+        self._knows = optional_libraries()
         self._served = {bundle.digest: bundle for bundle in served}
         if len(self._served) > MAX_BUNDLES:
             raise BundleError(
@@ -201,7 +202,7 @@ class Gateway:
                 queue_ms=round(self._queue.wait_s * 1e3, 1),
                 load=round(self._busy / self._workers, 2),
                 tail_ms={digest.hex(): bundle.tail_ms() for digest, bundle in self._served.items()},
-                knows=optional_libraries(),
+                knows=self._knows,
                 bases={digest.hex(): bundle.bases_id for digest, bundle in self._served.items() if bundle.bases_id},
             )
         if always or presence != self._published:
