@@ -19,6 +19,7 @@ import numpy as np
 from midstream.analysis import Analysis
 from midstream.bundle import Bundle
 from midstream.communication.codecs import ZSTD_LIBRARY, decode, find_codec, optional_libraries
+from midstream.communication.fec import fec_available
 from midstream.communication.presence import Presence
 from midstream.communication.wire import MAX_DEADLINE_MS, MAX_FEATURES, EncodedTensor, Limits, Reply, Request, Status
 from midstream.complexity import analyze_inputs
@@ -399,12 +400,16 @@ class Device:
             score=0.0 if analysis is None else analysis.score,
             features=features,
             tensors=encoded,
+            takes_parity=fec_available(),
         )
 
     def _decoded(self, reply: Reply, plan: Plan, outputs: Tensors) -> tuple[Tensors | None, str]:
         if reply.status is not Status.OK:
             return None, f"the gateway refused: {reply.message or reply.status.name.lower()}"
-        expected = [spec for spec in self.bundle.outputs if spec.name not in outputs]
+        places = tuple(place for place, spec in enumerate(self.bundle.outputs) if spec.name not in outputs)
+        if reply.outputs != places or reply.partial:
+            return None, "its reply is damaged: it brings other outputs than were asked for"
+        expected = [self.bundle.outputs[place] for place in places]
         try:
             answer = decode(reply.codec, reply.tensors, expected, {}, _MAX_REPLY_BYTES)
         except CodecError as error:

@@ -69,6 +69,10 @@ class WireError(MidstreamError):
     """A frame from the network is damaged, hostile or of an unknown version."""
 
 
+class WireVersionError(WireError):
+    """A frame has a wire version that is not spoken here."""
+
+
 class VerificationError(MidstreamError):
     """A slice does not give what the whole model gives."""
 

@@ -14,7 +14,8 @@ from midstream.communication.packs import MAX_PACK_BYTES, decode_pack, request_i
 from midstream.communication.presence import Presence, decode_presence
 from midstream.communication.sending import Expected, Pending, Sender, fail
 from midstream.communication.transport import Message, MqttTransport
-from midstream.communication.wire import WIRE_VERSION, Buffer, Limits, Request, Status, decode_reply
+from midstream.communication.versions import common_version, decode_notice, disagreement, is_notice
+from midstream.communication.wire import Buffer, Limits, Request, Status, decode_reply
 from midstream.errors import WireError
 from midstream.partitioning import LinkEstimate, LinkState
 
@@ -127,12 +128,19 @@ class Exchange:
     def absence(self) -> str:
         """Why there is no gateway to plan with, for a person."""
         with self._lock:
+            foreign = min(
+                (gateway for gateway in self._gateways.values() if common_version(gateway.wire_versions) is None),
+                key=lambda gateway: gateway.gateway_id,
+                default=None,
+            )
             others = sorted(self._gateways)[:_NAMED]
             rests = [
                 self._rests[gateway.gateway_id].until for gateway in self._able() if gateway.gateway_id in self._rests
             ]
         if self._transport.connected and rests:
             return f"the gateway rests for {max(0.0, min(rests) - time.monotonic()):.1f} s after a failure"
+        if self._transport.connected and foreign is not None:
+            return f"no gateway can be asked: {disagreement(foreign.gateway_id, foreign.wire_versions)}"
         if self._transport.connected and others:
             return f"no gateway has this bundle; there are {', '.join(others)} with others"
         return f"no gateway is there{f': {self.last_error}' if self.last_error else ''}"
@@ -195,7 +203,7 @@ class Exchange:
         return [
             gateway
             for gateway in self._gateways.values()
-            if self._digest in gateway.bundles and WIRE_VERSION in gateway.wire_versions
+            if self._digest in gateway.bundles and common_version(gateway.wire_versions) is not None
         ]
 
     def _rest(self, gateway_id: str) -> None:
@@ -232,6 +240,11 @@ class Exchange:
 
     def _on_reply(self, message: Message) -> None:
         route = topics.parse_reply_topic(message.topic)
+        if is_notice(message.payload):
+            notice = decode_notice(message.payload)
+            asked = self._sender.asked(notice.request_id, route.gateway_id)
+            fail(asked, f"it was not understood: {disagreement(route.gateway_id, notice.versions)}")
+            return
         if message.correlation is None:
             self._on_pack(route.gateway_id, message.payload)
             return

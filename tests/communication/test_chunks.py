@@ -1,34 +1,37 @@
-"""Chunks. ``python tests/communication/test_chunks.py`` rewrites the golden chunk from the golden request."""
+"""Chunks, and the parity chunks that stand for lost ones."""
 
 from __future__ import annotations
 
 import struct
 import tracemalloc
-import zlib
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midstream.communication.chunks import CHUNK_BYTES, MIN_CHUNK_BYTES, OVERHEAD_BYTES, Reassembler, split
-from midstream.errors import WireError
+from midstream.communication import chunks as chunks_module
+from midstream.communication import fec
+from midstream.communication.checksum import crc32c, sealed
+from midstream.communication.chunks import CHUNK_BYTES, MIN_CHUNK_BYTES, OVERHEAD_BYTES, Reassembler, chunk_count, split
+from midstream.errors import MissingExtraError, WireError
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+from .golden import FOLDER, in_parts
+
 ID = bytes(range(16))
 
 
 def message_of(size: int, salt: int = 0) -> bytes:
     body = bytes((n * 31 + salt) % 251 for n in range(min(size, 5000)))
-    return (body * (size // max(len(body), 1) + 1))[: size - 4] + zlib.crc32(body, salt).to_bytes(4, "little")
+    return (body * (size // max(len(body), 1) + 1))[: size - 4] + crc32c(body, salt).to_bytes(4, "little")
 
 
-def chunk(index: int, count: int, total: int, part: bytes, tag: bytes = b"tagg", request_id: bytes = ID) -> bytes:
-    body = struct.pack("<2sBB16sHHI4s", b"MC", 0, 0, request_id, index, count, total, tag) + part
-    return body + struct.pack("<I", zlib.crc32(body))
+def chunk(
+    index: int, count: int, total: int, part: bytes, tag: bytes = b"tagg", request_id: bytes = ID, parity: int = 0
+) -> bytes:
+    return sealed(struct.pack("<2sBB16sHHI4sB", b"MC", 1, 0, request_id, index, count, total, tag, parity) + part)
 
 
-@pytest.mark.parametrize("size", [4, 1000, CHUNK_BYTES - 36, CHUNK_BYTES - 35, CHUNK_BYTES, 3_000_001])
+@pytest.mark.parametrize("size", [4, 1000, CHUNK_BYTES - 37, CHUNK_BYTES - 36, CHUNK_BYTES, 3_000_001])
 def test_a_message_survives(size: int) -> None:
     message = message_of(size)
     chunks = split(message, ID)
@@ -57,11 +60,108 @@ def test_order_and_duplicates_do_not_matter(size: int, chunk_bytes: int, random)
 
 
 def test_golden_chunk() -> None:
-    message = (GOLDEN / "request-v0.bin").read_bytes()
-    data = (GOLDEN / "chunk-v0.bin").read_bytes()
+    message = (FOLDER / "request-v1.bin").read_bytes()
+    data = (FOLDER / "chunk-v1.bin").read_bytes()
     assert split(message, ID) == [data]
     assert Reassembler().add("d", data) == message
     assert data == chunk(0, 1, len(message), message, message[-4:])
+
+
+def test_golden_parity_chunk() -> None:
+    message, data = in_parts(), (FOLDER / "parity-v1.bin").read_bytes()
+    first, second, parity = split(message, ID, MIN_CHUNK_BYTES, parity=1)
+    assert parity == data
+    assert data[20:24] == struct.pack("<HH", 2, 2)
+    for other in (first, second):
+        reassembler = Reassembler()
+        assert reassembler.add("d", data) is None
+        assert reassembler.add("d", other) == message
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1100, 30_000),
+    st.integers(MIN_CHUNK_BYTES, 5000),
+    st.integers(1, 6),
+    st.randoms(use_true_random=False),
+)
+def test_any_k_chunks_of_n_give_the_message(size: int, chunk_bytes: int, parity: int, random) -> None:  # type: ignore[no-untyped-def]
+    message = message_of(size)
+    chunks = split(message, ID, chunk_bytes, parity)
+    count = chunk_count(size, chunk_bytes)
+    assert len(chunks) == count + parity
+    assert chunks[:count] == [
+        chunk(at, count, size, plain[33:-4], message[-4:], parity=parity)
+        for at, plain in enumerate(split(message, ID, chunk_bytes))
+    ]
+    kept = random.sample(chunks, count)
+    late = [one for one in chunks if one not in kept]
+    reassembler = Reassembler()
+    for one in kept[:-1]:
+        assert reassembler.add("d", one) is None
+        assert reassembler.add("d", one) is None
+    assert reassembler.add("d", kept[-1]) == message
+    # What comes after it was complete begins nothing.
+    assert [reassembler.add("d", one) for one in late if count > 1] == [None] * len(late) * (count > 1)
+    assert (reassembler.pending_messages, reassembler.pending_bytes) == (0, 0)
+
+
+def test_a_message_that_was_complete_can_be_sent_again() -> None:
+    first, second = split(message_of(4000), ID, MIN_CHUNK_BYTES), split(message_of(4000, 9), ID, MIN_CHUNK_BYTES)
+    reassembler = Reassembler()
+    assert [reassembler.add("d", one) for one in first] == [None, message_of(4000)]
+    assert [reassembler.add("d", one) for one in second] == [None, message_of(4000, 9)]
+    assert reassembler.add("d", first[0]) is None
+    assert reassembler.pending_messages == 1
+
+
+def test_no_more_finished_messages_are_remembered_than_are_held() -> None:
+    reassembler = Reassembler(max_messages=2)
+    for n in range(100):
+        for one in split(message_of(4000, n), n.to_bytes(16, "big"), MIN_CHUNK_BYTES):
+            reassembler.add("d", one)
+    assert len(reassembler._finished) == 2
+
+
+def test_without_zfec_parity_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = message_of(6000)
+    chunks = split(message, ID, MIN_CHUNK_BYTES, parity=2)
+    monkeypatch.setattr(chunks_module, "fec_available", lambda: False)
+    monkeypatch.setattr(fec, "fec_available", lambda: False)
+    reassembler = Reassembler()
+    assert [reassembler.add("d", one) for one in (chunks[3], chunks[0], chunks[4])] == [None] * 3
+    progress = reassembler.progress("d", ID)
+    assert progress is not None
+    assert (progress.received, progress.span, progress.parity) == (1, 1, 0)
+    assert [reassembler.add("d", one) for one in chunks[1:3]] == [None, message]
+    with pytest.raises(MissingExtraError, match=r"forward error correction .*midstream\[fec\]"):
+        split(message, ID, MIN_CHUNK_BYTES, parity=1)
+    assert len(split(message, ID, MIN_CHUNK_BYTES)) == 3
+
+
+def test_progress_says_what_is_missing() -> None:
+    chunks = split(message_of(20_000), ID, MIN_CHUNK_BYTES, parity=3)
+    reassembler = Reassembler()
+    assert reassembler.progress("d", ID) is None
+    for at in (0, 3, 4, 11):
+        reassembler.add("d", chunks[at])
+    progress = reassembler.progress("d", ID)
+    assert progress is not None
+    assert (progress.count, progress.parity, progress.received, progress.span) == (10, 3, 4, 12)
+    # One parity chunk is there, so one of the nine data chunks need not come.
+    assert progress.missing(progress.count) == ((1, 2), (5, 8))
+    assert progress.missing(6) == ((1, 2), (5, 5))
+    assert (progress.lost_before(5), progress.lost_before(12)) == (2, 8)
+
+
+def test_missing_chunks_are_named_in_at_most_64_ranges() -> None:
+    chunks = split(message_of(400_000), ID, MIN_CHUNK_BYTES)
+    reassembler = Reassembler()
+    for one in chunks[::2]:
+        reassembler.add("d", one)
+    progress = reassembler.progress("d", ID)
+    assert progress is not None
+    assert progress.missing(len(chunks)) == tuple((at, at) for at in range(1, 128, 2))
 
 
 def test_senders_are_kept_apart() -> None:
@@ -86,7 +186,7 @@ def test_a_second_attempt_is_not_mixed_with_the_first() -> None:
 def test_chunks_that_contradict_each_other_are_refused_and_dropped() -> None:
     reassembler = Reassembler()
     assert reassembler.add("d", chunk(0, 2, 3000, bytes(1500))) is None
-    with pytest.raises(WireError, match="announces 3 chunks of 4500 bytes in all, those before it 2 of 3000"):
+    with pytest.raises(WireError, match=r"announces 3 chunks of 4500 bytes .*, those before it 2 chunks of 3000"):
         reassembler.add("d", chunk(1, 3, 4500, bytes(1500)))
     assert reassembler.pending_messages == 0
 
@@ -95,12 +195,12 @@ def test_chunks_that_contradict_each_other_are_refused_and_dropped() -> None:
     ("data", "reason"),
     [
         (b"", "chunk has 0 bytes"),
-        (bytes(OVERHEAD_BYTES), "chunk has 36 bytes"),
+        (bytes(OVERHEAD_BYTES), "chunk has 37 bytes"),
         (bytes(CHUNK_BYTES + 1), "chunk has 262145 bytes"),
         (bytes(100), "begins with"),
-        (b"MC\x05" + bytes(100), "wire version 5; spoken here: 0"),
-        (b"MC\x00\x01" + bytes(100), "flags 0x01"),
-        (chunk(0, 1, 8, bytes(8))[:-1] + b"!", "CRC-32"),
+        (b"MC\x05" + bytes(100), "wire version 5; spoken here: 1"),
+        (b"MC\x01\x01" + bytes(100), "flags 0x01"),
+        (chunk(0, 1, 8, bytes(8))[:-1] + b"!", "CRC-32C"),
         (chunk(0, 1, 8, bytes(7)), "do not belong together"),
         (chunk(1, 1, 8, bytes(8)), "do not belong together"),
         (chunk(0, 0, 8, bytes(8)), "do not belong together"),
@@ -108,6 +208,11 @@ def test_chunks_that_contradict_each_other_are_refused_and_dropped() -> None:
         (chunk(2, 3, 2048, bytes(1)), "do not belong together"),
         (chunk(0, 2, 3000, bytes(1499)), "do not belong together"),
         (chunk(0, 1, 3, bytes(3)), "announces a message of 3 bytes"),
+        (chunk(2, 2, 3000, bytes(1500)), "do not belong together"),
+        (chunk(3, 2, 3000, bytes(1500), parity=1), "do not belong together"),
+        (chunk(2, 2, 2999, bytes(1499), parity=1), "do not belong together"),
+        (chunk(0, 2, 3000, bytes(1500), parity=65), "do not belong together"),
+        (chunk(0, 250, 256_000, bytes(1024), parity=7), "do not belong together"),
         (chunk(0, 400, 2**32 - 1, bytes(1024)), "announces a message of 4294967295 bytes"),
     ],
 )
@@ -122,7 +227,7 @@ def test_a_damaged_or_hostile_chunk_is_refused(data: bytes, reason: str) -> None
 @given(st.binary(max_size=80), st.integers(0, 70_000), st.integers(0, 70_000), st.integers(0, 2**32 - 1))
 def test_random_chunks_raise_wire_errors_only(data: bytes, index: int, count: int, total: int) -> None:
     reassembler = Reassembler(max_message_bytes=10_000, max_messages=2)
-    for hostile in (data, b"MC\0\0" + data, chunk(index & 0xFFFF, count & 0xFFFF, total, data)):
+    for hostile in (data, b"MC\1\0" + data, chunk(index & 0xFFFF, count & 0xFFFF, total, data)):
         try:
             found = reassembler.add("d", hostile)
         except WireError:
@@ -209,5 +314,8 @@ def test_what_cannot_be_sent_is_not_split(size: int, request_id: bytes, chunk_by
         split(bytes(size), request_id, chunk_bytes)
 
 
-if __name__ == "__main__":
-    (GOLDEN / "chunk-v0.bin").write_bytes(split((GOLDEN / "request-v0.bin").read_bytes(), ID)[0])
+@pytest.mark.parametrize(("size", "parity"), [(3000, 65), (3000, -1), (500_000, 12)])
+def test_too_much_parity_is_not_made(size: int, parity: int) -> None:
+    with pytest.raises(WireError, match=f"{parity} parity chunks beside"):
+        split(message_of(size), ID, MIN_CHUNK_BYTES, parity)
+    assert split(message_of(500_000), ID, MIN_CHUNK_BYTES, 11)

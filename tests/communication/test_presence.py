@@ -25,7 +25,7 @@ PRESENCE = Presence(
     speed_factor=2.5,
     queue_ms=12.5,
     load=0.75,
-    wire_versions=(0,),
+    wire_versions=(1,),
     tail_ms={DIGEST.hex(): {"whole": 40.125, "c12": 7.5, "größer": 0.0}},
     knows=("zstd",),
     bases={DIGEST.hex(): "0123456789abcdef"},
@@ -40,7 +40,7 @@ presences = st.builds(
     st.floats(0, 1e6, exclude_min=True),
     times,
     st.floats(0, 1e3),
-    st.lists(st.integers(0, 255), max_size=16).map(tuple),
+    st.lists(st.integers(0, 255), max_size=15).map(lambda versions: (1, *versions)),
     st.dictionaries(
         st.binary(min_size=32, max_size=32).map(bytes.hex),
         st.dictionaries(st.text(min_size=1, max_size=20), times, max_size=10),
@@ -76,6 +76,13 @@ def test_keys_of_a_later_release_are_ignored() -> None:
     assert decode_presence(dump(colour="red", more=[1, {"a": 2}])) == PRESENCE
 
 
+def test_of_a_gateway_of_other_versions_only_these_are_read() -> None:
+    later = {"gateway": "gw-2", "wire_versions": [2, 3], "bundles": {"of": "another kind"}, "load": "high"}
+    assert decode_presence(json.dumps(later).encode()) == Presence("gw-2", wire_versions=(2, 3))
+    with pytest.raises(WireError, match="'bundles' of type dict"):
+        decode_presence(json.dumps(BODY | later | {"wire_versions": [1, 2]}).encode())
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -100,8 +107,8 @@ def test_keys_of_a_later_release_are_ignored() -> None:
         ({"load": 10**400}, "load = inf"),
         ({"load": None}, "load of type NoneType"),
         ({"wire_versions": [256]}, "wire_versions"),
-        ({"wire_versions": [0.0]}, "wire_versions"),
-        ({"wire_versions": [0] * 17}, "17 entries"),
+        ({"wire_versions": [1.0]}, "wire_versions"),
+        ({"wire_versions": [1] * 17}, "17 entries"),
         ({"tail_ms": []}, "'tail_ms' of type list"),
         ({"tail_ms": {"ab": {}}}, "digest of 64"),
         ({"tail_ms": {"00" * 32: []}}, "of type list"),

@@ -1,33 +1,72 @@
-"""Chunks: a message as MQTT payloads of at most 256 KiB, and back.
+"""Chunks: a message as MQTT payloads of at most 256 KiB, with or without parity, and back.
 
-All chunks of a message but the last carry the same number of bytes, so a chunk's place follows from its
-index. The header repeats the message's last four bytes, its CRC-32: so the chunks of a request that is sent
+All data chunks of a message but the last carry the same number of bytes, so a chunk's place follows from its
+index. The header repeats the message's last four bytes, its CRC-32C: so the chunks of a request that is sent
 again, with less time remaining, are never mixed with those of the first attempt.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
 from collections import defaultdict
+from collections.abc import Set
 from dataclasses import dataclass, field
+from itertools import islice
 
-from midstream.communication.wire import REQUEST_ID_BYTES, WIRE_VERSION, WIRE_VERSIONS
+from midstream.communication.checksum import CRC_BYTES, is_sealed, sealed
+from midstream.communication.control import MAX_RANGES, TAG_BYTES
+from midstream.communication.fec import MAX_CODED_PARTS, MAX_PARITY, fec_available, parity_parts, rebuilt
+from midstream.communication.framing import REQUEST_ID_BYTES, WIRE_VERSION, check_version
 from midstream.errors import WireError
 
 CHUNK_BYTES = 256 << 10
 
 _MAGIC = b"MC"
 _PREFIX = struct.Struct("<2sBB")
-_HEADER = struct.Struct("<2sBB16sHHI4s")
-_CRC = struct.Struct("<I")
-OVERHEAD_BYTES = _HEADER.size + _CRC.size
+_HEADER = struct.Struct("<2sBB16sHHI4sB")
+OVERHEAD_BYTES = _HEADER.size + CRC_BYTES
 MIN_PART_BYTES = 1024
 # Equal parts are at least half as large as there is room for.
 MIN_CHUNK_BYTES = 2 * MIN_PART_BYTES + OVERHEAD_BYTES
-_TAG_BYTES = 4
 _MAX_CHUNKS = 0xFFFF
 _MAX_TOTAL = 0xFFFF_FFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What has come of a message of ``count`` data and ``parity`` parity chunks: those of ``indices``, a live view.
+
+    ``span`` is how many were sent up to the highest of them.
+    """
+
+    message_id: bytes
+    tag: bytes
+    count: int
+    parity: int
+    span: int
+    indices: Set[int]
+
+    @property
+    def received(self) -> int:
+        """How many chunks have come."""
+        return len(self.indices)
+
+    def lost_before(self, stop: int) -> int:
+        """How many chunks of indices below ``stop`` have not come."""
+        return sum(index not in self.indices for index in range(stop))
+
+    def missing(self, before: int) -> tuple[tuple[int, int], ...]:
+        """Data chunks that have not come, of indices below ``before``: as many as are needed, in at most 64 ranges."""
+        ranges: list[tuple[int, int]] = []
+        absent = (index for index in range(min(before, self.count)) if index not in self.indices)
+        for index in islice(absent, self.count - self.received):
+            if ranges and ranges[-1][1] == index - 1:
+                ranges[-1] = (ranges[-1][0], index)
+            elif len(ranges) == MAX_RANGES:
+                break
+            else:
+                ranges.append((index, index))
+        return tuple(ranges)
 
 
 @dataclass(slots=True)
@@ -37,17 +76,37 @@ class _Partial:
     count: int
     total: int
     tag: bytes
+    parity: int
+    span: int = 0
     parts: dict[int, memoryview] = field(default_factory=dict)
 
+    @property
+    def declared(self) -> tuple[int, int, int]:
+        return self.count, self.total, self.parity
 
-def split(message: bytes, request_id: bytes, chunk_bytes: int = CHUNK_BYTES) -> list[bytes]:
-    """The chunks of a message, in order, each of at most ``chunk_bytes`` (2,084 bytes to 256 KiB).
+    def message(self) -> bytes:
+        """The message, as soon as there are as many parts as it has: then a parity part stands for each missing one."""
+        if all(index < self.count for index in self.parts):
+            return b"".join(self.parts[place] for place in range(self.count))
+        size = -(-self.total // self.count)
+        # A data part that is too short can only be the last.
+        whole = {at: part if len(part) == size else bytes(part).ljust(size, b"\0") for at, part in self.parts.items()}
+        return b"".join(rebuilt(whole, self.count))[: self.total]
 
-    Raises WireError where the message has fewer than 4 or more than 2³²-1 bytes, or needs more than 65,535
-    chunks.
+
+def chunk_count(total: int, chunk_bytes: int) -> int:
+    """How many data chunks of at most ``chunk_bytes`` a message of ``total`` bytes takes."""
+    return -(-total // (chunk_bytes - OVERHEAD_BYTES))
+
+
+def split(message: bytes, request_id: bytes, chunk_bytes: int = CHUNK_BYTES, parity: int = 0) -> list[bytes]:
+    """The chunks of a message, in order, each of at most ``chunk_bytes`` (2,085 bytes to 256 KiB).
+
+    Behind them are ``parity`` parity chunks, at most 64, and 256 of both. Raises WireError where the message has fewer
+    than 4 or more than 2³²-1 bytes, or needs too many chunks (65,535 without parity); MissingExtraError where there is
+    to be parity without zfec.
     """
     total = len(message)
-    room = chunk_bytes - OVERHEAD_BYTES
     if len(request_id) != REQUEST_ID_BYTES:
         raise WireError(f"request id has {len(request_id)} bytes, needed {REQUEST_ID_BYTES}")
     if not MIN_CHUNK_BYTES <= chunk_bytes <= CHUNK_BYTES:
@@ -55,19 +114,25 @@ def split(message: bytes, request_id: bytes, chunk_bytes: int = CHUNK_BYTES) -> 
             f"chunks of {chunk_bytes} bytes; {MIN_CHUNK_BYTES} to {CHUNK_BYTES} are possible, so have the broker take "
             "at least so much at once"
         )
-    count = -(-total // room)
-    if not _TAG_BYTES <= total <= _MAX_TOTAL or count > _MAX_CHUNKS:
+    count = chunk_count(total, chunk_bytes)
+    if not TAG_BYTES <= total <= _MAX_TOTAL or count > _MAX_CHUNKS:
         raise WireError(f"message of {total} bytes cannot be sent in chunks of {chunk_bytes} bytes")
+    if not 0 <= parity <= MAX_PARITY or (parity and count + parity > MAX_CODED_PARTS):
+        raise WireError(
+            f"{parity} parity chunks beside {count} data chunks; {MAX_PARITY}, and {MAX_CODED_PARTS} of both, are the "
+            "most"
+        )
     size = -(-total // count)
     view = memoryview(message)
-    tag = bytes(view[-_TAG_BYTES:])
-    chunks = []
-    for index in range(count):
-        header = _HEADER.pack(_MAGIC, WIRE_VERSION, 0, request_id, index, count, total, tag)
-        part = view[index * size : (index + 1) * size]
-        crc = zlib.crc32(part, zlib.crc32(header))
-        chunks.append(b"".join((header, part, _CRC.pack(crc))))
-    return chunks
+    tag = bytes(view[-TAG_BYTES:])
+    parts: list[bytes | memoryview] = [view[start : start + size] for start in range(0, total, size)]
+    if parity:
+        padded = [part if len(part) == size else bytes(part).ljust(size, b"\0") for part in parts]
+        parts += parity_parts(padded, parity)
+    return [
+        sealed(_HEADER.pack(_MAGIC, WIRE_VERSION, 0, request_id, index, count, total, tag, parity), part)
+        for index, part in enumerate(parts)
+    ]
 
 
 class Reassembler:
@@ -75,7 +140,7 @@ class Reassembler:
 
     Whatever is sent, it holds at most ``max_messages`` half-finished messages, whose declared lengths add
     up to at most ``max_pending_bytes`` (default: four of the largest). For a newer one the oldest is dropped
-    of the sender who takes up most.
+    of the sender who takes up most. Without zfec, parity chunks are passed over.
     """
 
     def __init__(
@@ -86,6 +151,8 @@ class Reassembler:
         self._max_pending_bytes = max(max_message_bytes, max_pending_bytes or 4 * max_message_bytes)
         self._partial: dict[tuple[str, bytes], _Partial] = {}
         self._pending_bytes = 0
+        # Those of several chunks that were complete lately, so that what comes late of them begins nothing.
+        self._finished: dict[tuple[str, bytes], bytes] = {}
 
     @property
     def pending_messages(self) -> int:
@@ -97,39 +164,58 @@ class Reassembler:
         """Declared bytes of those messages."""
         return self._pending_bytes
 
+    def progress(self, sender: str, message_id: bytes) -> Progress | None:
+        """What has come of a message that is not complete; None where nothing has."""
+        partial = self._partial.get((sender, message_id))
+        if partial is None:
+            return None
+        parity = partial.parity if fec_available() else 0
+        return Progress(message_id, partial.tag, partial.count, parity, partial.span, partial.parts.keys())
+
     def add(self, sender: str, chunk: bytes) -> bytes | None:
         """The message that this chunk completes, or None.
 
-        A chunk seen before is ignored; a chunk of another attempt at the same request drops what came
-        before. The chunk's bytes are kept until the message is complete. Raises WireError on a chunk that
-        is damaged, larger than allowed, or contradicts the others of its message, which is then dropped.
+        A chunk seen before, or of a message of several chunks that is complete, is ignored; a chunk of another attempt
+        at the same request drops what came before. The chunk's bytes are kept until the message is complete. Raises
+        WireError on a chunk that is damaged, larger than allowed, or contradicts the others of its message, which is
+        then dropped.
         """
         request_id, index, declared, part = self._open(chunk)
         key = (sender, request_id)
+        if declared.count == 1:
+            self.forget(sender, request_id)
+            return bytes(part)
+        if self._finished.get(key) == declared.tag or (index >= declared.count and not fec_available()):
+            return None
         partial = self._partial.get(key)
         if partial is None or partial.tag != declared.tag:
             self.forget(sender, request_id)
-            if declared.count == 1:
-                return bytes(part)
             partial = self._reserve(key, declared)
-        elif (partial.count, partial.total) != (declared.count, declared.total):
+        elif partial.declared != declared.declared:
             self.forget(sender, request_id)
             raise WireError(
-                f"chunk {index} of request {request_id.hex()} announces {declared.count} chunks of "
-                f"{declared.total} bytes in all, those before it {partial.count} of {partial.total}; "
-                "the message is dropped and has to be sent again"
+                f"chunk {index} of request {request_id.hex()} announces {_announced(declared)}, those before it "
+                f"{_announced(partial)}; the message is dropped and has to be sent again"
             )
         partial.parts.setdefault(index, part)
+        partial.span = max(partial.span, index + 1)
         if len(partial.parts) < partial.count:
             return None
         self.forget(sender, request_id)
-        return b"".join(partial.parts[place] for place in range(partial.count))
+        self._remember(key, partial.tag)
+        return partial.message()
 
     def forget(self, sender: str, request_id: bytes) -> None:
         """Drop what has come of this request, if anything."""
         partial = self._partial.pop((sender, request_id), None)
         if partial is not None:
             self._pending_bytes -= partial.total
+
+    def _remember(self, key: tuple[str, bytes], tag: bytes) -> None:
+        self._finished.pop(key, None)
+        self._finished[key] = tag
+        if len(self._finished) > self._max_messages:
+            del self._finished[next(iter(self._finished))]
 
     def _reserve(self, key: tuple[str, bytes], declared: _Partial) -> _Partial:
         while self._partial and (
@@ -155,27 +241,29 @@ class Reassembler:
         magic, version, flags = _PREFIX.unpack_from(view)
         if magic != _MAGIC:
             raise WireError(f"chunk begins with {magic!r}, not {_MAGIC!r}: it is not midstream's")
-        if version not in WIRE_VERSIONS:
-            spoken = ", ".join(map(str, WIRE_VERSIONS))
-            raise WireError(
-                f"chunk has wire version {version}; spoken here: {spoken}. Update the older of the two ends"
-            )
+        check_version(version, "chunk")
         if flags:
             raise WireError(f"chunk has unknown flags 0x{flags:02x}; wire version {version} has none")
-        if zlib.crc32(view[: -_CRC.size]) != _CRC.unpack(view[-_CRC.size :])[0]:
-            raise WireError(f"chunk of {len(view)} bytes is damaged: its CRC-32 does not match")
-        _, _, _, request_id, index, count, total, tag = _HEADER.unpack_from(view)
-        if not _TAG_BYTES <= total <= self._max_message_bytes:
+        if not is_sealed(view):
+            raise WireError(f"chunk of {len(view)} bytes is damaged: its CRC-32C does not match")
+        _, _, _, request_id, index, count, total, tag, parity = _HEADER.unpack_from(view)
+        if not TAG_BYTES <= total <= self._max_message_bytes:
             raise WireError(
-                f"chunk announces a message of {total} bytes; {_TAG_BYTES} to {self._max_message_bytes} are "
+                f"chunk announces a message of {total} bytes; {TAG_BYTES} to {self._max_message_bytes} are "
                 "allowed. Send less, or raise max_message_bytes"
             )
-        part = view[_HEADER.size : -_CRC.size]
+        part = view[_HEADER.size : -CRC_BYTES]
         size = -(-total // max(count, 1))
         last = (count - 1) * size
-        possible = index < count and last < total and (count == 1 or size >= MIN_PART_BYTES)
-        if not possible or len(part) != min(size, total - index * size):
+        possible = index < count + parity and last < total and (count == 1 or size >= MIN_PART_BYTES)
+        possible &= not parity or (parity <= MAX_PARITY and count + parity <= MAX_CODED_PARTS)
+        if not possible or len(part) != (min(size, total - index * size) if index < count else size):
             raise WireError(
-                f"chunk {index} of {count} brings {len(part)} bytes of {total}: these numbers do not belong together"
+                f"chunk {index} of {count} and {parity} of parity brings {len(part)} bytes of {total}: these numbers "
+                "do not belong together"
             )
-        return request_id, index, _Partial(count, total, tag), part
+        return request_id, index, _Partial(count, total, tag, parity), part
+
+
+def _announced(declared: _Partial) -> str:
+    return f"{declared.count} chunks of {declared.total} bytes in all and {declared.parity} of parity"

@@ -9,16 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from midstream.communication.wire import (
-    MAGIC,
-    PACK,
-    REQUEST_ID_BYTES,
-    WIRE_VERSION,
-    Buffer,
-    Limits,
-    open_message,
-    seal,
-)
+from midstream.communication.checksum import CRC_BYTES, Buffer
+from midstream.communication.framing import MAGIC, PACK, REQUEST_ID_BYTES, WIRE_VERSION, Limits, open_message, seal
 from midstream.errors import WireError
 
 MAX_PACK_BYTES = 64 << 10
@@ -31,7 +23,7 @@ _ALIGNMENT = 8
 _KIND_AT = 3
 # Requests and replies have their id at the same place.
 _ID_AT = 8
-_SMALLEST_BYTES = _ID_AT + REQUEST_ID_BYTES + _U32.size
+_SMALLEST_BYTES = _ID_AT + REQUEST_ID_BYTES + CRC_BYTES
 
 
 def encode_pack(messages: Sequence[bytes]) -> bytes:
@@ -52,7 +44,7 @@ def packed_bytes(messages: Sequence[bytes]) -> int:
     length = _HEADER.size + _U32.size * len(messages)
     for message in messages:
         length += -length % _ALIGNMENT + len(message)
-    return length + _U32.size
+    return length + CRC_BYTES
 
 
 def is_pack(data: Buffer) -> bool:

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NoReturn
 
+from midstream.communication.framing import WIRE_VERSIONS
 from midstream.communication.topics import check_id
+from midstream.communication.versions import common_version
 from midstream.communication.wire import MAX_CUT_BYTES
 from midstream.errors import WireError
 
@@ -38,7 +40,8 @@ class Presence:
     model; it is sent to the microsecond. ``speed_factor`` estimates what was not measured: how many times
     as fast as the bundle's own costs the gateway is. ``queue_ms`` is what a request that came now would
     wait, ``load`` the share of its workers that is busy. ``knows`` names the optional libraries that it decodes with
-    (`codecs.optional_libraries`), ``bases`` maps a bundle's digest in hexadecimal to its `Ladder.bases_id`.
+    (`codecs.optional_libraries`, `fec.FEC_LIBRARY`), ``bases`` maps a bundle's digest in hexadecimal to its
+    `Ladder.bases_id`.
     """
 
     gateway_id: str
@@ -46,7 +49,7 @@ class Presence:
     speed_factor: float = 1.0
     queue_ms: float = 0.0
     load: float = 0.0
-    wire_versions: tuple[int, ...] = (0,)
+    wire_versions: tuple[int, ...] = WIRE_VERSIONS
     tail_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     knows: tuple[str, ...] = ()
     bases: Mapping[str, str] = field(default_factory=dict)
@@ -84,7 +87,10 @@ def encode_within(presence: Presence, limit_bytes: int) -> bytes:
 
 
 def decode_presence(payload: bytes) -> Presence | None:
-    """The presence in a payload, or None for the empty one. Unknown keys are ignored. Raises WireError."""
+    """The presence in a payload, or None for the empty one. Unknown keys are ignored. Raises WireError.
+
+    Of a gateway with which this end has no wire version in common, only ``gateway_id`` and ``wire_versions`` are read.
+    """
     if not payload:
         return None
     if len(payload) > MAX_PRESENCE_BYTES:
@@ -120,15 +126,20 @@ def _encode(presence: Presence) -> bytes:
 
 
 def _from_json(body: dict[str, Any]) -> Presence:
+    gateway_id = check_id(_field(body, "gateway", str, MAX_PRESENCE_BYTES))
+    versions = tuple(_version(value) for value in _field(body, "wire_versions", list, MAX_WIRE_VERSIONS))
+    if common_version(versions) is None:
+        # The other keys may mean something else to a gateway that this end cannot talk to anyway.
+        return Presence(gateway_id, wire_versions=versions)
     tails = _field(body, "tail_ms", dict, MAX_BUNDLES)
     bases = _field(body, "bases", dict, MAX_BUNDLES)
     return Presence(
-        gateway_id=check_id(_field(body, "gateway", str, MAX_PRESENCE_BYTES)),
+        gateway_id=gateway_id,
         bundles=tuple(bytes.fromhex(_digest(value, "bundles")) for value in _field(body, "bundles", list, MAX_BUNDLES)),
         speed_factor=_number(body.get("speed_factor"), "speed_factor", positive=True),
         queue_ms=_number(body.get("queue_ms"), "queue_ms"),
         load=_number(body.get("load"), "load"),
-        wire_versions=tuple(_version(value) for value in _field(body, "wire_versions", list, MAX_WIRE_VERSIONS)),
+        wire_versions=versions,
         tail_ms={_digest(key, "tail_ms"): _tails(tails, key) for key in tails},
         knows=tuple(_name(value, "knows") for value in _field(body, "knows", list, MAX_KNOWN)),
         bases={_digest(key, "bases"): _name(value, "bases") for key, value in bases.items()},

@@ -1,56 +1,86 @@
-"""Wire format version 0: a request or a reply as bytes, and back; `packs` puts several of them into one.
+"""Wire format version 1: a request or a reply as bytes, and back; `packs` puts several of them into one.
 
-``docs/protocol.md`` describes it byte by byte. A message is a fixed header, names, a tensor table, the
-tensors' data (each starting at a multiple of 8, so that it can be used where it lies) and a CRC-32. Every
-message has exactly one encoding; anything else is refused with WireError, before memory is taken for it.
+``docs/protocol.md`` describes it byte by byte; `framing` has what all messages have in common.
 """
 
 from __future__ import annotations
 
-import math
 import struct
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any
+from itertools import pairwise
 
-import numpy as np
-
+from midstream.communication.checksum import CRC_BYTES, Buffer, sealed
+from midstream.communication.framing import (
+    DTYPES,
+    MAGIC,
+    MAX_NAME_BYTES,
+    MAX_TENSORS,
+    REPLY,
+    REQUEST,
+    REQUEST_ID_BYTES,
+    WIRE_VERSION,
+    EncodedTensor,
+    Limits,
+    Reader,
+    check_count,
+    check_length,
+    check_number,
+    check_time,
+    decoded_bytes,
+    name_bytes,
+    open_message,
+    seal_tensors,
+    text_bytes,
+)
+from midstream.communication.topics import check_id
 from midstream.errors import WireError
 
-CONTENT_TYPE = "application/vnd.midstream"
-WIRE_VERSION = 0
-WIRE_VERSIONS = (WIRE_VERSION,)
-REQUEST_ID_BYTES = 16
+__all__ = [
+    "DTYPES",
+    "MAX_NAME_BYTES",
+    "REQUEST_ID_BYTES",
+    "Buffer",
+    "EncodedTensor",
+    "Limits",
+    "Priority",
+    "Reply",
+    "Request",
+    "Runner",
+    "Stage",
+    "Status",
+    "decode_reply",
+    "decode_request",
+    "decoded_bytes",
+    "encode_reply",
+    "encode_request",
+    "forwarded",
+    "with_deadline",
+]
+
 DIGEST_BYTES = 32
-MAX_TENSORS = 64
-MAX_DIMS = 8
 MAX_FEATURES = 32
-MAX_NAME_BYTES = 32
+MAX_STAGES = 8
 MAX_CUT_BYTES = 255
 MAX_TEXT_BYTES = 1024
 MAX_DEADLINE_MS = 0xFFFF_FFFF
-DTYPES: tuple[np.dtype[np.generic], ...] = tuple(
-    np.dtype(code) for code in ("?", "<i1", "<i2", "<i4", "<i8", "<u1", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8")
-)
 
-MAGIC = b"MS"
-REQUEST, REPLY, PACK = 1, 2, 3
-
-_KINDS = {REQUEST: "request", REPLY: "reply", PACK: "pack"}
-_ALIGNMENT = 8
-_UINT32 = 0xFFFF_FFFF
-_PREFIX = struct.Struct("<2sBBB")
-_REQUEST_HEADER = struct.Struct("<2sBBBBBB16s32sIId")
-_REPLY_HEADER = struct.Struct("<2sBBBBBB16sddI")
-_ENTRY = struct.Struct("<BB")
+_REQUEST_HEADER = struct.Struct("<2sBBBBBB16s32sIBBd")
+_REPLY_HEADER = struct.Struct("<2sBBBBBB16sddH")
 _F64 = struct.Struct("<d")
 _U32 = struct.Struct("<I")
-_DTYPE_CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 _DEADLINE_AT = 56
+_TAKES_PARITY = _PARTIAL = 1
+_LIMITS = Limits()
 
-Buffer = bytes | bytearray | memoryview
+
+class Priority(IntEnum):
+    """What waits for what: a critical request never for a bulk one."""
+
+    CRITICAL = 0
+    NORMAL = 1
+    BULK = 2
 
 
 class Status(IntEnum):
@@ -63,35 +93,33 @@ class Status(IntEnum):
     BAD_REQUEST = 4
     BUSY = 5
     FAILED = 6
+    CANNOT_FORWARD = 7
+
+
+class Runner(IntEnum):
+    """Who runs a stage: one gateway, or any of a pool."""
+
+    GATEWAY = 1
+    POOL = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What a decoder accepts: bytes of one message, and bytes of one tensor, both encoded and decoded."""
+class Stage:
+    """A later stage of a plan: it begins at ``cut``, and the gateway or pool of this id runs it."""
 
-    max_message_bytes: int = 64 << 20
-    max_tensor_bytes: int = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedTensor:
-    """One tensor as a codec wrote it; ``shape`` and ``dtype`` are those of the decoded tensor.
-
-    A decoded message's ``data`` is a view into that message.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[np.generic]
-    data: bytes | memoryview
+    cut: str
+    runner: Runner
+    runner_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Run the tail of ``cut`` (empty: the whole model) of the bundle with this digest.
+    """Run what follows ``cut`` (empty: the whole model) of the bundle with this digest, up to the first of ``onward``.
 
     ``request_id`` has 16 bytes, ``bundle_digest`` 32. ``deadline_ms`` is the time that remains, because
     clocks differ. ``score`` is the input's complexity score and ``features`` its feature vector: finite,
-    names unique.
+    names unique. ``onward`` are the stages after the receiver's own, up to 7. With ``takes_parity`` the device can
+    rebuild a reply from parity chunks.
     """
 
     request_id: bytes
@@ -102,13 +130,18 @@ class Request:
     score: float
     features: tuple[tuple[str, float], ...]
     tensors: tuple[EncodedTensor, ...]
+    priority: Priority = Priority.NORMAL
+    onward: tuple[Stage, ...] = ()
+    takes_parity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What became of a request, how long it waited and how long it ran.
 
-    ``message`` says to a person what went wrong; beyond 1 KiB of UTF-8 it is cut off.
+    ``outputs`` says which of the bundle's outputs each tensor is, by place in its manifest, ascending. A ``partial``
+    reply comes from a gateway that has passed the request on: the other outputs come from later stages. ``message``
+    says to a person what went wrong; beyond 1 KiB of UTF-8 it is cut off.
     """
 
     request_id: bytes
@@ -118,289 +151,197 @@ class Reply:
     queue_ms: float
     compute_ms: float
     message: str = ""
+    outputs: tuple[int, ...] = ()
+    partial: bool = False
+
+
+def forwarded(
+    request: Request, codec: str, tensors: tuple[EncodedTensor, ...], deadline_ms: int
+) -> tuple[Stage, Request]:
+    """What a gateway that has run its stage sends to the next: who that is, and the request from there on.
+
+    ``tensors`` are those of the next stage's cut. Id, digest, score, features and priority stay; the list of stages is
+    one shorter, and ``deadline_ms`` is what remains now. Raises WireError where the gateway's own stage was the last.
+    """
+    if not request.onward:
+        raise WireError(f"request {request.request_id.hex()} has no further stage: answer it")
+    following, *rest = request.onward
+    onward = tuple(rest)
+    return following, replace(
+        request, cut=following.cut, codec=codec, tensors=tensors, deadline_ms=deadline_ms, onward=onward
+    )
 
 
 def encode_request(request: Request) -> bytes:
     """The request as one message. Raises WireError where a field is outside what the format can carry."""
-    cut = _text_bytes(request.cut, "cut id", MAX_CUT_BYTES)
-    codec = _name_bytes(request.codec, "codec name")
-    _check_length(request.request_id, "request id", REQUEST_ID_BYTES)
-    _check_length(request.bundle_digest, "bundle digest", DIGEST_BYTES)
+    codec = name_bytes(request.codec, "codec name")
+    check_length(request.request_id, "request id", REQUEST_ID_BYTES)
+    check_length(request.bundle_digest, "bundle digest", DIGEST_BYTES)
     if not 0 <= request.deadline_ms <= MAX_DEADLINE_MS:
         raise WireError(f"deadline of {request.deadline_ms} ms is outside 0…{MAX_DEADLINE_MS}; send a shorter one")
-    _check_number(request.score, "complexity score")
-    _check_count(len(request.features), "features", MAX_FEATURES)
+    stages = _stage_bytes(request)
+    check_count(len(request.features), "features", MAX_FEATURES)
     _check_unique([name for name, _ in request.features])
     features = bytearray()
     for name, value in request.features:
-        text = _name_bytes(name, "feature name")
-        features += bytes([len(text)]) + text + _F64.pack(_check_number(value, f"feature {name!r}"))
+        text = name_bytes(name, "feature name")
+        features += bytes([len(text)]) + text + _F64.pack(check_number(value, f"feature {name!r}"))
     header = _REQUEST_HEADER.pack(
         MAGIC,
         WIRE_VERSION,
         REQUEST,
-        0,
-        _check_count(len(request.tensors), "tensors", MAX_TENSORS),
+        _TAKES_PARITY if request.takes_parity else 0,
+        check_count(len(request.tensors), "tensors", MAX_TENSORS),
         len(codec),
-        len(cut),
+        request.priority,
         request.request_id,
         request.bundle_digest,
         request.deadline_ms,
         len(request.features),
-        request.score,
+        1 + len(request.onward),
+        check_number(request.score, "complexity score"),
     )
-    return _seal_tensors(header + codec + cut + features, request.tensors)
+    return seal_tensors(header + codec + stages + features, request.tensors)
 
 
 def encode_reply(reply: Reply) -> bytes:
     """The reply as one message. Raises WireError where a field is outside what the format can carry."""
-    codec = _name_bytes(reply.codec, "codec name")
+    codec = name_bytes(reply.codec, "codec name")
     text = reply.message.encode(errors="replace")[:MAX_TEXT_BYTES].decode(errors="ignore").encode()
-    _check_length(reply.request_id, "request id", REQUEST_ID_BYTES)
+    check_length(reply.request_id, "request id", REQUEST_ID_BYTES)
+    _check_outputs(reply.outputs, len(reply.tensors))
+    _check_partial(reply.partial, reply.status, len(reply.tensors))
     header = _REPLY_HEADER.pack(
         MAGIC,
         WIRE_VERSION,
         REPLY,
-        0,
-        _check_count(len(reply.tensors), "tensors", MAX_TENSORS),
+        _PARTIAL if reply.partial else 0,
+        check_count(len(reply.tensors), "tensors", MAX_TENSORS),
         len(codec),
         reply.status,
         reply.request_id,
-        _check_time(reply.queue_ms, "queue time"),
-        _check_time(reply.compute_ms, "compute time"),
+        check_time(reply.queue_ms, "queue time"),
+        check_time(reply.compute_ms, "compute time"),
         len(text),
     )
-    return _seal_tensors(header + codec + text, reply.tensors)
+    return seal_tensors(header + codec + text + _numbers(len(reply.outputs)).pack(*reply.outputs), reply.tensors)
 
 
 def with_deadline(request: bytes, deadline_ms: int) -> bytes:
     """A request as `encode_request` wrote it, with another time that remains."""
-    body = request[:_DEADLINE_AT] + _U32.pack(deadline_ms) + request[_DEADLINE_AT + _U32.size : -_U32.size]
-    return body + _U32.pack(zlib.crc32(body))
+    view = memoryview(request)
+    return sealed(view[:_DEADLINE_AT], _U32.pack(deadline_ms), view[_DEADLINE_AT + _U32.size : -CRC_BYTES])
 
 
-def decode_request(data: Buffer, limits: Limits = Limits()) -> Request:
+def decode_request(data: Buffer, limits: Limits = _LIMITS) -> Request:
     """The request in a message. Raises WireError on anything that `encode_request` does not write."""
-    reader = open_message(data, limits, REQUEST)
+    reader = open_message(data, limits, REQUEST, _TAKES_PARITY)
     header = reader.unpack(_REQUEST_HEADER)
-    tensors, codec_bytes, cut_bytes, request_id, digest, deadline_ms, features, score = header[4:]
+    flags, tensors, codec_bytes, priority, request_id, digest, deadline_ms, features, stages, score = header[3:]
+    if priority > max(Priority):
+        raise WireError(f"request has the unknown priority class {priority}; known are 0…{max(Priority)}")
     codec = reader.name(codec_bytes, "codec name")
-    cut = reader.text(cut_bytes, "cut id")
-    _check_count(features, "features", MAX_FEATURES)
+    cut, onward = _stages(reader, stages)
+    check_count(features, "features", MAX_FEATURES)
     return Request(
         request_id,
         digest,
         cut,
         codec,
         deadline_ms,
-        _check_number(score, "complexity score"),
-        reader.features(features),
+        check_number(score, "complexity score"),
+        _features(reader, features),
         reader.tensors(tensors, limits),
+        Priority(priority),
+        onward,
+        bool(flags),
     )
 
 
-def decode_reply(data: Buffer, limits: Limits = Limits()) -> Reply:
+def decode_reply(data: Buffer, limits: Limits = _LIMITS) -> Reply:
     """The reply in a message. Raises WireError on anything that `encode_reply` does not write."""
-    reader = open_message(data, limits, REPLY)
+    reader = open_message(data, limits, REPLY, _PARTIAL)
     header = reader.unpack(_REPLY_HEADER)
-    tensors, codec_bytes, status, request_id, queue_ms, compute_ms, text_bytes = header[4:]
+    flags, tensors, codec_bytes, status, request_id, queue_ms, compute_ms, text_bytes = header[3:]
     if status > max(Status):
         raise WireError(f"reply has the unknown status {status}; known are 0…{max(Status)}")
     codec = reader.name(codec_bytes, "codec name")
-    text = reader.text(_check_count(text_bytes, "bytes of message", MAX_TEXT_BYTES), "message")
+    text = reader.text(check_count(text_bytes, "bytes of message", MAX_TEXT_BYTES), "message")
+    check_count(tensors, "tensors", MAX_TENSORS)
+    outputs = reader.unpack(_numbers(tensors))
+    _check_outputs(outputs, tensors)
+    _check_partial(bool(flags), Status(status), tensors)
     return Reply(
         request_id,
         Status(status),
         reader.tensors(tensors, limits),
         codec,
-        _check_time(queue_ms, "queue time"),
-        _check_time(compute_ms, "compute time"),
+        check_time(queue_ms, "queue time"),
+        check_time(compute_ms, "compute time"),
         text,
+        outputs,
+        bool(flags),
     )
 
 
-def decoded_bytes(shape: Sequence[int], dtype: np.dtype[np.generic]) -> int:
-    """Bytes a shape stands for, its empty dimensions counted as one: what numpy, too, must be able to count."""
-    return math.prod(max(size, 1) for size in shape) * dtype.itemsize
+def _stage_bytes(request: Request) -> bytes:
+    check_count(1 + len(request.onward), "stages", MAX_STAGES)
+    _check_cuts([request.cut, *(stage.cut for stage in request.onward)])
+    cut = text_bytes(request.cut, "cut id", MAX_CUT_BYTES)
+    found = bytearray([len(cut)]) + cut + b"\0"
+    for stage in request.onward:
+        cut, name = text_bytes(stage.cut, "cut id", MAX_CUT_BYTES), check_id(stage.runner_id).encode()
+        found += bytes([len(cut)]) + cut + bytes([stage.runner, len(name)]) + name
+    return bytes(found)
 
 
-def _seal_tensors(head: bytes, tensors: Sequence[EncodedTensor]) -> bytes:
-    return seal(head + b"".join(_entry(tensor) for tensor in tensors), [tensor.data for tensor in tensors])
+def _stages(reader: Reader, count: int) -> tuple[str, tuple[Stage, ...]]:
+    if not 1 <= count <= MAX_STAGES:
+        raise WireError(f"request has {count} stages; 1 to {MAX_STAGES} are possible")
+    first = ""
+    onward = []
+    for index in range(count):
+        cut = reader.text(reader.byte("stages"), "cut id")
+        kind = reader.byte("stages")
+        if not index:
+            first = cut
+            if kind:
+                raise WireError("request names somebody else than its receiver for the first stage")
+            continue
+        if kind not in (Runner.GATEWAY, Runner.POOL):
+            raise WireError(f"stage {index} of a request is run by the unknown kind {kind}; known are 1 and 2")
+        onward.append(Stage(cut, Runner(kind), check_id(reader.text(reader.byte("stages"), "runner's id"))))
+    _check_cuts([first, *(stage.cut for stage in onward)])
+    return first, tuple(onward)
 
 
-def seal(head: bytes, aligned: Sequence[bytes | memoryview]) -> bytes:
-    """A message of this head and these data, each from the next multiple of 8 on, behind zeros.
-
-    Raises WireError where it has 4 GiB or more.
-    """
-    parts: list[bytes | memoryview] = [head]
-    length = len(head)
-    for data in aligned:
-        padding = -length % _ALIGNMENT
-        parts += [bytes(padding), data]
-        length += padding + len(data)
-    if length + _U32.size > _UINT32:
-        raise WireError(f"message of {length} bytes is larger than wire version {WIRE_VERSION} can carry (4 GiB)")
-    crc = 0
-    for part in parts:
-        crc = zlib.crc32(part, crc)
-    return b"".join([*parts, _U32.pack(crc)])
+def _features(reader: Reader, count: int) -> tuple[tuple[str, float], ...]:
+    found = []
+    for _ in range(count):
+        name = reader.name(reader.byte("features"), "feature name")
+        found.append((name, check_number(reader.unpack(_F64)[0], f"feature {name!r}")))
+    _check_unique([name for name, _ in found])
+    return tuple(found)
 
 
-def _entry(tensor: EncodedTensor) -> bytes:
-    code = _DTYPE_CODES.get(tensor.dtype)
-    if code is None:
-        names = ", ".join(dtype.name for dtype in DTYPES)
-        raise WireError(f"a tensor of dtype {tensor.dtype} cannot be sent; these can: {names}, little-endian")
-    _check_count(len(tensor.shape), "dimensions", MAX_DIMS)
-    sizes = (*tensor.shape, len(tensor.data))
-    if any(not 0 <= size <= _UINT32 for size in sizes):
-        raise WireError(f"a tensor of shape {list(tensor.shape)} and {len(tensor.data)} bytes is out of range")
-    return _ENTRY.pack(code, len(tensor.shape)) + struct.pack(f"<{len(sizes)}I", *sizes)
+def _numbers(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}H")
 
 
-class Reader:
-    """A position in the body of a message whose CRC was right; WireError on anything beyond its end."""
-
-    def __init__(self, body: memoryview) -> None:
-        self._body = body
-        self._at = 0
-
-    def take(self, count: int, what: str) -> memoryview:
-        """The next bytes."""
-        left = len(self._body) - self._at
-        if count > left:
-            raise WireError(f"message ends inside its {what}: {count} bytes needed, {left} left")
-        self._at += count
-        return self._body[self._at - count : self._at]
-
-    def unpack(self, form: struct.Struct) -> tuple[Any, ...]:
-        """The next fields of a header."""
-        return form.unpack(self.take(form.size, "header"))
-
-    def text(self, count: int, what: str) -> str:
-        """UTF-8 of so many bytes."""
-        try:
-            return str(self.take(count, what), "utf-8")
-        except UnicodeDecodeError:
-            raise WireError(f"{what} of {count} bytes is not UTF-8") from None
-
-    def name(self, count: int, what: str) -> str:
-        """Printable ASCII."""
-        text = self.text(count, what)
-        _name_bytes(text, what)
-        return text
-
-    def features(self, count: int) -> tuple[tuple[str, float], ...]:
-        """A feature vector."""
-        found = []
-        for _ in range(count):
-            name = self.name(self.take(1, "features")[0], "feature name")
-            found.append((name, _check_number(_F64.unpack(self.take(8, "features"))[0], f"feature {name!r}")))
-        _check_unique([name for name, _ in found])
-        return tuple(found)
-
-    def tensors(self, count: int, limits: Limits) -> tuple[EncodedTensor, ...]:
-        """The table and the data, which must be all that is left."""
-        _check_count(count, "tensors", MAX_TENSORS)
-        table = [self._entry(index, limits) for index in range(count)]
-        found = []
-        for shape, dtype, size in table:
-            found.append(EncodedTensor(shape, dtype, self.aligned(size, "tensor data")))
-        self.end("tensor")
-        return tuple(found)
-
-    def aligned(self, count: int, what: str) -> memoryview:
-        """What begins at the next multiple of 8, behind zeros."""
-        if any(self.take(-self._at % _ALIGNMENT, "padding")):
-            raise WireError(f"padding before {what} is not zero")
-        return self.take(count, what)
-
-    def end(self, last: str) -> None:
-        """Nothing may be left behind the last of its parts."""
-        if left := len(self._body) - self._at:
-            raise WireError(f"message has {left} bytes after its last {last}; nothing belongs there")
-
-    def _entry(self, index: int, limits: Limits) -> tuple[tuple[int, ...], np.dtype[np.generic], int]:
-        code, dims = _ENTRY.unpack(self.take(_ENTRY.size, "tensor table"))
-        if code >= len(DTYPES):
-            raise WireError(f"tensor {index} has the unknown dtype code {code}; known are 0…{len(DTYPES) - 1}")
-        _check_count(dims, f"dimensions of tensor {index}", MAX_DIMS)
-        *shape, size = struct.unpack(f"<{dims + 1}I", self.take(4 * dims + 4, "tensor table"))
-        needed = max(size, decoded_bytes(shape, DTYPES[code]))
-        if needed > limits.max_tensor_bytes:
-            raise WireError(
-                f"tensor {index} of shape {shape} needs {needed} bytes; {limits.max_tensor_bytes} are allowed. "
-                "Send a smaller tensor, or raise max_tensor_bytes"
-            )
-        return tuple(shape), DTYPES[code], size
+def _check_cuts(cuts: Sequence[str]) -> None:
+    if len(set(cuts)) != len(cuts) or not all(cuts[1:]):
+        raise WireError("a stage of a request begins where another one does, or a later one at the whole input")
 
 
-def open_message(data: Buffer, limits: Limits, kind: int) -> Reader:
-    """A reader of the body, after what every message has was checked. Raises WireError."""
-    view = memoryview(data)
-    if len(view) > limits.max_message_bytes:
-        raise WireError(
-            f"message of {len(view)} bytes is larger than the {limits.max_message_bytes} allowed. "
-            "Send less, or raise max_message_bytes"
-        )
-    if len(view) < _PREFIX.size + _U32.size:
-        raise WireError(f"message of {len(view)} bytes is too short to be a {_KINDS[kind]}")
-    magic, version, found, flags = _PREFIX.unpack_from(view)
-    if magic != MAGIC:
-        raise WireError(f"message begins with {magic!r}, not {MAGIC!r}: it is not midstream's")
-    if version not in WIRE_VERSIONS:
-        spoken = ", ".join(map(str, WIRE_VERSIONS))
-        raise WireError(f"message has wire version {version}; spoken here: {spoken}. Update the older of the two ends")
-    if found != kind:
-        raise WireError(
-            f"message is a {_KINDS.get(found, f'message of unknown kind {found}')}, needed a {_KINDS[kind]}"
-        )
-    if flags:
-        raise WireError(f"message has the unknown flags 0x{flags:02x}; wire version {version} has none")
-    body = view[: -_U32.size]
-    if zlib.crc32(body) != _U32.unpack(view[-_U32.size :])[0]:
-        raise WireError(f"{_KINDS[kind]} of {len(view)} bytes is damaged: its CRC-32 does not match")
-    return Reader(body)
+def _check_outputs(outputs: Sequence[int], tensors: int) -> None:
+    ascending = all(before < after for before, after in pairwise(outputs))
+    if len(outputs) != tensors or not ascending or not all(0 <= place <= 0xFFFF for place in outputs):
+        raise WireError(f"reply of {tensors} tensors names the outputs {list(outputs)[:MAX_TENSORS]}, not one for each")
 
 
-def _text_bytes(text: str, what: str, most: int) -> bytes:
-    try:
-        encoded = text.encode()
-    except UnicodeEncodeError:
-        raise WireError(f"{what} {text!r} cannot be written as UTF-8") from None
-    if len(encoded) > most:
-        raise WireError(f"{what} has {len(encoded)} bytes; {most} are allowed")
-    return encoded
-
-
-def _name_bytes(text: str, what: str) -> bytes:
-    if not (0 < len(text) <= MAX_NAME_BYTES and text.isascii() and text.isprintable()):
-        raise WireError(f"{what} {text[:64]!r} is not 1…{MAX_NAME_BYTES} printable ASCII characters")
-    return text.encode("ascii")
-
-
-def _check_length(value: bytes, what: str, needed: int) -> None:
-    if len(value) != needed:
-        raise WireError(f"{what} has {len(value)} bytes, needed {needed}")
-
-
-def _check_count(count: int, what: str, most: int) -> int:
-    if count > most:
-        raise WireError(f"{count} {what}; wire version {WIRE_VERSION} carries at most {most}")
-    return count
-
-
-def _check_number(value: float, what: str) -> float:
-    if not math.isfinite(value):
-        raise WireError(f"{what} is {value}; a finite number is needed")
-    return value
-
-
-def _check_time(value: float, what: str) -> float:
-    if _check_number(value, what) < 0:
-        raise WireError(f"{what} is {value} ms; it cannot be negative")
-    return value
+def _check_partial(partial: bool, status: Status, tensors: int) -> None:
+    if partial and (status is not Status.OK or not tensors):
+        raise WireError("a partial reply brings outputs; this one has none, or says that the request failed")
 
 
 def _check_unique(names: Sequence[str]) -> None:

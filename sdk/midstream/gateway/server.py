@@ -18,9 +18,12 @@ from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Tick
 from midstream.communication import topics
 from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler, split
 from midstream.communication.codecs import encode, optional_libraries
+from midstream.communication.fec import FEC_LIBRARY, fec_available
+from midstream.communication.framing import check_version
 from midstream.communication.packs import decode_pack, encode_pack, is_pack, request_id_of
 from midstream.communication.presence import MAX_BUNDLES, Presence, encode_within
 from midstream.communication.transport import Message, MqttTransport
+from midstream.communication.versions import VersionNotice, encode_notice
 from midstream.communication.wire import (
     REQUEST_ID_BYTES,
     Buffer,
@@ -32,7 +35,16 @@ from midstream.communication.wire import (
     encode_reply,
 )
 from midstream.engines import Accelerator
-from midstream.errors import AcceleratorError, BundleError, CodecError, InputError, MidstreamError, PeerError, WireError
+from midstream.errors import (
+    AcceleratorError,
+    BundleError,
+    CodecError,
+    InputError,
+    MidstreamError,
+    PeerError,
+    WireError,
+    WireVersionError,
+)
 from midstream.gateway.replies import HeldReplies
 from midstream.gateway.served import ServedBundle
 
@@ -87,7 +99,7 @@ class Gateway:
             raise BundleError(
                 "a gateway needs at least one bundle; convert a model first: midstream convert MODEL -o DIR"
             )
-        self._knows = optional_libraries()
+        self._knows = optional_libraries() + ((FEC_LIBRARY,) if fec_available() else ())
         self._served = {bundle.digest: bundle for bundle in served}
         if len(self._served) > MAX_BUNDLES:
             raise BundleError(
@@ -220,11 +232,13 @@ class Gateway:
         if message.retained:
             return
         try:
-            device_id = topics.parse_request_topic(message.topic).device_id
+            route = topics.parse_request_topic(message.topic)
         except WireError as error:
             _log.warning("ignored a message: %s", error)
             return
+        device_id = route.device_id
         try:
+            check_version(route.version, "topic")
             whole = self._reassembler.add(device_id, message.payload)
             if whole is None:
                 return
@@ -232,6 +246,9 @@ class Gateway:
                 self._read(device_id, whole, message.correlation, packed=False)
                 return
             requests = decode_pack(whole)
+        except WireVersionError as error:
+            self._other_version(route, message.correlation, error)
+            return
         except WireError as error:
             self._unreadable(device_id, message.correlation, error)
             return
@@ -251,6 +268,14 @@ class Gateway:
             if refusal is not None:
                 self._refuse(device_id, request.request_id, *refusal, request.deadline_ms / 1e3)
 
+    def _other_version(self, route: topics.Route, request_id: bytes | None, error: WireVersionError) -> None:
+        """Say which versions are spoken here, where the device looks for it."""
+        _log.warning("ignored a message of %s: %s", route.device_id, error)
+        if request_id is not None and len(request_id) == REQUEST_ID_BYTES:
+            topic = topics.reply_topic(self.gateway_id, route.device_id, route.version)
+            notice = encode_notice(VersionNotice(request_id))
+            self._transport.publish(topic, notice, correlation=request_id, expiry_s=_expiry_s(_REFUSAL_S))
+
     def _unreadable(self, device_id: str, request_id: bytes | None, error: WireError) -> None:
         _log.warning("ignored a message of %s: %s", device_id, error)
         if request_id is not None and len(request_id) == REQUEST_ID_BYTES:
@@ -265,6 +290,8 @@ class Gateway:
             return Status.UNKNOWN_BUNDLE, f"this gateway has no bundle {digest}…; it has {names}"
         if not served.knows(request.cut):
             return Status.UNKNOWN_CUT, f"bundle {served.name!r} has no cut {request.cut!r}"
+        if request.onward:
+            return Status.CANNOT_FORWARD, "this gateway passes no request on; plan for a single gateway"
         if request.deadline_ms == 0:
             return Status.EXPIRED, "its deadline had passed when it was sent"
         now = time.monotonic()
@@ -361,13 +388,15 @@ class Gateway:
             job.served.ran(request.cut, (time.perf_counter() - began) * 1e3)
             # What came lossy may go back lossless: outputs are small, and they are the answer.
             codec = "raw" if request.codec == "raw" else "lossless"
+            outputs = {spec.name: outputs[spec.name] for spec in bundle.outputs if spec.name in outputs}
             encoded = encode(codec, outputs, {})
         except (CodecError, InputError) as error:
             return failed(Status.BAD_REQUEST, str(error))
         except MidstreamError as error:
             return failed(Status.FAILED, str(error))
         compute_ms = (time.monotonic() - started) * 1e3
-        return Reply(request.request_id, Status.OK, encoded, codec, queue_ms, compute_ms)
+        places = tuple(place for place, spec in enumerate(bundle.outputs) if spec.name in outputs)
+        return Reply(request.request_id, Status.OK, encoded, codec, queue_ms, compute_ms, outputs=places)
 
     def _refuse(self, device_id: str, request_id: bytes, status: Status, message: str, wait_s: float) -> None:
         _log.info("refused a request of %s: %s", device_id, message)
