@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 import pytest
 from hostile.confine import confined
+from hostile.damage import damaged_bytes
 from hostile.models import ONNX, onnx_model
-from hostile.mutate import damaged_bytes, edited_onnx
+from hostile.mutate import edited_onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper

@@ -16,8 +16,9 @@ import flatbuffers
 import numpy as np
 import pytest
 from hostile.confine import confined
+from hostile.damage import damaged_bytes
 from hostile.models import TFLITE, Sketch, packed
-from hostile.mutate import damaged_bytes, edited_tflite
+from hostile.mutate import edited_tflite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -25,8 +25,9 @@ from typing import Any
 
 import onnx
 
+from hostile.damage import damaged_bytes
 from hostile.models import ONNX, TFLITE
-from hostile.mutate import damaged_bytes, edited_onnx, edited_tflite
+from hostile.mutate import edited_onnx, edited_tflite
 from midstream.engines import Program, engine_for
 from midstream.errors import BundleError, InputError, MidstreamError, ModelError, printable
 from midstream_converters import opening

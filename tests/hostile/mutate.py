@@ -1,4 +1,4 @@
-"""Damage a model: its bytes, or single fields of what they say. Pure but for the source of randomness."""
+"""Damage a model: single fields of what it says. Pure but for the source of randomness."""
 
 from __future__ import annotations
 
@@ -10,33 +10,11 @@ import ai_edge_litert.schema_py_generated as schema
 import numpy as np
 import onnx
 
+from hostile.damage import INTEGERS
 from hostile.models import packed
 
-_INTEGERS = (0, 1, -1, 2, 3, 5, 7, 16, 64, 127, 128, 255, -128, 10**4, 10**6, 1 << 30, (1 << 31) - 1, -(1 << 31))
-_LONG_INTEGERS = (*_INTEGERS, 10**10, 10**18, (1 << 63) - 1, -(1 << 63))
+_LONG_INTEGERS = (*INTEGERS, 10**10, 10**18, (1 << 63) - 1, -(1 << 63))
 _FLOATS = (0.0, -1.0, 1e-30, 1e30, float("nan"), float("inf"))
-
-
-def damaged_bytes(data: bytes, random: Random) -> bytes:
-    """Bytes changed, cut off, left out, repeated or put elsewhere."""
-    damaged = bytearray(data)
-    for _ in range(random.choice((1, 1, 2, 4, 16))):
-        at, other = random.randrange(len(damaged) + 1), random.randrange(len(damaged) + 1)
-        length = random.choice((1, 2, 4, 8, 64))
-        change = random.randrange(6)
-        if change < 2 and at < len(damaged):
-            damaged[at] = random.choice((0, 1, 2, 127, 128, 255, damaged[at] ^ (1 << random.randrange(8))))
-        elif change == 2:
-            damaged[at : at + 4] = (random.choice(_INTEGERS) & 0xFFFFFFFF).to_bytes(4, "little")
-        elif change == 3:
-            damaged[at : at + length] = damaged[other : other + length]
-        elif change == 4:
-            del damaged[at : at + length]
-        elif at > 8:
-            del damaged[at:]
-        if not damaged:
-            break
-    return bytes(damaged)
 
 
 def edited_tflite(data: bytes, random: Random) -> bytes | None:
@@ -65,7 +43,7 @@ def _other(value: Any, random: Random) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
-        return random.choice(_INTEGERS)
+        return random.choice(INTEGERS)
     if isinstance(value, float):
         return random.choice(_FLOATS)
     if isinstance(value, np.ndarray):
@@ -81,7 +59,7 @@ def _other(value: Any, random: Random) -> Any:
         elif change == 2:
             random.shuffle(items)
         elif isinstance(items[at], int):
-            items[at] = random.choice(_INTEGERS)
+            items[at] = random.choice(INTEGERS)
         return items
     return value if random.random() < 0.5 else None
 
@@ -98,7 +76,7 @@ def _other_array(array: Any, random: Random) -> Any:
         array[at] = random.choice(_FLOATS)
     else:
         limits = np.iinfo(array.dtype)
-        array[at] = min(max(random.choice(_INTEGERS), limits.min), limits.max)
+        array[at] = min(max(random.choice(INTEGERS), limits.min), limits.max)
     return array
 
 

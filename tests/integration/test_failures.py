@@ -20,7 +20,7 @@ from midstream.communication.chunks import Reassembler, split
 from midstream.communication.codecs import encode
 from midstream.communication.presence import Presence, encode_presence
 from midstream.communication.transport import Message, MqttTransport
-from midstream.communication.wire import Reply, Request, Status, decode_request, encode_reply
+from midstream.communication.wire import Reply, Request, Runner, Stage, Status, decode_request, encode_reply
 from midstream.device import Device, Result
 from midstream.errors import InputError
 from midstream.gateway import Gateway
@@ -249,10 +249,12 @@ def test_refusals_say_what_is_wrong(broker: Broker, faces_path: Path, faces: Bun
         return Request(bytes(range(16)), digest, cut, codec, deadline_ms, 0.0, (), encode(codec, tensors, {}))
 
     small = {"input": inputs["input"][:, :5]}
+    onward = (Stage(faces.cuts[0].id, Runner.POOL, "attic"),)
     cases = [
         (request(bytes(32), "", 1000, inputs), Status.UNKNOWN_BUNDLE),
         (request(faces.digest, "c9999", 1000, inputs), Status.UNKNOWN_CUT),
         (request(faces.digest, "", 1000, small), Status.BAD_REQUEST),
+        (replace(request(faces.digest, "", 1000, inputs), onward=onward), Status.CANNOT_FORWARD),
         (request(faces.digest, "", 0, inputs), Status.EXPIRED),
         (request(faces.digest, "", 5000, inputs), Status.OK),
     ]

@@ -19,7 +19,7 @@ from midstream.communication import topics
 from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler, split
 from midstream.communication.codecs import encode, optional_libraries
 from midstream.communication.fec import FEC_LIBRARY, fec_available
-from midstream.communication.framing import check_version
+from midstream.communication.framing import WIRE_VERSION, check_version
 from midstream.communication.packs import decode_pack, encode_pack, is_pack, request_id_of
 from midstream.communication.presence import MAX_BUNDLES, Presence, encode_within
 from midstream.communication.transport import Message, MqttTransport
@@ -247,7 +247,7 @@ class Gateway:
                 return
             requests = decode_pack(whole)
         except WireVersionError as error:
-            self._other_version(route, message.correlation, error)
+            self._other_version(device_id, message.correlation, error, route.version)
             return
         except WireError as error:
             self._unreadable(device_id, message.correlation, error)
@@ -261,6 +261,8 @@ class Gateway:
             request = decode_request(data, self._limits)
             if request_id not in (None, request.request_id):
                 raise WireError("the correlation data is not the request's own id")
+        except WireVersionError as error:
+            self._other_version(device_id, request_id, error)
         except WireError as error:
             self._unreadable(device_id, request_id, error)
         else:
@@ -268,11 +270,13 @@ class Gateway:
             if refusal is not None:
                 self._refuse(device_id, request.request_id, *refusal, request.deadline_ms / 1e3)
 
-    def _other_version(self, route: topics.Route, request_id: bytes | None, error: WireVersionError) -> None:
-        """Say which versions are spoken here, where the device looks for it."""
-        _log.warning("ignored a message of %s: %s", route.device_id, error)
+    def _other_version(
+        self, device_id: str, request_id: bytes | None, error: WireVersionError, version: int = WIRE_VERSION
+    ) -> None:
+        """Say which versions are spoken here, where a device that sends on topics of this version looks for it."""
+        _log.warning("ignored a message of %s: %s", device_id, error)
         if request_id is not None and len(request_id) == REQUEST_ID_BYTES:
-            topic = topics.reply_topic(self.gateway_id, route.device_id, route.version)
+            topic = topics.reply_topic(self.gateway_id, device_id, version)
             notice = encode_notice(VersionNotice(request_id))
             self._transport.publish(topic, notice, correlation=request_id, expiry_s=_expiry_s(_REFUSAL_S))
 
