@@ -82,6 +82,7 @@ def test_the_public_names_are_these() -> None:
         "TensorSpec",
         "VerificationError",
         "WireError",
+        "WireVersionError",
         "analyze",
     ]
 

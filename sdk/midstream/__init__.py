@@ -18,6 +18,7 @@ from midstream.errors import (
     ProfileError,
     VerificationError,
     WireError,
+    WireVersionError,
 )
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ __all__ = [
     "TensorSpec",
     "VerificationError",
     "WireError",
+    "WireVersionError",
     "analyze",
 ]
 

@@ -16,6 +16,7 @@ PlanError           2          a plan cannot be made or is not possible with thi
 MissingExtraError   2          an optional dependency is not installed
 CodecError          2          bytes cannot be decoded into the tensor that was announced
 WireError           2          a frame from the network is damaged, hostile or of an unknown version
+WireVersionError    2          a frame of a wire version that is not spoken here
 VerificationError   3          a slice does not give what the whole model gives
 PeerError           4          the broker or the gateway cannot be reached, or refuses
 ==================  =========  ==========================================================================

@@ -83,7 +83,7 @@ def test_every_bit_survives(codec: str, tensor: Tensor) -> None:
 @given(tensor=arrays(), other=arrays())
 def test_every_bit_survives_the_wire(codec: str, tensor: Tensor, other: Tensor) -> None:
     values = {"a": tensor, "b": other}
-    reply = Reply(bytes(16), Status.OK, encode(codec, values, {}), codec, 0, 0)
+    reply = Reply(bytes(16), Status.OK, encode(codec, values, {}), codec, 0, 0, outputs=(0, 1))
     received = decode_reply(encode_reply(reply))
     found = decode(received.codec, received.tensors, [spec_of(k, v) for k, v in values.items()], {}, PLENTY)
     assert list(found) == ["a", "b"]
