@@ -268,7 +268,7 @@ class Device:
         options = self._options(presence)
         state = SystemState(
             self._exchange.link() if presence is not None or forced else None,
-            gateway_wait_ms=0.0 if presence is None else presence.queue_ms,
+            gateway_wait_ms=0.0 if presence is None else self._exchange.wait_ms(presence.gateway_id),
             complexity=None if analysis is None else analysis.score,
         )
         if forced:

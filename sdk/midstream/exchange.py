@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from midstream.communication import topics
 from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler
+from midstream.communication.load import LoadReport, decode_load
 from midstream.communication.packs import MAX_PACK_BYTES, decode_pack, request_id_of
 from midstream.communication.presence import Presence, decode_presence
 from midstream.communication.sending import Expected, Pending, Sender, fail
@@ -54,6 +55,7 @@ class Exchange:
         self._limits = limits
         self._lock = threading.Condition()
         self._gateways: dict[str, Presence] = {}
+        self._loads: dict[str, LoadReport] = {}
         self._rests: dict[str, _Rest] = {}
         self._link = LinkEstimate()
         self._probed = 0.0
@@ -69,6 +71,7 @@ class Exchange:
     def start(self, wait_s: float) -> None:
         """Connect in the background and wait up to ``wait_s`` seconds for a gateway that has this bundle."""
         self._transport.subscribe(topics.presence_filter())
+        self._transport.subscribe(topics.load_filter())
         self._transport.subscribe(topics.reply_filter(self._device_id))
         self._transport.start()
         with self._lock:
@@ -125,6 +128,11 @@ class Exchange:
         with self._lock:
             return self._serving() if self._transport.connected else None
 
+    def wait_ms(self, gateway_id: str) -> float:
+        """What a request that came now would wait at this gateway, by its last load report; 0 without one."""
+        with self._lock:
+            return self._wait_ms(gateway_id)
+
     def absence(self) -> str:
         """Why there is no gateway to plan with, for a person."""
         with self._lock:
@@ -180,10 +188,12 @@ class Exchange:
         """What the link and the gateway's presence say that this request will take."""
         with self._lock:
             presence, link = self._gateways.get(gateway_id), self._link.state()
+            report = self._loads.get(gateway_id)
         if presence is None:
             return Expected(link.rtt_ms, 0.0, 0.0, link.uplink_kbps)
-        tails = presence.tail_ms.get(request.bundle_digest.hex(), {})
-        return Expected(link.rtt_ms, presence.queue_ms, tails.get(request.cut or "whole", 0.0), link.uplink_kbps)
+        digest, cut = request.bundle_digest.hex(), request.cut or "whole"
+        wait_ms = 0.0 if report is None else report.wait_at(digest, cut)
+        return Expected(link.rtt_ms, wait_ms, presence.tail_ms.get(digest, {}).get(cut, 0.0), link.uplink_kbps)
 
     def _chunk_bytes(self) -> int:
         """As much as the link takes in a while; a link that was not measured yet counts as a slow one."""
@@ -197,7 +207,11 @@ class Exchange:
             for gateway in self._able()
             if resting or gateway.gateway_id not in self._rests or self._rests[gateway.gateway_id].until <= now
         ]
-        return min(awake, key=lambda gateway: (gateway.queue_ms, gateway.gateway_id), default=None)
+        return min(awake, key=lambda gateway: (self._wait_ms(gateway.gateway_id), gateway.gateway_id), default=None)
+
+    def _wait_ms(self, gateway_id: str) -> float:
+        report = self._loads.get(gateway_id)
+        return 0.0 if report is None else report.wait_ms
 
     def _able(self) -> list[Presence]:
         return [
@@ -217,12 +231,15 @@ class Exchange:
         else:
             with self._lock:
                 self._gateways.clear()
+                self._loads.clear()
             self._sender.fail("the connection to the broker was lost")
 
     def _on_message(self, message: Message) -> None:
         try:
             if message.topic.startswith(topics.PRESENCE_PREFIX):
                 self._on_presence(topics.parse_presence_topic(message.topic), decode_presence(message.payload))
+            elif message.topic.startswith(topics.LOAD_PREFIX):
+                self._on_load(topics.parse_load_topic(message.topic), decode_load(message.payload))
             elif not message.retained:
                 self._on_reply(message)
         except WireError as error:
@@ -232,11 +249,21 @@ class Exchange:
         with self._lock:
             if presence is None:
                 self._gateways.pop(gateway_id, None)
+                self._loads.pop(gateway_id, None)
             elif gateway_id in self._gateways or len(self._gateways) < _MAX_GATEWAYS:
                 self._gateways[gateway_id] = replace(presence, gateway_id=gateway_id)
             self._lock.notify_all()
         if presence is None:
             self._sender.fail(f"gateway {gateway_id} is gone", gateway_id)
+
+    def _on_load(self, gateway_id: str, report: LoadReport | None) -> None:
+        with self._lock:
+            if report is None:
+                self._loads.pop(gateway_id, None)
+            elif (gateway_id in self._loads or len(self._loads) < _MAX_GATEWAYS) and report.follows(
+                self._loads.get(gateway_id)
+            ):
+                self._loads[gateway_id] = report
 
     def _on_reply(self, message: Message) -> None:
         route = topics.parse_reply_topic(message.topic)

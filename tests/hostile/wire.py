@@ -13,6 +13,7 @@ from hostile.damage import damaged_bytes
 from midstream.communication.checksum import sealed
 from midstream.communication.chunks import MIN_CHUNK_BYTES, Reassembler, split
 from midstream.communication.control import decode_control, encode_control
+from midstream.communication.load import LoadReport, decode_load, encode_load
 from midstream.communication.packs import decode_pack, encode_pack
 from midstream.communication.presence import Presence, decode_presence, encode_presence
 from midstream.communication.versions import decode_notice, encode_notice
@@ -47,6 +48,7 @@ class Target:
             "control": _canonical(decode_control, encode_control),
             "notice": _canonical(decode_notice, encode_notice),
             "presence": decode_presence,
+            "load": decode_load,
         }
         chunks = {path.name: path.read_bytes() for path in sorted(GOLDEN.iterdir())}
         presence = Presence("gw", (bytes(32),), knows=("zstd",), tail_ms={bytes(32).hex(): {"whole": 1.5, "c1": 2.0}})
@@ -58,6 +60,7 @@ class Target:
             "control": [chunks["missing-v1.bin"], chunks["cancel-v1.bin"], chunks["taken-v1.bin"]],
             "notice": [chunks["versions.bin"]],
             "presence": [encode_presence(presence)],
+            "load": [encode_load(LoadReport("gw", "run", 3, 2, 12.5, 0.5, 1 << 30, {bytes(32).hex(): {"c1": 2.0}}))],
         }
 
     def frame(self, random: Random) -> tuple[str, bytes]:
@@ -67,7 +70,7 @@ class Target:
             return kind, random.randbytes(random.choice((0, 1, 4, 36, 37, 38, 300)))
         source = kind if random.random() < 0.97 else random.choice(list(self.sources))
         payload = random.choice(self.sources[source])
-        if random.random() < 0.8 and source != "presence":
+        if random.random() < 0.8 and source not in ("presence", "load"):
             return kind, sealed(damaged_bytes(payload[:-4], random))
         return kind, damaged_bytes(payload, random)
 

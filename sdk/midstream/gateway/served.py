@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from midstream.bundle import Bundle
-from midstream.communication.presence import MAX_CUTS
+from midstream.communication.announcements import MAX_CUTS
 from midstream.engines import Accelerator
 from midstream.partitioning import times_from_costs
 

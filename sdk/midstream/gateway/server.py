@@ -16,12 +16,13 @@ from types import TracebackType
 
 from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket
 from midstream.communication import topics
+from midstream.communication.announcements import MAX_BUNDLES
 from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler, split
 from midstream.communication.codecs import encode, optional_libraries
 from midstream.communication.fec import FEC_LIBRARY, fec_available
 from midstream.communication.framing import WIRE_VERSION, check_version
 from midstream.communication.packs import decode_pack, encode_pack, is_pack, request_id_of
-from midstream.communication.presence import MAX_BUNDLES, Presence, encode_within
+from midstream.communication.presence import Presence
 from midstream.communication.transport import Message, MqttTransport
 from midstream.communication.versions import VersionNotice, encode_notice
 from midstream.communication.wire import (
@@ -45,12 +46,14 @@ from midstream.errors import (
     WireError,
     WireVersionError,
 )
+from midstream.gateway.announcing import Announcer
 from midstream.gateway.replies import HeldReplies
 from midstream.gateway.served import ServedBundle
 
 _log = logging.getLogger("midstream.gateway")
 
 PRESENCE_EVERY_S = 1.0
+LOAD_EVERY_S = 0.1
 QUEUE_CAPACITY = 256
 QUEUE_CAPACITY_BYTES = 256 << 20
 # Who sent what cannot be read is answered, too, but how long it waits is not known.
@@ -115,7 +118,7 @@ class Gateway:
         self._busy = 0
         self._stopping = False
         self._stopped = threading.Event()
-        self._published: Presence | None = None
+        self._news = threading.Event()
         self._cannot_announce: PeerError | None = None
         self._threads: list[threading.Thread] = []
         presence = topics.presence_topic(self.gateway_id)
@@ -126,6 +129,8 @@ class Gateway:
             on_message=self._on_message,
             on_state=self._on_state,
         )
+        self._announcer = Announcer(self._transport, self.gateway_id)
+        self._announcing = threading.Lock()
 
     def __enter__(self) -> Gateway:
         if self._stopped.is_set():
@@ -157,6 +162,7 @@ class Gateway:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        self._transport.publish(topics.load_topic(self.gateway_id), b"", retain=True)
         self._transport.close(last=(topics.presence_topic(self.gateway_id), b""))
 
     def serve(self) -> None:
@@ -164,17 +170,26 @@ class Gateway:
 
         Raises PeerError where the broker refuses for good: credentials, or an MQTT version, or messages large enough.
         """
+        presence_due = 0.0
         while not self._stopped.is_set():
             if self.given_up:
                 raise PeerError(self.last_error or "the broker refuses this gateway")
             if self._cannot_announce is not None:
                 raise self._cannot_announce
-            self._publish_presence()
-            self._stopped.wait(PRESENCE_EVERY_S)
+            now = time.monotonic()
+            if now >= presence_due:
+                self._announce_presence()
+                presence_due = now + PRESENCE_EVERY_S
+            self._news.clear()
+            self._announce_load()
+            # However much happens, this thread takes no more turns than there may be reports.
+            if not self._stopped.wait(LOAD_EVERY_S):
+                self._news.wait(max(0.0, presence_due - time.monotonic()))
 
     def stop(self) -> None:
         """Make `serve` return. What is running is finished when the ``with`` block ends."""
         self._stopped.set()
+        self._news.set()
 
     def wait_connected(self, wait_s: float) -> bool:
         """Wait until the broker is reached, or refuses for good; returns whether it is."""
@@ -200,33 +215,29 @@ class Gateway:
         _log.info("broker %s", "connected" if connected else "lost")
         if connected:
             try:
-                self._publish_presence(always=True)
+                self._announce_presence(always=True)
+                self._announce_load(always=True)
             except PeerError as error:
                 # The next connection may be as short as this one: `serve` has to hear of it here.
                 self._cannot_announce = error
                 _log.warning("%s", error)
 
-    def _publish_presence(self, *, always: bool = False) -> None:
+    def _announce_presence(self, *, always: bool = False) -> None:
+        presence = Presence(
+            self.gateway_id,
+            tuple(self._served),
+            tail_ms={digest.hex(): bundle.tail_ms() for digest, bundle in self._served.items()},
+            knows=self._knows,
+            bases={digest.hex(): bundle.bases_id for digest, bundle in self._served.items() if bundle.bases_id},
+        )
+        with self._announcing:
+            self._announcer.presence(presence, always=always)
+
+    def _announce_load(self, *, always: bool = False) -> None:
         with self._changed:
-            presence = Presence(
-                self.gateway_id,
-                tuple(self._served),
-                queue_ms=round(self._queue.wait_s * 1e3, 1),
-                load=round(self._busy / self._workers, 2),
-                tail_ms={digest.hex(): bundle.tail_ms() for digest, bundle in self._served.items()},
-                knows=self._knows,
-                bases={digest.hex(): bundle.bases_id for digest, bundle in self._served.items() if bundle.bases_id},
-            )
-        if always or presence != self._published:
-            topic = topics.presence_topic(self.gateway_id)
-            try:
-                payload = encode_within(presence, self._transport.payload_limit(topic))
-            except WireError as error:
-                raise PeerError(
-                    f"the broker takes too little at once for a gateway to announce itself: {error}"
-                ) from None
-            if self._transport.publish(topic, payload, retain=True):
-                self._published = presence
+            waiting, wait_ms, load = len(self._queue), self._queue.wait_s * 1e3, self._busy / self._workers
+        with self._announcing:
+            self._announcer.load(waiting, wait_ms, load, time.monotonic(), always=always)
 
     def _on_message(self, message: Message) -> None:
         if message.retained:
@@ -307,6 +318,7 @@ class Gateway:
             if admission is Admission.ACCEPTED:
                 self._jobs[ticket.number] = job
                 self._changed.notify()
+                self._news.set()
         return None if admission is Admission.ACCEPTED else (Status.BUSY, admission.value)
 
     def _work(self, worker: int) -> None:
@@ -321,6 +333,7 @@ class Gateway:
             finally:
                 with self._changed:
                     self._busy -= 1
+                self._news.set()
 
     def _next(self, held: HeldReplies) -> _Job | None:
         """The job that is due first, once there is one; None when the gateway stops.

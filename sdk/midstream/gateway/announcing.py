@@ -1,0 +1,63 @@
+"""What a gateway publishes about itself: its presence where that has changed, its load as often as is of use."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from pathlib import Path
+
+from midstream.communication import topics
+from midstream.communication.load import LOAD_EXPIRY_S, LoadReport, LoadThrottle, encode_load, rounded
+from midstream.communication.presence import Presence, encode_within
+from midstream.communication.transport import MqttTransport
+from midstream.errors import PeerError, WireError
+
+_MEMINFO = Path("/proc/meminfo")
+
+
+class Announcer:
+    """Publishes a gateway's presence and load reports, retained. Not thread-safe, but for the transport."""
+
+    def __init__(self, transport: MqttTransport, gateway_id: str) -> None:
+        self._transport = transport
+        self._gateway_id = gateway_id
+        self._presence: Presence | None = None
+        self._run = uuid.uuid4().hex
+        self._sequence = 0
+        self._throttle = LoadThrottle()
+
+    def presence(self, presence: Presence, *, always: bool = False) -> None:
+        """Publish it where it is another one, or ``always``.
+
+        Raises PeerError where the broker takes too little at once.
+        """
+        if not always and presence == self._presence:
+            return
+        topic = topics.presence_topic(self._gateway_id)
+        try:
+            payload = encode_within(presence, self._transport.payload_limit(topic))
+        except WireError as error:
+            raise PeerError(f"the broker takes too little at once for a gateway to announce itself: {error}") from None
+        if self._transport.publish(topic, payload, retain=True):
+            self._presence = presence
+
+    def load(self, queue_length: int, wait_ms: float, load: float, now_s: float, *, always: bool = False) -> None:
+        """Publish a report where it is time for this one, or ``always``."""
+        report = rounded(
+            LoadReport(self._gateway_id, self._run, self._sequence, queue_length, wait_ms, load, free_memory_bytes())
+        )
+        if not always and now_s < self._throttle.due_s(report):
+            return
+        topic = topics.load_topic(self._gateway_id)
+        if self._transport.publish(topic, encode_load(report), retain=True, expiry_s=LOAD_EXPIRY_S):
+            self._throttle = self._throttle.after(report, now_s)
+            self._sequence += 1
+
+
+def free_memory_bytes(meminfo: Path = _MEMINFO) -> int | None:
+    """What Linux says that processes could still take without swapping; None on other systems."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d{1,15}) kB", meminfo.read_text(encoding="ascii"), re.MULTILINE)
+    except (OSError, ValueError):
+        return None
+    return None if found is None else int(found[1]) << 10

@@ -1,0 +1,59 @@
+"""What a gateway says about itself, over a real broker."""
+
+from __future__ import annotations
+
+import queue
+from pathlib import Path
+
+import pytest
+
+from midstream.broker import Broker
+from midstream.communication import topics
+from midstream.communication.load import decode_load
+from midstream.communication.presence import Presence, decode_presence
+from midstream.communication.transport import Message, MqttTransport
+from midstream.gateway.announcing import Announcer, free_memory_bytes
+
+WAIT_S = 20.0
+
+
+def test_presence_and_load_are_kept_for_who_comes_later(broker: Broker) -> None:
+    announced: queue.Queue[Message] = queue.Queue()
+    gateway = MqttTransport(broker.url, "busy", on_message=lambda _: None, on_state=lambda _: None)
+    watcher = MqttTransport(broker.url, "watcher", on_message=announced.put, on_state=lambda _: None)
+    with gateway, watcher:
+        gateway.start(WAIT_S, required=True)
+        announcer = Announcer(gateway, "busy")
+        announcer.presence(Presence("busy"))
+        announcer.load(2, 12.34, 0.5, now_s=10.0)
+        # Too soon, and then not.
+        announcer.load(9, 99.0, 1.0, now_s=10.05)
+        announcer.load(9, 99.0, 1.0, now_s=10.2)
+        watcher.subscribe(topics.presence_topic("busy"))
+        watcher.subscribe(topics.load_topic("busy"))
+        watcher.start(WAIT_S, required=True)
+        presence, report = None, None
+        while presence is None or report is None or not report.sequence:
+            message = announced.get(timeout=WAIT_S)
+            if message.topic == topics.presence_topic("busy"):
+                presence = decode_presence(message.payload)
+            else:
+                report = decode_load(message.payload)
+        for topic in (topics.load_topic("busy"), topics.presence_topic("busy")):
+            gateway.publish(topic, b"", retain=True)
+    assert presence == Presence("busy")
+    assert (report.sequence, report.queue_length, report.wait_ms, report.load) == (1, 9, 99.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "free_bytes"),
+    [
+        ("MemTotal:  8000 kB\nMemAvailable:   2048 kB\n", 2 << 20),
+        ("MemTotal:  8000 kB\n", None),
+        ("MemAvailable: many kB\n", None),
+    ],
+)
+def test_free_memory_is_what_linux_says(tmp_path: Path, text: str, free_bytes: int | None) -> None:
+    (tmp_path / "meminfo").write_text(text)
+    assert free_memory_bytes(tmp_path / "meminfo") == free_bytes
+    assert free_memory_bytes(tmp_path / "none") is None
