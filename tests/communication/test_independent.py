@@ -107,6 +107,7 @@ def test_packs(parts: list[bytes]) -> None:
     assert [bytes(part) for part in decode_pack(message)] == parts
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=16, max_size=16), versions)
 def test_notices(request_id: bytes, spoken: tuple[int, ...]) -> None:
     payload = independent.notice(request_id, spoken)
@@ -114,6 +115,7 @@ def test_notices(request_id: bytes, spoken: tuple[int, ...]) -> None:
     assert decode_notice(payload).versions == spoken
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_checksums(data: bytes) -> None:
     assert independent.crc32c(data) == crc32c(data)

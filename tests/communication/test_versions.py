@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midstream.communication.checksum import sealed
@@ -41,6 +41,7 @@ def test_who_has_to_be_updated_is_said() -> None:
     assert "wire version none" in disagreement("attic", (), (1,))
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=16, max_size=16), versions)
 def test_a_notice_survives(request_id: bytes, spoken: tuple[int, ...]) -> None:
     payload = encode_notice(VersionNotice(request_id, spoken))

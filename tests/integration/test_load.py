@@ -81,7 +81,8 @@ def test_a_gateway_reports_what_waits_at_once(broker: Broker, faces_path: Path, 
         try:
             with device_with_gateway(faces, broker.url) as device, ThreadPoolExecutor(6) as threads:
                 waiting = [threads.submit(device.infer, inputs, cut="input") for _ in range(6)]
-                until(lambda: device._exchange._loads["loaded"].queue_length == 5, "what waits to be told")
+                loads = device._exchange._loads
+                until(lambda: "loaded" in loads and loads["loaded"].queue_length == 5, "what waits to be told")
                 assert device._exchange.wait_ms("loaded") > 0
                 free.set()
                 assert {future.result().ran_on for future in waiting} == {("gateway",)}
