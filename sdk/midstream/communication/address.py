@@ -173,6 +173,12 @@ def unreachable(address: BrokerAddress, error: Exception) -> Refusal:
             )
         case ConnectionRefusedError():
             message = f"no broker answers at {address} (connection refused); start one there: midstream broker"
+        case ConnectionError() if address.websocket:
+            other = "" if address.tls else ", or wss:// where it wants TLS"
+            message = (
+                f"no WebSocket with the broker at {address} ({error}); check that this port is for WebSockets, and the "
+                f"path {address.path!r}{other}"
+            )
         case socket.gaierror():
             message = (
                 f"the broker's host name {address.host!r} cannot be resolved ({error.strerror}); "
@@ -185,11 +191,11 @@ def unreachable(address: BrokerAddress, error: Exception) -> Refusal:
     return Refusal(message)
 
 
-def turned_away(address: BrokerAddress, error: ssl.SSLError) -> Refusal:
-    """What a TLS error means that the broker, whose certificate was verified, answers to CONNECT."""
-    refusal = unreachable(address, error)
-    expired = _reason(error).endswith("CERTIFICATE_EXPIRED")
-    return Refusal(refusal.message, _refusal_of_certificate(error) is not None and not expired)
+def turned_away(address: BrokerAddress, error: ssl.SSLError) -> Refusal | None:
+    """What it means that the broker, whose certificate was verified, answers with a TLS error; None if nothing clear."""
+    if _refusal_of_certificate(error) is None:
+        return None
+    return Refusal(unreachable(address, error).message, not _reason(error).endswith("CERTIFICATE_EXPIRED"))
 
 
 def refused(address: BrokerAddress, code: int, reason: str) -> Refusal:
@@ -216,8 +222,8 @@ def silent(address: BrokerAddress) -> Refusal:
     """What it means that a connection was closed without an answer to CONNECT that MQTT 5 knows."""
     if address.tls:
         return Refusal(
-            f"the broker at {address} closed the connection without an MQTT 5 answer: it refuses this client's "
-            f"certificate, speaks only MQTT 3.1.1, or is no broker; {_which_certificate(address)}"
+            f"the broker at {address} closed the connection without an MQTT 5 answer: it does not like this client's "
+            f"certificate, or that there is none, speaks only MQTT 3.1.1, or is no broker; {_which_certificate(address)}"
         )
     wants_tls = f", or wants TLS on this port ({address.scheme}s://)"
     return Refusal(
@@ -268,7 +274,10 @@ def _which_certificate(address: BrokerAddress) -> str:
             f"give the folder with this client's certificate by --credentials or {CREDENTIALS_VARIABLE}; "
             "midstream broker --secure DIR makes it: DIR/clients/NAME"
         )
-    return f"{own.certificate} was used: renew it where the broker runs (--renew), and copy {own.folder.name} again"
+    return (
+        f"{own.certificate} was shown: copy the client's folder of this broker again, and where it has expired, renew "
+        "it there first: midstream broker --secure DIR --renew"
+    )
 
 
 def _without_credentials(url: str) -> str:

@@ -133,7 +133,7 @@ def _client(path: Path) -> dict[str, Any]:
 def _unusable(path: Path | None, error: Exception, wanted: str, second: Path | None = None) -> InputError:
     which = f"{path} and {second.name}" if second is not None else str(path)
     if isinstance(error, ssl.SSLError):
-        reason = (error.reason or "no PEM in it").lower().replace("_", " ")
+        reason = (error.reason or "damaged, or with a password").lower().replace("_", " ")
     else:
-        reason = getattr(error, "strerror", None) or "a key with a password, or no text in PEM"
+        reason = getattr(error, "strerror", None) or "damaged, or with a password"
     return InputError(f"{which} cannot be used ({reason}); needed {wanted}: copy the client's folder again")

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from midstream.communication.credentials import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE
 from midstream.communication.roles import Rights
+from midstream.errors import InputError
 
 CONFIGURATION_FILE: Final = "mosquitto.conf"
 SECURITY_FILE: Final = "dynamic-security.json"
@@ -32,7 +33,15 @@ class Listener:
 
 
 def listeners(port: int, address: str | None, websockets: int | None) -> list[Listener]:
-    """One for MQTT, and where ``websockets`` is a port, another one for them."""
+    """One for MQTT, and where ``websockets`` is a port, another one for them.
+
+    Raises InputError for WebSockets at one IPv6 address: mosquitto 2.0 would let them in at all addresses.
+    """
+    if websockets is not None and address is not None and ":" in address:
+        raise InputError(
+            f"mosquitto cannot listen for WebSockets at {address} alone; take an IPv4 address, or a name: then it "
+            "listens at all addresses"
+        )
     ports = [(port, False)] if websockets is None else [(port, False), (websockets, True)]
     return [Listener(number, address, over_websockets) for number, over_websockets in ports]
 
@@ -73,7 +82,10 @@ def _acls(rights: Rights) -> list[dict[str, Any]]:
 
 def _listener(listener: Listener, folder: str) -> str:
     where = f"{listener.port}" if listener.address is None else f"{listener.port} {listener.address}"
-    protocol = "protocol websockets\n" if listener.websockets else ""
+    protocol = ""
+    if listener.websockets:
+        # Without socket_domain, mosquitto 2.0 forgets the address and lets WebSockets in everywhere.
+        protocol = "protocol websockets\n" + ("" if listener.address is None else "socket_domain ipv4\n")
     return f"\nlistener {where}\n{protocol}" + _TLS.format(folder=folder)
 
 
