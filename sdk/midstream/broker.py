@@ -251,7 +251,7 @@ def _choose(asked: Literal["auto", "mosquitto", "iotcore"]) -> BrokerKind:
     has_mosquitto, has_iotcore = _find_mosquitto() is not None, importlib.util.find_spec("iotcore") is not None
     if asked == "mosquitto" and not has_mosquitto:
         raise MidstreamError(
-            "no mosquitto on PATH or in /usr/sbin; install it (apt install mosquitto). Without accounts, kind 'iotcore' "
+            "no mosquitto on PATH or in /usr/sbin; install it: apt install mosquitto. Without accounts kind 'iotcore' "
             "will do; a secure broker is always mosquitto"
         )
     if asked == "iotcore" and not has_iotcore:

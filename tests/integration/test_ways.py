@@ -70,7 +70,7 @@ def ways(
         folders = [with_password(tmp_path / name, secure, name) for name in names] or [None, None]
         port = free_port()
         extra = [f"listener {port} 127.0.0.1", "socket_domain ipv4", *lines]
-        with mosquitto(tmp_path, ["allow_anonymous true", *extra]):
+        with mosquitto(tmp_path, extra):
             yield f"{scheme}://127.0.0.1:{port}", folders[0], folders[1]
 
     def passwords() -> list[str]:

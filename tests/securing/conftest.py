@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -21,11 +22,13 @@ WAIT_S = 10.0
 
 @pytest.fixture(scope="session")
 def secure_folder(tmp_path_factory: pytest.TempPathFactory) -> SecureFolder:
-    """Devices a and b, gateway g; device a may publish on home/a too."""
+    """Devices a and b, gateway g; device a has home/a beside that."""
     path = tmp_path_factory.mktemp("secure") / "folder"
     SecureFolder.open(path, devices=["a", "b"], gateways=["g"])
     roles = path / "roles.toml"
-    roles.write_text(roles.read_text().replace("[device.a]\n", '[device.a]\npublish = ["home/a"]\n'))
+    roles.write_text(
+        roles.read_text().replace("[device.a]\n", '[device.a]\npublish = ["home/a"]\nsubscribe = ["home/a"]\n')
+    )
     return SecureFolder.open(path)
 
 
@@ -37,8 +40,7 @@ def secure_broker(secure_folder: SecureFolder) -> Iterator[Broker]:
 
 
 def free_port() -> int:
-    import socket
-
+    """A port that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 

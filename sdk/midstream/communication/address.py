@@ -192,7 +192,7 @@ def unreachable(address: BrokerAddress, error: Exception) -> Refusal:
 
 
 def turned_away(address: BrokerAddress, error: ssl.SSLError) -> Refusal | None:
-    """What it means that the broker, whose certificate was verified, answers with a TLS error; None if nothing clear."""
+    """What a TLS error means that a broker, its certificate verified, answers with; None where that is not clear."""
     if _refusal_of_certificate(error) is None:
         return None
     return Refusal(unreachable(address, error).message, not _reason(error).endswith("CERTIFICATE_EXPIRED"))
@@ -222,8 +222,9 @@ def silent(address: BrokerAddress) -> Refusal:
     """What it means that a connection was closed without an answer to CONNECT that MQTT 5 knows."""
     if address.tls:
         return Refusal(
-            f"the broker at {address} closed the connection without an MQTT 5 answer: it does not like this client's "
-            f"certificate, or that there is none, speaks only MQTT 3.1.1, or is no broker; {_which_certificate(address)}"
+            f"the broker at {address} closed the connection without an MQTT 5 answer: it refuses this client's "
+            "certificate, or that there is none, speaks only MQTT 3.1.1, or is no broker; "
+            f"{_which_certificate(address)}"
         )
     wants_tls = f", or wants TLS on this port ({address.scheme}s://)"
     return Refusal(

@@ -72,6 +72,7 @@ class MqttTransport:
         if will is not None:
             _checked_topic(will[0], 1)
         self._address = broker if isinstance(broker, BrokerAddress) else parse_broker_url(broker)
+        self._name = client_id
         self._client_id = f"{client_id}-{secrets.token_hex(8)}" if self._address.has_account else client_id
         self._will = will
         self._keepalive_s = keepalive_s
@@ -117,7 +118,7 @@ class MqttTransport:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<MqttTransport {self._client_id!r} at {self._address} {'up' if self._online else 'down'}>"
+        return f"<MqttTransport {self._name!r} at {self._address} {'up' if self._online else 'down'}>"
 
     def start(self, wait_s: float = 0.0, required: bool = False) -> None:
         """Begin to connect, and go on trying for as long as it takes.
@@ -136,7 +137,7 @@ class MqttTransport:
                 wake.setblocking(False)
                 self._waker.setblocking(False)
                 self._thread = threading.Thread(
-                    target=self._run, args=(wake, self._waker), name=f"midstream-mqtt-{self._client_id}", daemon=True
+                    target=self._run, args=(wake, self._waker), name=f"midstream-mqtt-{self._name}", daemon=True
                 )
                 self._thread.start()
             self._changed.wait_for(

@@ -51,6 +51,11 @@ def configuration(folder: str, listeners: Sequence[Listener]) -> str:
     return _COMMON.format(folder=folder) + "".join(_listener(listener, folder) for listener in listeners)
 
 
+def installed_configuration(listeners: Sequence[Listener]) -> str:
+    """The same for a service, with what an operator has to know to install it."""
+    return _HEAD + configuration(INSTALLED_FOLDER, listeners)
+
+
 def dynamic_security(rights: Mapping[str, Rights]) -> str:
     """The dynamic security plugin's file: to each client exactly these rights, one role a client, to others none.
 
@@ -88,6 +93,17 @@ def _listener(listener: Listener, folder: str) -> str:
         protocol = "protocol websockets\n" + ("" if listener.address is None else "socket_domain ipv4\n")
     return f"\nlistener {where}\n{protocol}" + _TLS.format(folder=folder)
 
+
+_HEAD: Final = f"""\
+# A broker for midstream: mosquitto 2.0 or later, for clients with certificates only. `midstream broker --secure DIR`
+# makes it, the files it names, and each client's credentials; docs/security.md explains it. To install it:
+#
+#   sudo rm -rf {INSTALLED_FOLDER} && sudo cp -r DIR/broker {INSTALLED_FOLDER}
+#   sudo chown -R mosquitto: {INSTALLED_FOLDER} && sudo chmod 700 {INSTALLED_FOLDER}
+#   sudo ln -sf {INSTALLED_FOLDER}/{CONFIGURATION_FILE} /etc/mosquitto/conf.d/midstream.conf
+#   sudo systemctl restart mosquitto
+
+"""
 
 _COMMON: Final = f"""\
 per_listener_settings false

@@ -30,11 +30,11 @@ from midstream.securing import certificates
 from midstream.securing.certificates import CertificateError, Pair
 from midstream.securing.configuration import (
     CONFIGURATION_FILE,
-    INSTALLED_FOLDER,
     SECURITY_FILE,
     Listener,
     configuration,
     dynamic_security,
+    installed_configuration,
 )
 from midstream.securing.members import (
     HEAD,
@@ -106,15 +106,19 @@ class SecureFolder:
         own = self.path / "broker"
         return {
             **{name: _read(own / name) for name in (AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE)},
-            SECURITY_FILE: dynamic_security({member.name: member.rights for member in self.members}).encode(),
+            SECURITY_FILE: self._dynamic_security(),
             CONFIGURATION_FILE: configuration(folder, listeners).encode(),
         }
 
     def write_installable(self, listeners: Sequence[Listener]) -> None:
-        """Write into ``broker/`` what a service needs, as it is to lie in /etc/mosquitto/midstream."""
-        for name, content in self.broker_files(INSTALLED_FOLDER, listeners).items():
-            if name in (CONFIGURATION_FILE, SECURITY_FILE):
-                write_whole(self.path / "broker" / name, content, private=True)
+        """Complete ``broker/`` to what a service needs, as it is to lie in /etc/mosquitto/midstream."""
+        folder = self.path / "broker"
+        with _told(folder):
+            write_whole(folder / CONFIGURATION_FILE, installed_configuration(listeners).encode(), private=True)
+            write_whole(folder / SECURITY_FILE, self._dynamic_security(), private=True)
+
+    def _dynamic_security(self) -> bytes:
+        return dynamic_security({member.name: member.rights for member in self.members}).encode()
 
 
 def check_host(host: str) -> str:

@@ -87,7 +87,7 @@ def with_member(text: str, role: Role, name: str) -> str:
 
 def without_member(text: str, name: str) -> str:
     """roles.toml with this client's table as one of a removed name; raises InputError where it is not found."""
-    header = re.compile(rf"^\s*\[\s*(?:{'|'.join(ROLES)})\s*\.\s*[\"']?{re.escape(name)}[\"']?\s*\]", re.MULTILINE)
+    header = re.compile(rf"^[ \t]*\[\s*(?:{'|'.join(ROLES)})\s*\.\s*[\"']?{re.escape(name)}[\"']?\s*\]", re.MULTILINE)
     changed, count = header.subn(f"[{REMOVED}.{name}]", text)
     if count != 1:
         raise InputError(f"it has no line [device.{name}] or [gateway.{name}]; take the name out by hand")
