@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from midstream.communication import topics
 from midstream.communication.address import parse_broker_url
 from midstream.communication.transport import MqttTransport
 
@@ -57,7 +58,7 @@ def test_a_folder_is_prepared_for_a_service_without_running(tmp_path: Path) -> N
     text = (folder / "broker" / "mosquitto.conf").read_text()
     assert "\nlistener 8883\n" in text
     assert "\nlistener 8884\nprotocol websockets\n" in text
-    assert "midstream/0/gw/+/req/pi1" in (folder / "broker" / "dynamic-security.json").read_text()
+    assert topics.probe_topic("pi1") in (folder / "broker" / "dynamic-security.json").read_text()
     removed = broker("--secure", folder, "--prepare", "--remove", "pi1")
     assert removed.returncode == 0, removed.stderr
     assert "pi1" not in (folder / "broker" / "dynamic-security.json").read_text()

@@ -71,6 +71,7 @@ def test_an_authority_or_an_account_alone_will_do(folder: Path) -> None:
         ("ca.pem", b"x", r"ca\.pem cannot be used"),
         ("client.toml", b'password = "hunter2', r"client\.toml is not TOML"),
         ("client.toml", b'passwort = "hunter2"', r"client\.toml has a key 'passwort' that is not known"),
+        ("client.toml", b'password = "hunter2"', r"client\.toml has a password and no username"),
         ("client.toml", b"name = 1", r"client\.toml has a key 'name' that is not known, or not text"),
         ("client.toml", b"#" * 5000, r"client\.toml cannot be read: it is larger"),
     ],

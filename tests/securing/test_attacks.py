@@ -6,13 +6,14 @@ import datetime
 import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from midstream.broker import Broker
 from midstream.communication import topics
-from midstream.communication.roles import rights
+from midstream.communication.roles import Rights, rights
 from midstream.communication.transport import MqttTransport, parse_broker_url
 from midstream.errors import PeerError
 from midstream.securing import SecureFolder, certificates
@@ -51,8 +52,8 @@ def test_each_does_what_its_role_needs(as_client: Callable[[str], Attacker]) -> 
         topics.presence_topic("g"),
         topics.presence_topic("a"),
         topics.probe_topic("b"),
-        "midstream/0/gw/g/req/a/more",
-        "midstream/1/pool/p/req/a",
+        topics.request_topic("g", "a") + "/more",
+        f"{topics.ROOT}/pool/p/req/a",
         "home/b",
         "$CONTROL/dynamic-security/v1",
         "$SYS/broker/version",
@@ -69,20 +70,20 @@ def test_a_device_speaks_for_nobody_else(as_client: Callable[[str], Attacker], t
     [
         topics.reply_filter("b"),
         topics.reply_topic("g", "b"),
-        "midstream/0/dev/+/rep/+",
+        topics.ROOT + "/dev/+/rep/+",
         topics.request_filter("g"),
         topics.request_topic("g", "b"),
         topics.probe_topic("b"),
         "#",
         "+/#",
         "midstream/#",
-        "midstream/0/+/+/+/+",
+        topics.ROOT + "/+/+/+/+",
         "$SYS/#",
         "$CONTROL/#",
         "$share/gateways/" + topics.request_filter("g"),
         "$share/gateways/#",
         "$share/x/" + topics.reply_filter("b"),
-        "$share/pool/midstream/1/pool/p/req/+",
+        f"$share/pool/{topics.ROOT}/pool/p/req/+",
     ],
 )
 def test_a_device_hears_nothing_of_others(as_client: Callable[[str], Attacker], topic_filter: str) -> None:
@@ -161,6 +162,27 @@ def test_a_name_without_a_role_may_do_nothing(tmp_path: Path) -> None:
             assert not device.subscribe(topic_filter)
         for topic in (topics.request_topic("g", "a"), topics.probe_topic("a"), "x"):
             assert not device.publish(topic)
+
+
+def test_a_shared_group_is_for_its_members(tmp_path: Path) -> None:
+    folder = SecureFolder.open(tmp_path / "folder", devices=["asker", "thief"], gateways=["one"])
+    shared = "$share/pool/work/+"
+    extra = {"asker": Rights(publish=("work/asker",)), "thief": Rights(), "one": Rights(subscribe=(shared,))}
+    members = tuple(replace(member, extra=extra[member.name]) for member in folder.members)
+    with (
+        Broker(secure=replace(folder, members=members)) as broker,
+        Attacker(broker, folder.client("one")) as one,
+        Attacker(broker, folder.client("thief")) as thief,
+        Attacker(broker, folder.client("asker")) as asker,
+    ):
+        assert one.subscribe(shared)
+        for topic_filter in (shared, "$share/pool/work/asker", "$share/pool/#", "$share/other/work/+", "work/+"):
+            assert not thief.subscribe(topic_filter)
+        for topic_filter in ("$share/other/work/+", "work/+", "$share/pool/work/asker"):
+            assert not one.subscribe(topic_filter)
+        for number in range(6):
+            assert asker.publish("work/asker", bytes([number]))
+        assert [one.received()[1] for _ in range(6)] == [bytes([number]) for number in range(6)]
 
 
 def test_plain_mqtt_gets_no_answer(secure_broker: Broker) -> None:

@@ -127,6 +127,8 @@ def _client(path: Path) -> dict[str, Any]:
     for key, value in found.items():
         if key not in _CLIENT_KEYS or not isinstance(value, str) or not value:
             raise InputError(f"{path} has a key {key[:80]!r} that is not known, or not text; {wanted}")
+    if "password" in found and "username" not in found:
+        raise InputError(f"{path} has a password and no username; {wanted}")
     return found
 
 
