@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -18,8 +19,11 @@ import pytest
 
 from midstream import broker as broker_module
 from midstream.broker import Broker, BrokerKind
+from midstream.communication.address import parse_broker_url
 from midstream.communication.transport import Message, MqttTransport
 from midstream.errors import InputError, MidstreamError, MissingExtraError
+from midstream.securing import SecureFolder
+from midstream.securing.configuration import CONFIGURATION_FILE, INSTALLED_FOLDER, SECURE_PORT, listeners
 
 WAIT_S = 10.0
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "raspberry_pi" / "mosquitto.conf"
@@ -29,9 +33,9 @@ needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not
 KINDS = [pytest.param("mosquitto", marks=needs_mosquitto), "iotcore"]
 
 
-def listens(port: int) -> bool:
+def listens(port: int, host: str = "127.0.0.1") -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -119,7 +123,7 @@ def test_a_taken_port_is_named() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "broker.home", "::"])
 def test_only_loopback_is_listened_on(host: str) -> None:
-    with pytest.raises(InputError, match=r"mosquitto\.conf"):
+    with pytest.raises(InputError, match="--secure DIR"):
         Broker(host=host)
 
 
@@ -185,27 +189,96 @@ def test_without_mosquitto_it_is_iotcore(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @needs_mosquitto
-def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
-    passwords = tmp_path / "passwords"
-    subprocess.run(["mosquitto_passwd", "-c", "-b", str(passwords), "gateway", "pw"], check=True)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = int(server.getsockname()[1])
-    text = EXAMPLE.read_text()
-    adapted = text.replace("\nlistener 1883\n", f"\nlistener {port} 127.0.0.1\n").replace(
-        "\npassword_file /etc/mosquitto/passwords\n", f"\npassword_file {passwords}\n"
-    )
-    assert adapted.count(str(port)) == adapted.count(str(passwords)) == 1
-    config = tmp_path / "mosquitto.conf"
+def test_the_example_configuration_is_what_a_secure_broker_is_told(tmp_path: Path) -> None:
+    folder = SecureFolder.open(tmp_path / "secure", devices=["pi1"])
+    folder.write_installable(listeners(SECURE_PORT, None, None))
+    assert (folder.path / "broker" / CONFIGURATION_FILE).read_text() == EXAMPLE.read_text()
+
+
+@needs_mosquitto
+def test_the_example_configuration_runs_as_a_service(tmp_path: Path) -> None:
+    folder = SecureFolder.open(tmp_path / "secure", devices=["pi1"])
+    folder.write_installable(listeners(SECURE_PORT, None, None))
+    installed = tmp_path / "installed"
+    shutil.copytree(folder.path / "broker", installed)
+    port = free_port()
+    config = installed / CONFIGURATION_FILE
+    text = config.read_text().replace(INSTALLED_FOLDER, str(installed))
+    assert text.count(f"\nlistener {SECURE_PORT}\n") == 1
+    text = text.replace(f"\nlistener {SECURE_PORT}\n", f"\nlistener {port} 127.0.0.1\n")
     # Root may read its own folder; whom mosquitto would change to may not.
-    config.write_text(adapted + "user root\n")
+    config.write_text(text + "user root\n")
     with subprocess.Popen([str(MOSQUITTO), "-c", str(config)], stderr=subprocess.PIPE, text=True) as process:
         try:
             wait_for(lambda: listens(port) or process.poll() is not None)
-            answer = echo(f"mqtt://gateway:pw@127.0.0.1:{port}", b"1") if process.poll() is None else None
+            connected = process.poll() is None and connects(f"mqtts://127.0.0.1:{port}", folder.client("pi1"))
         finally:
             process.terminate()
         _, said = process.communicate(timeout=WAIT_S)
-    assert answer is not None, said
-    assert answer.payload == b"1"
+    assert connected, said
     assert "Error" not in said
     assert "deprecated" not in said
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def connects(url: str, credentials: Path) -> bool:
+    address = parse_broker_url(url, {}, credentials)
+    with MqttTransport(address, "t", on_message=lambda _m: None, on_state=lambda _up: None) as transport:
+        transport.start(WAIT_S, required=True)
+        return transport.connected
+
+
+@needs_mosquitto
+def test_a_secure_broker_starts_again_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = SecureFolder.open(tmp_path / "secure", devices=["pi1"])
+    left = set(Path(tempfile.gettempdir()).glob("midstream-broker-*"))
+    with Broker(secure=folder) as broker:
+        assert broker.kind == "mosquitto"
+        assert broker.url == f"mqtts://127.0.0.1:{broker.port}"
+        assert connects(broker.url, folder.client("pi1"))
+        broker.stop()
+        broker.start()
+        assert connects(broker.url, folder.client("pi1"))
+        assert set(Path(tempfile.gettempdir()).glob("midstream-broker-*")) == left
+
+
+@needs_mosquitto
+def test_a_secure_broker_is_at_the_address_it_was_told_and_nowhere_else(tmp_path: Path) -> None:
+    folder = SecureFolder.open(tmp_path / "secure")
+    with Broker(secure=folder, host="127.0.0.1", websockets=free_port()) as broker:
+        assert broker.websockets_url is not None
+        for port in (broker.port, int(broker.websockets_url.rpartition(":")[2])):
+            assert listens(port)
+            assert not listens(port, "127.0.0.2")
+    with Broker(secure=folder, host=None, websockets=free_port()) as broker:
+        assert broker.websockets_url is not None
+        for port in (broker.port, int(broker.websockets_url.rpartition(":")[2])):
+            assert listens(port)
+            assert listens(port, "127.0.0.2")
+
+
+@needs_mosquitto
+def test_what_a_secure_broker_cannot_be(tmp_path: Path) -> None:
+    folder = SecureFolder.open(tmp_path / "secure")
+    with pytest.raises(InputError, match="iotcore knows no certificates"):
+        Broker(secure=folder, kind="iotcore")
+    with pytest.raises(InputError, match="take two ports"):
+        Broker(8883, secure=folder, websockets=8883)
+    with pytest.raises(InputError, match="only a secure broker"):
+        Broker(websockets=8884)
+    with pytest.raises(InputError, match="cannot listen for WebSockets at ::1 alone"):
+        Broker(secure=folder, host="::1", websockets=8884).start()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(MidstreamError, match=f"cannot listen on 127.0.0.1:{port}: it is in use"):
+            Broker(secure=folder, websockets=port).start()
+
+
+def test_without_mosquitto_there_is_no_secure_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_module, "_find_mosquitto", lambda: None)
+    with pytest.raises(MidstreamError, match=r"apt install mosquitto.*a secure broker is always mosquitto"):
+        Broker(secure=SecureFolder.open(tmp_path / "secure")).start()

@@ -27,6 +27,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from midstream import Device, InputError, MidstreamError, Result
 from midstream.communication.address import parse_broker_url
+from midstream.communication.credentials import tls_context
 from midstream.media import media_kind, read_image
 
 Frame = NDArray[np.uint8]
@@ -67,7 +68,12 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description="Find faces and publish them on an MQTT topic.")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="face_detection_short_range, converted")
-    parser.add_argument("--broker", required=True, metavar="URL", help="such as mqtt://gateway.local:1883")
+    parser.add_argument(
+        "--broker",
+        required=True,
+        metavar="URL",
+        help="such as mqtts://gateway.local:8883; the credentials from MIDSTREAM_MQTT_CREDENTIALS",
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--camera", type=int, default=0, metavar="N", help="/dev/videoN, such as a USB camera (0)")
     source.add_argument("--picamera", action="store_true", help="the camera on the board's own connector")
@@ -113,7 +119,7 @@ class Results:
     def __enter__(self) -> Results:
         address, client = self._address, self._client
         if address.tls:
-            client.tls_set()
+            client.tls_set_context(tls_context(address.credentials))
         if address.websocket:
             client.ws_set_options(path=address.path)
         if address.username is not None:

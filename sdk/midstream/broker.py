@@ -1,6 +1,7 @@
-"""A broker of one's own: mosquitto, or rumqttd from the iotcore package, as a child process on loopback.
+"""A broker of one's own: mosquitto, or rumqttd from the iotcore package, as a child process.
 
-It has no accounts, so it only ever listens on a loopback address. It ends with the ``with`` block, and with the process
+Without accounts it only ever listens on a loopback address; with a `SecureFolder` everyone who gets in has a
+certificate, and it listens where it is told to. It ends with the ``with`` block, and with the process
 that started it, however that process ends.
 """
 
@@ -12,22 +13,24 @@ import ipaddress
 import os
 import shutil
 import socket
+import ssl
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from midstream.child import Child
 from midstream.errors import InputError, MidstreamError, MissingExtraError
+from midstream.securing import SecureFolder
+from midstream.securing.configuration import CONFIGURATION_FILE, MAX_PACKET_BYTES, listeners
 
 BrokerKind = Literal["mosquitto", "iotcore"]
 
 READY_S = 10.0
-MAX_PACKET_BYTES = 2 << 20
-
 _POLL_S = 0.002
 _WATCH_S = 0.1
 _PORT_ATTEMPTS = 3
@@ -88,11 +91,11 @@ _MALLOC = {
 
 @dataclass(frozen=True, slots=True)
 class _Launch:
-    """What to run, its configuration file (the last argument) and what that holds, and as whom."""
+    """What to run, with the last of these files, its configuration, as the last argument, and as whom."""
 
     program: tuple[str, ...]
-    config: Path
-    text: str
+    files: Mapping[str, bytes]
+    config: str
     user: str | None = None
 
 
@@ -100,7 +103,8 @@ class Broker:
     """An MQTT 5 broker for this machine's own programs, running as long as the ``with`` block.
 
     ``port`` 0 takes a free one. ``kind`` "auto" takes mosquitto where it is installed, and otherwise the iotcore
-    package. ``host`` must be a loopback address.
+    package. ``host`` must be a loopback address, unless the broker is ``secure``: then it is mosquitto, speaks TLS
+    only, and ``host`` may be any address, or None for all of them. ``websockets`` is a second port of a secure one.
 
     Entering raises MidstreamError where the port is taken or the broker does not come up, MissingExtraError where
     there is neither broker, InputError for a host other than loopback.
@@ -110,17 +114,28 @@ class Broker:
         self,
         port: int = 0,
         kind: Literal["auto", "mosquitto", "iotcore"] = "auto",
-        host: str = "127.0.0.1",
+        host: str | None = "127.0.0.1",
+        secure: SecureFolder | None = None,
+        websockets: int | None = None,
     ) -> None:
-        if not _is_loopback(host):
+        if secure is None and (host is None or not _is_loopback(host)):
             raise InputError(
-                f"a broker of one's own has no accounts and cannot listen on {host!r}; "
-                "leave the host at 127.0.0.1, or set up mosquitto as examples/raspberry_pi/mosquitto.conf shows"
+                f"a broker without accounts cannot listen on {host or 'every address'!r}; "
+                "leave the host at 127.0.0.1, or give everyone a certificate: midstream broker --secure DIR"
             )
-        if not 0 <= port <= 65535:
-            raise InputError(f"broker port {port} is not a port; take 1 to 65535, or 0 for a free one")
-        self._asked_kind = kind
+        if secure is None and websockets is not None:
+            raise InputError("only a secure broker has a port for WebSockets; see midstream broker --secure DIR")
+        if secure is not None and kind == "iotcore":
+            raise InputError("iotcore knows no certificates and no roles; a secure broker is mosquitto")
+        for number in (port, websockets or 0):
+            if not 0 <= number <= 65535:
+                raise InputError(f"broker port {number} is not a port; take 1 to 65535, or 0 for a free one")
+        if port == websockets:
+            raise InputError(f"port {port} cannot be for MQTT and for WebSockets; take two ports")
+        self._asked_kind: Literal["auto", "mosquitto", "iotcore"] = kind if secure is None else "mosquitto"
         self._host = host
+        self._secure = secure
+        self._websockets = websockets
         self._port = port
         self._kind: BrokerKind | None = None
         self._child: Child | None = None
@@ -132,9 +147,13 @@ class Broker:
 
     @property
     def url(self) -> str:
-        """Such as ``mqtt://127.0.0.1:1883``."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"mqtt://{host}:{self._port}"
+        """Such as ``mqtt://127.0.0.1:1883``, as reached from this machine."""
+        return f"mqtt{'s' if self._secure else ''}://{_bracketed(self._own_host)}:{self._port}"
+
+    @property
+    def websockets_url(self) -> str | None:
+        """The same for WebSockets, where there is a port for them."""
+        return None if self._websockets is None else f"wss://{_bracketed(self._own_host)}:{self._websockets}"
 
     @property
     def kind(self) -> BrokerKind | None:
@@ -164,7 +183,9 @@ class Broker:
         kind = _choose(self._asked_kind)
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             port = self._port or _free_port(self._host)
-            _check_free(self._host, port)
+            for number in (port, self._websockets):
+                if number is not None:
+                    _check_free(self._host, number)
             try:
                 self._launch(kind, port)
             except BaseException as error:
@@ -192,25 +213,46 @@ class Broker:
             if child.pid is None and child is self._child:
                 raise MidstreamError(f"{self._kind} at {self.url} has ended by itself: {child.last_words()}")
 
+    @property
+    def _own_host(self) -> str:
+        """Where it is reached from this machine."""
+        return self._host or "127.0.0.1"
+
     def _launch(self, kind: BrokerKind, port: int) -> None:
-        """Start it and wait until it answers; by then it has read its configuration, which is not kept."""
-        prepare = _mosquitto if kind == "mosquitto" else _iotcore
+        """Start it and wait until it answers; by then it has read its files, which are not kept."""
         with tempfile.TemporaryDirectory(prefix="midstream-broker-") as name:
-            launch = prepare(self._host, port, Path(name))
-            launch.config.write_text(launch.text, encoding="utf-8")
+            folder = Path(name)
+            launch = self._prepare(kind, port, folder)
+            for file, content in launch.files.items():
+                (folder / file).touch(mode=0o600)
+                (folder / file).write_bytes(content)
             if launch.user is not None:
-                for path in (Path(name), launch.config):
+                for path in (folder, *folder.iterdir()):
                     shutil.chown(path, launch.user)
-            self._child = Child([*launch.program, str(launch.config)], environ=_MALLOC, user=launch.user)
+            command = [*launch.program, str(folder / launch.config)]
+            self._child = Child(command, environ=_MALLOC, user=launch.user)
             self._child.start()
-            _wait_until_ready(self._child, kind, self._host, port)
+            for number in (port, self._websockets):
+                if number is not None:
+                    _wait_until_ready(self._child, kind, self._own_host, number, self._answers)
+
+    def _prepare(self, kind: BrokerKind, port: int, folder: Path) -> _Launch:
+        if self._secure is None:
+            assert self._host is not None
+            return (_mosquitto if kind == "mosquitto" else _iotcore)(self._host, port)
+        files = self._secure.broker_files(str(folder), listeners(port, self._host, self._websockets))
+        return _Launch(_mosquitto_program(), files, CONFIGURATION_FILE, _unprivileged_user())
+
+    def _answers(self, host: str, port: int) -> bool:
+        return _answers(host, port) if self._secure is None else _answers_securely(host, port, self._secure.authority)
 
 
 def _choose(asked: Literal["auto", "mosquitto", "iotcore"]) -> BrokerKind:
     has_mosquitto, has_iotcore = _find_mosquitto() is not None, importlib.util.find_spec("iotcore") is not None
     if asked == "mosquitto" and not has_mosquitto:
         raise MidstreamError(
-            "no mosquitto on PATH or in /usr/sbin; install it (apt install mosquitto), or take kind 'iotcore'"
+            "no mosquitto on PATH or in /usr/sbin; install it: apt install mosquitto. Without accounts kind 'iotcore' "
+            "will do; a secure broker is always mosquitto"
         )
     if asked == "iotcore" and not has_iotcore:
         raise MissingExtraError("iotcore", "broker", "A broker of kind 'iotcore'")
@@ -227,16 +269,24 @@ def _find_mosquitto() -> str | None:
     return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 
 
-def _mosquitto(host: str, port: int, folder: Path) -> _Launch:
-    program = _find_mosquitto() or "mosquitto"
+def _mosquitto_program() -> tuple[str, ...]:
+    return (_find_mosquitto() or "mosquitto", "-c")
+
+
+def _mosquitto(host: str, port: int) -> _Launch:
     text = _MOSQUITTO_CONFIG.format(host=host, port=port)
-    return _Launch((program, "-c"), folder / "mosquitto.conf", text, _unprivileged_user())
+    files = {CONFIGURATION_FILE: text.encode()}
+    return _Launch(_mosquitto_program(), files, CONFIGURATION_FILE, _unprivileged_user())
 
 
-def _iotcore(host: str, port: int, folder: Path) -> _Launch:
-    listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _iotcore(host: str, port: int) -> _Launch:
+    text = _IOTCORE_CONFIG.format(listen=f"{_bracketed(host)}:{port}")
     program = (sys.executable, "-P", "-m", "iotcore", "--log-level", "CRITICAL", "--config")
-    return _Launch(program, folder / "rumqttd.toml", _IOTCORE_CONFIG.format(listen=listen))
+    return _Launch(program, {"rumqttd.toml": text.encode()}, "rumqttd.toml")
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _unprivileged_user() -> str | None:
@@ -257,10 +307,12 @@ def _unprivileged_user() -> str | None:
     return "mosquitto"
 
 
-def _wait_until_ready(child: Child, kind: BrokerKind, host: str, port: int) -> None:
+def _wait_until_ready(
+    child: Child, kind: BrokerKind, host: str, port: int, answers: Callable[[str, int], bool]
+) -> None:
     who = f"{kind} on {host}:{port}"
     deadline = time.monotonic() + READY_S
-    while not _answers(host, port):
+    while not answers(host, port):
         if child.wait(_POLL_S):
             raise MidstreamError(f"{who} ended while starting: {child.last_words()}")
         if time.monotonic() > deadline:
@@ -281,6 +333,17 @@ def _answers(host: str, port: int) -> bool:
     return len(answer) == 4 and answer[0] == _CONNACK and answer[3] == 0
 
 
+def _answers_securely(host: str, port: int, authority: Path) -> bool:
+    """Whether someone there has a certificate of this authority; what it would say without ours is not waited for."""
+    context = ssl.create_default_context(cafile=authority)
+    try:
+        with socket.create_connection((host, port), timeout=1.0) as connection:
+            context.wrap_socket(connection, server_hostname=host).close()
+    except OSError:
+        return False
+    return True
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -288,20 +351,20 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _bind(host: str, port: int) -> int:
+def _bind(host: str | None, port: int) -> int:
     """The port a socket bound to this one gets; raises OSError where it is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = socket.AF_INET6 if host is not None and ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
+        probe.bind((host or "", port))
         return int(probe.getsockname()[1])
 
 
-def _free_port(host: str) -> int:
+def _free_port(host: str | None) -> int:
     return _bind(host, 0)
 
 
-def _check_free(host: str, port: int) -> None:
+def _check_free(host: str | None, port: int) -> None:
     try:
         _bind(host, port)
     except OSError as error:
@@ -309,4 +372,6 @@ def _check_free(host: str, port: int) -> None:
             reason = "it is in use; a broker may run there already: use it, stop it, or take another port (0: any)"
         else:
             reason = f"{error.strerror}; take another port (0: any)"
-        raise MidstreamError(f"a broker cannot listen on {host}:{port}: {reason}") from None
+        raise MidstreamError(
+            f"a broker cannot listen on {host or 'port'}{':' if host else ' '}{port}: {reason}"
+        ) from None

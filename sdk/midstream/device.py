@@ -18,6 +18,7 @@ import numpy as np
 
 from midstream.analysis import Analysis
 from midstream.bundle import Bundle
+from midstream.communication.address import parse_broker_url
 from midstream.communication.codecs import ZSTD_LIBRARY, decode, find_codec, optional_libraries
 from midstream.communication.fec import fec_available
 from midstream.communication.presence import Presence
@@ -95,8 +96,9 @@ class _Known:
 class Device:
     """Runs a bundle here and on a gateway, whichever is better for each input.
 
-    ``bundle`` is a `Bundle` or its folder; ``broker`` an MQTT URL. ``deadline_ms`` bounds every answer: when the
-    gateway has not answered in time for the device to finish by itself, the device does. ``min_agreement`` below 1
+    ``bundle`` is a `Bundle` or its folder; ``broker`` an MQTT URL, and ``credentials`` the folder with this device's
+    certificate where the broker wants one: its name is then the device's id. ``deadline_ms`` bounds every answer: when
+    the gateway has not answered in time for the device to finish by itself, the device does. ``min_agreement`` below 1
     allows lossy codecs that calibration measured to be that good (0: any). ``profile`` names the board, for its power
     figures. ``packing`` sends small requests that are made at the same time in one message, where their deadlines allow
     that. Entering waits up to 2 s for a gateway, then goes on without. Methods may be called from any thread.
@@ -115,15 +117,17 @@ class Device:
         profile: str | Path | None = None,
         analyse: bool = True,
         packing: bool = True,
+        credentials: str | Path | None = None,
     ) -> None:
+        address = parse_broker_url(broker, credentials=credentials)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self.device_id = device_id or f"dev-{uuid.uuid4().hex[:12]}"
+        self.device_id = address.client_name("device", device_id) or f"dev-{uuid.uuid4().hex[:12]}"
         self._objective = Objective(objective, deadline_ms, min_agreement, keep_input_local)
         self._power = _NOMINAL_POWER if profile is None else load_profile(str(profile)).power_with(1)
         self._analyse = analyse
         self._graph = self.bundle.graph
         limits = Limits(_MAX_REPLY_BYTES, _MAX_REPLY_BYTES)
-        self._new_exchange = partial(Exchange, broker, self.device_id, self.bundle.digest, limits, packing=packing)
+        self._new_exchange = partial(Exchange, address, self.device_id, self.bundle.digest, limits, packing=packing)
         self._exchange = self._new_exchange()
         self._lock = threading.Lock()
         self._factor = 1.0

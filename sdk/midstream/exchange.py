@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from midstream.communication import topics
+from midstream.communication.address import BrokerAddress
 from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler
 from midstream.communication.load import LoadReport, decode_load
 from midstream.communication.packs import MAX_PACK_BYTES, decode_pack, request_id_of
@@ -49,7 +50,9 @@ class Exchange:
     With ``packing``, small requests that are asked at the same time may go out in one message.
     """
 
-    def __init__(self, url: str, device_id: str, bundle_digest: bytes, limits: Limits, *, packing: bool = True) -> None:
+    def __init__(
+        self, broker: BrokerAddress, device_id: str, bundle_digest: bytes, limits: Limits, *, packing: bool = True
+    ) -> None:
         self._device_id = topics.check_id(device_id)
         self._digest = bundle_digest
         self._limits = limits
@@ -61,7 +64,7 @@ class Exchange:
         self._probed = 0.0
         self._reassembler = Reassembler(limits.max_message_bytes)
         self._transport = MqttTransport(
-            url, f"midstream-dev-{device_id}", on_message=self._on_message, on_state=self._on_state
+            broker, f"midstream-dev-{device_id}", on_message=self._on_message, on_state=self._on_state
         )
         self._transport.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
         self._sender = Sender(

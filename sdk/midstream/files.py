@@ -48,11 +48,15 @@ def read_at_most(path: Path, limit: int) -> bytes:
     return content
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that takes the place of one that is there, whole or not at all. Raises OSError."""
+def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Write a file that takes the place of one that is there, whole or not at all. Raises OSError.
+
+    A ``private`` one is its owner's alone from the first moment on.
+    """
     part = _part(path)
+    mode = 0o600 if private else 0o666
     try:
-        with part.open("xb") as file:
+        with open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
         part.replace(path)
     finally:

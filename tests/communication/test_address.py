@@ -12,6 +12,7 @@ from midstream.communication.address import (
     parse_broker_url,
     refused,
     silent,
+    turned_away,
     unreachable,
 )
 from midstream.errors import InputError
@@ -115,6 +116,60 @@ def test_each_failure_to_connect_says_what_to_do_and_is_tried_again(error: Excep
     assert not refusal.permanent
 
 
+def tls_error(reason: str) -> ssl.SSLError:
+    error = ssl.SSLError(1, reason)
+    error.reason = reason
+    return error
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (10, "--renew"),
+        (9, "clock is behind"),
+        (62, "--host broker.home"),
+        (64, "--host broker.home"),
+        (19, "an authority unknown here"),
+        (20, "ca.pem"),
+    ],
+)
+def test_a_certificate_that_does_not_verify_is_tried_again(code: int, words: str) -> None:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = code, "as OpenSSL says"
+    refusal = unreachable(BrokerAddress("mqtts", "broker.home", 8883), error)
+    assert words in refusal.message
+    assert not refusal.permanent
+
+
+@pytest.mark.parametrize(
+    ("reason", "words", "permanent"),
+    [
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "wants a client certificate", True),
+        ("TLSV1_ALERT_UNKNOWN_CA", "another authority", True),
+        ("SSLV3_ALERT_CERTIFICATE_EXPIRED", "has expired", False),
+    ],
+)
+def test_a_refused_certificate_says_where_to_get_one(reason: str, words: str, permanent: bool) -> None:
+    address = BrokerAddress("mqtts", "broker.home", 8883)
+    refusal = turned_away(address, tls_error(reason))
+    assert refusal is not None
+    assert words in refusal.message
+    assert "DIR/clients/NAME" in refusal.message
+    assert refusal.permanent is permanent
+    # Before the broker's certificate was verified, anyone on the way can say this.
+    assert not unreachable(address, tls_error(reason)).permanent
+
+
+def test_another_tls_error_is_no_refusal() -> None:
+    assert turned_away(BrokerAddress("mqtts", "h", 1), tls_error("UNEXPECTED_EOF_WHILE_READING")) is None
+
+
+def test_a_websocket_that_is_none_names_port_and_path() -> None:
+    message = unreachable(BrokerAddress("ws", "h", 80, "/mqtt"), ConnectionError("WebSocket handshake error")).message
+    assert "'/mqtt'" in message
+    assert "wss://" in message
+
+
 @pytest.mark.parametrize(
     ("code", "words", "permanent"),
     [
@@ -142,5 +197,7 @@ def test_credentials_that_were_given_are_refused_rather_than_wanted() -> None:
 
 def test_only_a_plain_connection_may_want_tls() -> None:
     assert "mqtts://" in silent(HOME).message
-    assert "TLS" not in silent(BrokerAddress("mqtts", "h", 8883)).message
+    over_tls = silent(BrokerAddress("mqtts", "h", 8883)).message
+    assert "TLS" not in over_tls
+    assert "certificate" in over_tls
     assert "speaks only MQTT 3.1.1" in silent(HOME).message

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midstream.communication import topics
-from midstream.communication.topics import ACCESS, Inbound, Route
+from midstream.communication.topics import Inbound, Route
 from midstream.errors import WireError
 
 ids = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
@@ -29,12 +28,6 @@ def matches(topic: str, topic_filter: str) -> bool:
     """MQTT's rule for one-level wildcards."""
     pattern = "/".join("[^/]+" if level == "+" else re.escape(level) for level in topic_filter.split("/"))
     return re.fullmatch(pattern, topic) is not None
-
-
-def may(who: str, name: str, what: str, topic: str) -> bool:
-    """Whether the table allows it, and nothing else counts."""
-    patterns = [row.pattern.format(device=name, gateway=name) for row in ACCESS if (row.who, row.may) == (who, what)]
-    return any(matches(topic, pattern) for pattern in patterns)
 
 
 def test_names_are_those_of_the_protocol() -> None:
@@ -99,59 +92,6 @@ def test_a_pool_shares_by_a_name_that_only_its_members_know() -> None:
     assert all(group[1] not in other for other, _ in others)
     with pytest.raises(WireError, match="secret of pool 'attic' has 15 characters; take 16 random ones"):
         topics.pool_filters("attic", "x" * 15)
-
-
-def test_each_may_do_what_the_protocol_needs_and_speak_for_nobody_else() -> None:
-    device_writes = (
-        topics.request_topic("gw", "me"),
-        topics.pool_request_topic("pool", "me"),
-        topics.gateway_control_topic("gw", "me"),
-        topics.pool_control_topic("pool", "me"),
-        topics.probe_topic("me"),
-    )
-    gateway_writes = (
-        topics.reply_topic("me", "dev"),
-        topics.device_control_topic("dev", "me"),
-        topics.forward_topic("gw", "dev", "me"),
-        topics.peer_control_topic("gw", "me"),
-        topics.presence_topic("me"),
-        topics.load_topic("me"),
-    )
-    for topic in device_writes:
-        assert may("device", "me", "write", topic)
-        assert not may("device", "other", "write", topic)
-        assert not may("gateway", "me", "write", topic)
-        assert not may("device", "me", "read", topic)
-    for topic in gateway_writes:
-        assert may("gateway", "me", "write", topic)
-        assert not may("gateway", "other", "write", topic)
-        assert not may("device", "me", "write", topic)
-    gateway_reads = (
-        topics.request_topic("me", "dev"),
-        topics.gateway_control_topic("me", "dev"),
-        topics.forward_topic("me", "dev", "gw"),
-        topics.peer_control_topic("me", "gw"),
-    )
-    for topic in gateway_reads:
-        assert may("gateway", "me", "read", topic)
-        assert not may("gateway", "other", "read", topic)
-        assert not may("device", "me", "read", topic)
-    for topic in (topics.pool_request_topic("pool", "dev"), topics.pool_control_topic("pool", "dev")):
-        assert may("gateway", "me", "read", topic)
-        assert not may("device", "me", "read", topic)
-    for topic in (topics.reply_topic("gw", "me"), topics.device_control_topic("me", "gw")):
-        assert may("device", "me", "read", topic)
-        assert not may("device", "other", "read", topic)
-        assert not may("gateway", "me", "read", topic)
-    for topic in (topics.presence_topic("gw"), topics.load_topic("gw")):
-        assert may("device", "me", "read", topic)
-        assert may("gateway", "me", "read", topic)
-
-
-def test_operators_are_told_exactly_this() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text(encoding="utf-8")
-    told = re.findall(r"^\| (device|gateway) [DG] \| (write|read) \| `([^`]+)` \|$", page, re.MULTILINE)
-    assert told == [(row.who, row.may, row.pattern.format(device="D", gateway="G")) for row in ACCESS]
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "+", "#", "a b", "ü", "a\n", "x" * 65, "$SYS", "a.b", "\0"])

@@ -17,6 +17,13 @@ BrokerOption = Annotated[
         help="mqtt://, mqtts://, ws:// or wss:// URL; the account also from MIDSTREAM_MQTT_USERNAME and _PASSWORD.",
     ),
 ]
+CredentialsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--credentials",
+        help="Folder with ca.pem, cert.pem and key.pem for mqtts:// and wss://; also from MIDSTREAM_MQTT_CREDENTIALS.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +36,10 @@ def gateway(
         list[Path], typer.Option("--bundles", help="A bundle, or a folder of bundles; may be repeated.")
     ],
     broker: BrokerOption,
-    gateway_id: Annotated[str | None, typer.Option("--id", help="This gateway's id; default: a random one.")] = None,
+    credentials: CredentialsOption = None,
+    gateway_id: Annotated[
+        str | None, typer.Option("--id", help="This gateway's id; default: its credentials' name, or a random one.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Requests run at once; default: one a core.")] = None,
     accelerator: AcceleratorOption = AcceleratorName.cpu,
 ) -> None:
@@ -37,7 +47,12 @@ def gateway(
     from midstream.gateway import Gateway
 
     with Gateway(
-        find_bundles(bundles), broker, gateway_id=gateway_id, workers=workers, accelerator=accelerator.value
+        find_bundles(bundles),
+        broker,
+        gateway_id=gateway_id,
+        workers=workers,
+        accelerator=accelerator.value,
+        credentials=credentials,
     ) as serving:
         on_stop_signal(serving.stop)
         if serving.wait_connected(2.0):

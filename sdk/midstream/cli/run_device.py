@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from midstream.cli.gateway import BrokerOption
+from midstream.cli.gateway import BrokerOption, CredentialsOption
 from midstream.cli.output import AcceleratorName, AcceleratorOption, JsonOption, notes, print_json, print_table, screen
 from midstream.cli.plan import ObjectiveName
 from midstream.errors import InputError, PeerError
@@ -30,6 +30,7 @@ def run(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
     broker: BrokerOption,
     source: Annotated[Path, typer.Option("--input", help="A picture, sound or .npz file, or a folder of them.")],
+    credentials: CredentialsOption = None,
     cut: Annotated[str | None, typer.Option(help="Force a cut, 'input' or 'local'.")] = None,
     codec: Annotated[str | None, typer.Option(help="Force a codec; goes with --cut.")] = None,
     objective: Annotated[ObjectiveName, typer.Option(help="What to minimise.")] = ObjectiveName.latency,
@@ -56,6 +57,7 @@ def run(
         min_agreement=min_agreement,
         keep_input_local=keep_input_local,
         profile=emulate,
+        credentials=credentials,
     )
     device.check_plan(cut, codec)
     # What is wrong with the first input is said before anything is waited for.

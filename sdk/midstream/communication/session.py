@@ -24,7 +24,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from midstream.communication.address import BrokerAddress, Refusal, refused, unreachable
+from midstream.communication.address import BrokerAddress, Refusal, refused, turned_away, unreachable
+from midstream.communication.credentials import tls_context
 from midstream.communication.outbox import Publish, Subscribe
 
 logger = logging.getLogger("midstream.transport")
@@ -103,7 +104,7 @@ class Session:
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(0)  # `has_room` keeps to what the broker takes
         if address.tls:
-            client.tls_set_context(ssl.create_default_context())
+            client.tls_set_context(tls_context(address.credentials, self._failed))
         if address.websocket:
             client.ws_set_options(path=address.path)
         if address.username is not None:
@@ -238,6 +239,11 @@ class Session:
             self.refusal = unreachable(self._address, TimeoutError())
         elif self.refusal is None and self.accepted:
             self.refusal = Refusal(f"the connection to the broker at {self._address} was lost")
+
+    def _failed(self, error: ssl.SSLError) -> None:
+        # paho only tells that the connection was lost, not why.
+        if self.refusal is None and not self.accepted:
+            self.refusal = turned_away(self._address, error)
 
     def _received(self, _client: object, _data: object, packet: mqtt.MQTTMessage) -> None:
         try:

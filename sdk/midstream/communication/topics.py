@@ -1,4 +1,4 @@
-"""Topics: their names, reading them strictly, and who may write and read what.
+"""Topics: their names, and reading them strictly. Who may write and read what, `roles` says.
 
 The broker's access control decides who may write to a topic, so a topic says who sent what lies on it. The
 reply topic is always derived from the request's own, never named by a peer.
@@ -55,43 +55,6 @@ class Inbound:
     sender_id: str
     device_id: str = ""
     pool_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """One permission. {device} and {gateway} stand for the account's own id; + is any one level."""
-
-    who: Literal["device", "gateway"]
-    may: Literal["write", "read"]
-    pattern: str
-
-
-# What a broker's access control has to allow, and nothing else. The version is any, so that it outlives updates.
-ACCESS: Final = (
-    Access("device", "write", "midstream/+/gw/+/req/{device}"),
-    Access("device", "write", "midstream/+/gw/+/ctl/{device}"),
-    Access("device", "write", "midstream/+/pool/+/req/{device}"),
-    Access("device", "write", "midstream/+/pool/+/ctl/{device}"),
-    Access("device", "write", "midstream/+/probe/{device}"),
-    Access("device", "read", "midstream/presence/+"),
-    Access("device", "read", "midstream/load/+"),
-    Access("device", "read", "midstream/+/dev/{device}/rep/+"),
-    Access("device", "read", "midstream/+/dev/{device}/ctl/+"),
-    Access("gateway", "write", "midstream/presence/{gateway}"),
-    Access("gateway", "write", "midstream/load/{gateway}"),
-    Access("gateway", "write", "midstream/+/dev/+/rep/{gateway}"),
-    Access("gateway", "write", "midstream/+/dev/+/ctl/{gateway}"),
-    Access("gateway", "write", "midstream/+/gw/+/fwd/+/{gateway}"),
-    Access("gateway", "write", "midstream/+/gw/+/peer/{gateway}"),
-    Access("gateway", "read", "midstream/presence/+"),
-    Access("gateway", "read", "midstream/load/+"),
-    Access("gateway", "read", "midstream/+/gw/{gateway}/req/+"),
-    Access("gateway", "read", "midstream/+/gw/{gateway}/ctl/+"),
-    Access("gateway", "read", "midstream/+/gw/{gateway}/fwd/+/+"),
-    Access("gateway", "read", "midstream/+/gw/{gateway}/peer/+"),
-    Access("gateway", "read", "midstream/+/pool/+/req/+"),
-    Access("gateway", "read", "midstream/+/pool/+/ctl/+"),
-)
 
 
 def check_id(name: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import secrets
 import socket
 import threading
 import time
@@ -22,7 +23,7 @@ from midstream.communication.chunks import CHUNK_BYTES
 from midstream.communication.outbox import Outbox, Publish, Subscribe, pack_properties
 from midstream.communication.session import CONNECT_TIMEOUT_S, MAX_PACKET_BYTES, Message, Session
 from midstream.communication.waiting import Waiter
-from midstream.errors import PeerError
+from midstream.errors import MidstreamError, PeerError
 
 __all__ = ["BrokerAddress", "Message", "MqttTransport", "parse_broker_url"]
 
@@ -52,12 +53,15 @@ class MqttTransport:
     block, may publish, and what they raise is logged. None is called once `close` has begun. ``in_flight_bytes``,
     which may be changed at any time, is how much the broker has yet to acknowledge when more has to wait.
 
+    ``broker`` is its URL, or that with credentials, read by `parse_broker_url`. Where the broker has accounts, the
+    client id that it sees ends in a random part: whoever knew another client's id could take its place.
+
     Raises InputError where the URL is wrong, ValueError for a wildcard in the will's topic. Thread-safe.
     """
 
     def __init__(
         self,
-        url: str,
+        broker: str | BrokerAddress,
         client_id: str,
         *,
         will: tuple[str, bytes] | None = None,
@@ -67,8 +71,9 @@ class MqttTransport:
     ) -> None:
         if will is not None:
             _checked_topic(will[0], 1)
-        self._address = parse_broker_url(url)
-        self._client_id = client_id
+        self._address = broker if isinstance(broker, BrokerAddress) else parse_broker_url(broker)
+        self._name = client_id
+        self._client_id = f"{client_id}-{secrets.token_hex(8)}" if self._address.has_account else client_id
         self._will = will
         self._keepalive_s = keepalive_s
         self._on_message = on_message
@@ -113,7 +118,7 @@ class MqttTransport:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<MqttTransport {self._client_id!r} at {self._address} {'up' if self._online else 'down'}>"
+        return f"<MqttTransport {self._name!r} at {self._address} {'up' if self._online else 'down'}>"
 
     def start(self, wait_s: float = 0.0, required: bool = False) -> None:
         """Begin to connect, and go on trying for as long as it takes.
@@ -132,7 +137,7 @@ class MqttTransport:
                 wake.setblocking(False)
                 self._waker.setblocking(False)
                 self._thread = threading.Thread(
-                    target=self._run, args=(wake, self._waker), name=f"midstream-mqtt-{self._client_id}", daemon=True
+                    target=self._run, args=(wake, self._waker), name=f"midstream-mqtt-{self._name}", daemon=True
                 )
                 self._thread.start()
             self._changed.wait_for(
@@ -295,13 +300,16 @@ class MqttTransport:
 
     def _connect(self, wake: socket.socket) -> tuple[Refusal, bool]:
         """One connection from beginning to end: why it ended, and whether the broker had accepted it."""
-        session = Session(
-            self._address,
-            self._client_id,
-            self._will,
-            self._keepalive_s,
-            receive=lambda message: self._receive(session, message),
-        )
+        try:
+            session = Session(
+                self._address,
+                self._client_id,
+                self._will,
+                self._keepalive_s,
+                receive=lambda message: self._receive(session, message),
+            )
+        except MidstreamError as error:  # its certificates, which are read for each connection
+            return unreachable(self._address, error), False
         try:
             session.connect()
             with self._turn:

@@ -16,6 +16,7 @@ from types import TracebackType
 
 from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket
 from midstream.communication import topics
+from midstream.communication.address import parse_broker_url
 from midstream.communication.announcements import MAX_BUNDLES
 from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler, split
 from midstream.communication.codecs import encode, optional_libraries
@@ -76,9 +77,10 @@ class Gateway:
     """Serves the tails of bundles. ``with Gateway(bundles=[path], broker=url) as gateway: gateway.serve()``.
 
     ``workers`` requests run at once, each with one engine thread and its own copy of the slices in use; the default is
-    one for each core. ``accelerator`` is what runs them, "edgetpu" never, as only heads are compiled for it. Raises
-    BundleError on a damaged bundle, AcceleratorError where the accelerator cannot be used, and InputError on a wrong
-    broker URL, all at once; a broker that is not up yet is waited for.
+    one for each core. ``credentials`` is the folder with this gateway's certificate where the broker wants one: its
+    name is then the gateway's id. ``accelerator`` is what runs them, "edgetpu" never, as only heads are compiled for
+    it. Raises BundleError on a damaged bundle, AcceleratorError where the accelerator cannot be used, and InputError on
+    a wrong broker URL or wrong credentials, all at once; a broker that is not up yet is waited for.
     """
 
     def __init__(
@@ -89,8 +91,10 @@ class Gateway:
         gateway_id: str | None = None,
         workers: int | None = None,
         accelerator: Accelerator = "cpu",
+        credentials: str | Path | None = None,
     ) -> None:
-        self.gateway_id = topics.check_id(gateway_id or f"gw-{uuid.uuid4().hex[:12]}")
+        address = parse_broker_url(broker, credentials=credentials)
+        self.gateway_id = topics.check_id(address.client_name("gateway", gateway_id) or f"gw-{uuid.uuid4().hex[:12]}")
         if accelerator == "edgetpu":
             raise AcceleratorError(
                 "a gateway runs tails, and only heads are compiled for the Edge TPU: run the gateway on cpu, or ONNX "
@@ -123,7 +127,7 @@ class Gateway:
         self._threads: list[threading.Thread] = []
         presence = topics.presence_topic(self.gateway_id)
         self._transport = MqttTransport(
-            broker,
+            address,
             f"midstream-gw-{self.gateway_id}",
             will=(presence, b""),
             on_message=self._on_message,
