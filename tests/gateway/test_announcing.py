@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from midstream.communication import topics
 from midstream.communication.load import decode_load
 from midstream.communication.presence import Presence, decode_presence
 from midstream.communication.transport import Message, MqttTransport
+from midstream.errors import PeerError
 from midstream.gateway.announcing import Announcer, free_memory_bytes
 
 WAIT_S = 20.0
@@ -43,6 +46,20 @@ def test_presence_and_load_are_kept_for_who_comes_later(broker: Broker) -> None:
             gateway.publish(topic, b"", retain=True)
     assert presence == Presence("busy")
     assert (report.sequence, report.queue_length, report.wait_ms, report.load) == (1, 9, 99.0, 1.0)
+
+
+def test_a_broker_that_takes_too_little_is_an_error_of_the_peer(
+    tmp_path: Path, mosquitto: Callable[[Path, list[str]], AbstractContextManager[int]]
+) -> None:
+    with mosquitto(tmp_path, ["allow_anonymous true", "max_packet_size 150"]) as port:
+        gateway = MqttTransport(f"mqtt://127.0.0.1:{port}", "gw", on_message=lambda _: None, on_state=lambda _: None)
+        with gateway:
+            gateway.start(WAIT_S, required=True)
+            announcer = Announcer(gateway, "gw")
+            presence = Presence("gw", (bytes(32),))
+            for announce in (lambda: announcer.presence(presence), lambda: announcer.load(0, 0.0, 0.0, 1.0)):
+                with pytest.raises(PeerError, match="takes too little at once for a gateway to announce itself"):
+                    announce()
 
 
 @pytest.mark.parametrize(

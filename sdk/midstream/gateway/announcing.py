@@ -36,22 +36,30 @@ class Announcer:
         topic = topics.presence_topic(self._gateway_id)
         try:
             payload = encode_within(presence, self._transport.payload_limit(topic))
-        except WireError as error:
-            raise PeerError(f"the broker takes too little at once for a gateway to announce itself: {error}") from None
-        if self._transport.publish(topic, payload, retain=True):
-            self._presence = presence
+            if self._transport.publish(topic, payload, retain=True):
+                self._presence = presence
+        except (WireError, ValueError) as error:
+            raise _takes_too_little(error) from None
 
     def load(self, queue_length: int, wait_ms: float, load: float, now_s: float, *, always: bool = False) -> None:
-        """Publish a report where it is time for this one, or ``always``."""
+        """Publish a report where it is time for this one, or ``always``. Raises PeerError as `presence` does."""
         report = rounded(
             LoadReport(self._gateway_id, self._run, self._sequence, queue_length, wait_ms, load, free_memory_bytes())
         )
         if not always and now_s < self._throttle.due_s(report):
             return
         topic = topics.load_topic(self._gateway_id)
-        if self._transport.publish(topic, encode_load(report), retain=True, expiry_s=LOAD_EXPIRY_S):
+        try:
+            published = self._transport.publish(topic, encode_load(report), retain=True, expiry_s=LOAD_EXPIRY_S)
+        except ValueError as error:
+            raise _takes_too_little(error) from None
+        if published:
             self._throttle = self._throttle.after(report, now_s)
             self._sequence += 1
+
+
+def _takes_too_little(error: Exception) -> PeerError:
+    return PeerError(f"the broker takes too little at once for a gateway to announce itself: {error}")
 
 
 def free_memory_bytes(meminfo: Path = _MEMINFO) -> int | None:

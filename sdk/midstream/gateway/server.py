@@ -166,7 +166,6 @@ class Gateway:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
-        self._transport.publish(topics.load_topic(self.gateway_id), b"", retain=True)
         self._transport.close(last=(topics.presence_topic(self.gateway_id), b""))
 
     def serve(self) -> None:
