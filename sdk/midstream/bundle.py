@@ -26,6 +26,8 @@ from midstream.communication.wire import EncodedTensor, decoded_bytes
 from midstream.engines import ACCELERATORS, Accelerator, Program, Session, engine_for
 from midstream.engines.paced import paced
 from midstream.errors import AcceleratorError, BundleError, CodecError, InputError
+from midstream.exits import EXITS_FILE, Exit
+from midstream.exits_file import MAX_EXITS_BYTES, exit_from_bytes
 from midstream.files import FileIdentity, regular_file
 from midstream.inputs import ImageInput
 from midstream.ladder import LADDER_FILE, UNCALIBRATED, Ladder
@@ -74,7 +76,8 @@ class TailInputs:
 class Bundle:
     """A converted model. Open it with `Bundle.open`; methods may be called from any thread.
 
-    ``ladder`` is what `midstream calibrate` has measured, None where it has not.
+    ``ladder`` is what `midstream calibrate` has measured, ``early_exit`` what `midstream exits` has learned; None where
+    they have not.
 
     ``accelerator`` runs the slices that it can; for "edgetpu" these are the ones compiled for it, and the others run on
     the processor. ``threads`` are the engine's, per slice. ``slowdown`` stretches every run to this multiple of its
@@ -92,12 +95,14 @@ class Bundle:
         slowdown: float = 1.0,
         accelerator: Accelerator = "cpu",
         ladder: Ladder | None = None,
+        early_exit: Exit | None = None,
     ) -> None:
         self.path = path
         self.manifest = manifest
         self.digest = digest
         self.costs = costs
         self.ladder = ladder
+        self.early_exit = early_exit
         self._checked = checked
         self._threads = threads
         self._slowdown = slowdown
@@ -116,7 +121,7 @@ class Bundle:
         accelerator: Accelerator = "cpu",
         calibrated: bool = True,
     ) -> Bundle:
-        """Open a bundle and check every byte of it; without ``calibrated``, its codec ladder is left alone.
+        """Open a bundle and check every byte of it; without ``calibrated``, codec ladder and early exit are left alone.
 
         Raises BundleError where it is damaged or tampered with, AcceleratorError where the accelerator is not there or
         the bundle has no slice for it.
@@ -135,7 +140,8 @@ class Bundle:
         _check_accelerator(manifest, accelerator, folder)
         digest = manifest_digest(content)
         ladder = _read_ladder(folder / LADDER_FILE, digest, manifest) if calibrated else None
-        return cls(folder, manifest, digest, costs, checked, threads, slowdown, accelerator, ladder)
+        early_exit = _read_exit(folder / EXITS_FILE, digest, manifest) if calibrated else None
+        return cls(folder, manifest, digest, costs, checked, threads, slowdown, accelerator, ladder, early_exit)
 
     @property
     def name(self) -> str:
@@ -288,6 +294,12 @@ class Bundle:
     def run_tail(self, cut_id: str | None, tensors: Tensors) -> Tensors:
         """The outputs that follow from the tensors at this cut; None stands for the whole model."""
         return self._run(WHOLE if cut_id is None else tail_name(cut_id), tensors)
+
+    def run_exit(self, tensors: Tensors) -> Tensors | None:
+        """The outputs from what crosses at the early exit's cut; None where it is not sure enough, or there is none."""
+        if self.early_exit is None:
+            return None
+        return self.early_exit.answer(tensors, self.crossing_specs(self.early_exit.cut), self.outputs[0])
 
     @property
     def input_bytes(self) -> int:
@@ -451,6 +463,42 @@ def _read_ladder(path: Path, digest: bytes, manifest: Manifest) -> Ladder | None
     if problem is not None:
         raise BundleError(f"{path} {problem}; calibrate the bundle again, or delete the file")
     return ladder
+
+
+def _read_exit(path: Path, digest: bytes, manifest: Manifest) -> Exit | None:
+    if not path.is_symlink() and not path.exists():
+        return None
+    remedy = "run `midstream exits` again, or delete the file"
+    found = exit_from_bytes(_read(path, MAX_EXITS_BYTES, remedy), str(path))
+    if found.bundle != digest.hex():
+        raise BundleError(f"{path} belongs to another bundle; {remedy}")
+    problem = _misfit(found, manifest)
+    if problem is not None:
+        raise BundleError(f"{path} {problem}; {remedy}")
+    return found
+
+
+def _misfit(early_exit: Exit, manifest: Manifest) -> str | None:
+    """What an exit says that cannot be so of this bundle, None where there is nothing."""
+    cut = next((cut for cut in manifest.cuts if cut.id == early_exit.cut), None)
+    if cut is None:
+        return f"has a cut {early_exit.cut!r}, which the bundle has not"
+    if [spec.name for spec in manifest.outputs] != [early_exit.output]:
+        return f"answers {early_exit.output!r}, which is not the model's one output"
+    if set(early_exit.poolings) != {spec.name for spec in cut.tensors}:
+        return f"takes other tensors than cross at {early_exit.cut!r}"
+    counts = []
+    for spec in cut.tensors:
+        pooling = early_exit.poolings[spec.name]
+        if pooling.axis is not None and len(spec.shape) not in (3, 4):
+            return f"has channels in tensor {spec.name!r}, which has none"
+        counts.append(pooling.count(spec.shape))
+    if sum(count or 0 for count in counts) != len(early_exit.weights) or None in counts:
+        return f"has weights for {len(early_exit.weights)} numbers, and others cross at {early_exit.cut!r}"
+    last = manifest.outputs[0].shape[-1] if manifest.outputs[0].shape else None
+    if last not in (None, len(early_exit.bias)):
+        return f"gives {len(early_exit.bias)} scores, and the model {last}"
+    return None
 
 
 def _unusable(ladder: Ladder, places: Set[str | None]) -> str | None:

@@ -20,6 +20,7 @@ from midstream.analysis import Analysis
 from midstream.bundle import Bundle
 from midstream.communication.address import parse_broker_url
 from midstream.communication.codecs import ZSTD_LIBRARY, decode, find_codec, optional_libraries
+from midstream.communication.codecs.steps import Stepped
 from midstream.communication.fec import fec_available
 from midstream.communication.presence import Presence
 from midstream.communication.wire import MAX_DEADLINE_MS, MAX_FEATURES, EncodedTensor, Limits, Reply, Request, Status
@@ -40,6 +41,7 @@ from midstream.partitioning import (
     decide,
     plan_for,
     times_from_costs,
+    with_exit,
 )
 from midstream.partitioning.planner import ObjectiveKind
 from midstream.profiles import load_profile
@@ -65,9 +67,9 @@ class Result:
     """One answer.
 
     ``ran_on`` names the machines of the stages in their order, such as ``("device", "gateway")``. ``timings_ms`` has
-    "analysis", "plan", "device", "encode", "pack" (waiting for others to be sent with), "link", "gateway", "decode" and
-    "total" as far as they apply. ``fallback`` says why the answer came from the device although the plan was another,
-    else it is None.
+    "analysis", "plan", "device", "exit", "encode", "pack" (waiting for others to be sent with), "link", "gateway",
+    "decode" and "total" as far as they apply. ``fallback`` says why the answer came from the device although the plan
+    was another, else it is None. ``exited`` says that it is an early exit's.
     """
 
     outputs: Tensors
@@ -78,6 +80,20 @@ class Result:
     sent_bytes: int = 0
     received_bytes: int = 0
     fallback: str | None = None
+    exited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What the device has done of an input: the head of a cut (None: nothing), what crosses there, and outputs made.
+
+    ``codes`` are those of a head that codes what crosses by itself.
+    """
+
+    cut: str | None
+    crossing: Tensors
+    outputs: Tensors
+    codes: Mapping[str, Stepped] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +115,10 @@ class Device:
     ``bundle`` is a `Bundle` or its folder; ``broker`` an MQTT URL, and ``credentials`` the folder with this device's
     certificate where the broker wants one: its name is then the device's id. ``deadline_ms`` bounds every answer: when
     the gateway has not answered in time for the device to finish by itself, the device does. ``min_agreement`` below 1
-    allows lossy codecs that calibration measured to be that good (0: any). ``profile`` names the board, for its power
-    figures. ``packing`` sends small requests that are made at the same time in one message, where their deadlines allow
-    that. Entering waits up to 2 s for a gateway, then goes on without. Methods may be called from any thread.
+    allows lossy codecs that calibration measured to be that good (0: any), and such an early exit. ``profile`` names
+    the board, for its power figures. ``packing`` sends small requests that are made at the same time in one message,
+    where their deadlines allow that. Entering waits up to 2 s for a gateway, then goes on without. Methods may be
+    called from any thread.
     """
 
     def __init__(
@@ -215,13 +232,18 @@ class Device:
         mark = time.perf_counter()
         plan, presence = self._plan(analysis, objective, cut, codec)
         timings["plan"] = _since(mark)
-        if plan.offloads:
-            result = self._offload(tensors, plan, presence, analysis, timings, started, limit_ms)
+        if not plan.offloads and cut is None:
+            self._exchange.probe()
+        begun = self._begin(plan, tensors, timings)
+        exited = None if plan.exit is None else self._exited(begun, timings)
+        if exited is not None:
+            result = Result(exited, plan, timings, analysis, ("device",), exited=True)
+        elif plan.offloads:
+            result = self._offload(tensors, begun, plan, presence, analysis, timings, started, limit_ms)
         else:
-            if cut is None:
-                self._exchange.probe()
-            outputs = self._locally(None, tensors, timings)
-            result = Result(outputs, plan, timings, analysis, ("device",), fallback=self._why_local(cut, presence))
+            outputs = self._locally(begun, timings)
+            why = self._why_local(cut, presence)
+            result = Result(outputs, plan, timings, analysis, ("device",), fallback=why)
         timings["total"] = _since(started)
         return result
 
@@ -297,6 +319,8 @@ class Device:
             there = MachineTimes(tails.get("whole", guess.whole_ms), {}, {**guess.tail_ms, **tails})
         here = times_from_costs(self.bundle.costs, factor)
         options = candidates(self.bundle.manifest, self._graph, here, there, self.bundle.ladder)
+        if self.bundle.early_exit is not None:
+            options = with_exit(options, self.bundle.early_exit, here)
         if presence is not None:
             libraries = frozenset(presence.knows).intersection(optional_libraries())
             same_bases = presence.bases.get(self.bundle.digest.hex()) == self.bundle.bases_id
@@ -306,10 +330,15 @@ class Device:
         return options
 
     def _sized(self, options: tuple[Candidate, ...], analysis: Analysis | None) -> tuple[Candidate, ...]:
-        """The options with the payload sizes that this input is expected to have."""
+        """The options with the payload sizes and the chance of an early exit that this input is expected to have."""
+        features = None if analysis is None else analysis.features
         with self._lock:
-            sizes = self._sizes.predict(None if analysis is None else analysis.features)
-        return tuple(_of_size(option, sizes.get((option.cut, option.codec))) for option in options)
+            sizes = self._sizes.predict(features)
+        sized = tuple(_of_size(option, sizes.get((option.cut, option.codec))) for option in options)
+        if self.bundle.early_exit is None:
+            return sized
+        share = self.bundle.early_exit.share_of(features)
+        return tuple(option if option.exit is None else replace(option, exit_share=share) for option in sized)
 
     def _sent(self, plan: Plan, analysis: Analysis | None, sent_bytes: int) -> None:
         """Remember what a payload took."""
@@ -321,7 +350,7 @@ class Device:
         if cut == LOCAL_CUT:
             return options[0]
         wanted = None if cut in (None, INPUT_CUT) else self.bundle.manifest.cut(str(cut)).id
-        places = [option for option in options if option.offloads and option.cut == wanted]
+        places = [option for option in options if option.offloads and option.exit is None and option.cut == wanted]
         for option in places:
             if option.codec == codec.name:
                 return option
@@ -338,9 +367,30 @@ class Device:
         # Not calibrated, so its size is not known: that of the elements is the most it can be.
         return replace(places[0], codec=codec.name, lossless=codec.lossless, agreement=None)
 
+    def _begin(self, plan: Plan, tensors: Tensors, timings: dict[str, float]) -> _Begun:
+        """The head of the plan, or of its early exit; the inputs as they are where neither has one."""
+        cut = plan.cut if plan.exit is None else plan.exit
+        codec = plan.codec if cut == plan.cut else "raw"
+        timings["device"] = 0.0
+        if cut is None:
+            return _Begun(None, tensors, {}, None)
+        mark = time.perf_counter()
+        crossing, outputs, codes = self.bundle.run_head_for(cut, codec, tensors)
+        timings["device"] = _since(mark)
+        self._learn(self.bundle.costs.cuts[cut].head_ms, timings["device"])
+        return _Begun(cut, crossing, outputs, codes)
+
+    def _exited(self, begun: _Begun, timings: dict[str, float]) -> Tensors | None:
+        """The early exit's answer, None where it is not sure enough."""
+        mark = time.perf_counter()
+        answer = self.bundle.run_exit(begun.crossing)
+        timings["exit"] = _since(mark)
+        return answer
+
     def _offload(
         self,
         tensors: Tensors,
+        begun: _Begun,
         plan: Plan,
         presence: Presence | None,
         analysis: Analysis | None,
@@ -349,22 +399,15 @@ class Device:
         limit_ms: float | None,
     ) -> Result:
         mark = time.perf_counter()
-        crossing, codes = tensors, None
-        outputs: Tensors = {}
-        if plan.cut is not None:
-            crossing, outputs, codes = self.bundle.run_head_for(plan.cut, plan.codec, tensors)
-        timings["device"] = _since(mark) if plan.cut is not None else 0.0
-        if plan.cut is not None:
-            self._learn(self.bundle.costs.cuts[plan.cut].head_ms, timings["device"])
-        mark = time.perf_counter()
-        give_up_ms = self._give_up_ms(plan, limit_ms)
+        crossing = tensors if plan.cut is None else begun.crossing
+        give_up_ms = self._give_up_ms(begun.cut, limit_ms)
         reply, sent, received = None, 0, 0
         if presence is None:
             problem = self._exchange.absence()
         else:
             try:
                 zstd = ZSTD_LIBRARY in presence.knows
-                encoded = self.bundle.encode(plan.cut, plan.codec, crossing, zstd, codes)
+                encoded = self.bundle.encode(plan.cut, plan.codec, crossing, zstd, begun.codes)
             except (CodecError, MissingExtraError) as error:
                 encoded, problem = None, str(error)
             timings["encode"] = _since(mark)
@@ -377,7 +420,7 @@ class Device:
                 waited_ms = _since(mark)
         if reply is not None:
             mark = time.perf_counter()
-            answer, problem = self._decoded(reply, plan, outputs)
+            answer, problem = self._decoded(reply, {} if plan.cut is None else begun.outputs)
             timings["pack"] = pending.held_ms
             timings["gateway"] = reply.queue_ms + reply.compute_ms
             timings["link"] = max(0.0, waited_ms - timings["pack"] - timings["gateway"])
@@ -386,10 +429,8 @@ class Device:
                 self._sent(plan, analysis, sum(len(tensor.data) for tensor in request.tensors))
                 machines = tuple(stage.machine for stage in plan.stages)
                 return Result(answer, plan, timings, analysis, machines, sent, received)
-        rest = self._locally(plan.cut, crossing, timings)
-        return Result(
-            self._ordered(outputs | rest), plan, timings, analysis, ("device",), sent, received, fallback=problem
-        )
+        outputs = self._locally(begun, timings)
+        return Result(outputs, plan, timings, analysis, ("device",), sent, received, fallback=problem)
 
     def _request(
         self, plan: Plan, encoded: tuple[EncodedTensor, ...], analysis: Analysis | None, remaining_ms: float
@@ -407,7 +448,7 @@ class Device:
             takes_parity=fec_available(),
         )
 
-    def _decoded(self, reply: Reply, plan: Plan, outputs: Tensors) -> tuple[Tensors | None, str]:
+    def _decoded(self, reply: Reply, outputs: Tensors) -> tuple[Tensors | None, str]:
         if reply.status is not Status.OK:
             return None, f"the gateway refused: {reply.message or reply.status.name.lower()}"
         places = tuple(place for place, spec in enumerate(self.bundle.outputs) if spec.name not in outputs)
@@ -420,15 +461,15 @@ class Device:
             return None, f"its reply is damaged: {error}"
         return self._ordered(outputs | answer), ""
 
-    def _locally(self, cut: str | None, tensors: Tensors, timings: dict[str, float]) -> Tensors:
-        """The rest of the model, here: from the cut, or all of it."""
+    def _locally(self, begun: _Begun, timings: dict[str, float]) -> Tensors:
+        """The rest of the model, here."""
         mark = time.perf_counter()
-        outputs = self.bundle.run_tail(cut, tensors)
+        outputs = self.bundle.run_tail(begun.cut, begun.crossing)
         took = _since(mark)
         timings["device"] = timings.get("device", 0.0) + took
         costs = self.bundle.costs
-        self._learn(costs.whole_ms if cut is None else costs.cuts[cut].tail_ms, took)
-        return outputs
+        self._learn(costs.whole_ms if begun.cut is None else costs.cuts[begun.cut].tail_ms, took)
+        return self._ordered(begun.outputs | outputs)
 
     def _learn(self, expected_ms: float, took_ms: float) -> None:
         """Correct how much slower this device is than the machine that measured the bundle."""
@@ -438,13 +479,13 @@ class Device:
             factor = min(took_ms / expected_ms, 4 * self._factor)
             self._factor += _SMOOTHING * (factor - self._factor)
 
-    def _give_up_ms(self, plan: Plan, limit_ms: float | None) -> float:
+    def _give_up_ms(self, begun: str | None, limit_ms: float | None) -> float:
         """When to stop waiting, in ms after the request began: in time to finish here, where that can be in time."""
         if limit_ms is None:
             return PATIENCE_MS
         costs = self.bundle.costs
         with self._lock:
-            rest_ms = self._factor * (costs.whole_ms if plan.cut is None else costs.cuts[plan.cut].tail_ms)
+            rest_ms = self._factor * (costs.whole_ms if begun is None else costs.cuts[begun].tail_ms)
         latest = limit_ms - rest_ms * _RESERVE - _RESERVE_MS
         return latest if latest > 0 else limit_ms
 

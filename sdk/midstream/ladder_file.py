@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import math
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from midstream.ladder import ENTROPIES, Basis, Entropy, Ladder, MeasuredRung, Place, SizeModel
-from midstream.seal import count, guard, number, seal, share, text, texts, truth, unseal
+from midstream.seal import any_number, count, guard, number, packed, seal, share, text, texts, truth, unpacked, unseal
 
 LADDER_VERSION = 1
 MAX_LADDER_BYTES = 64 << 20
@@ -53,7 +47,7 @@ def _place_to_json(place: Place) -> dict[str, Any]:
         "raw_bytes": place.raw_bytes,
         "last_first": sorted(place.last_first),
         "bases": {
-            name: {"axis": basis.axis, "mean": _packed(basis.mean), "vectors": _packed(basis.vectors)}
+            name: {"axis": basis.axis, "mean": packed(basis.mean), "vectors": packed(basis.vectors)}
             for name, basis in place.bases.items()
         },
         "rungs": [_rung_to_json(rung) for rung in place.rungs],
@@ -117,7 +111,7 @@ def _place_from_json(value: dict[str, Any]) -> Place:
 
 
 def _basis_from_json(value: dict[str, Any]) -> Basis:
-    mean, vectors = _unpacked(value["mean"]), _unpacked(value["vectors"])
+    mean, vectors = unpacked(value["mean"]), unpacked(value["vectors"])
     channels = len(mean)
     if type(value["axis"]) is not int or value["axis"] not in _AXES or not 0 < channels <= _MAX_CHANNELS:
         raise ValueError(f"a basis has {channels} channels along axis {value['axis']}")
@@ -142,9 +136,9 @@ def _rung_from_json(value: dict[str, Any]) -> MeasuredRung:
 
 
 def _size_from_json(value: dict[str, Any]) -> SizeModel:
-    weights = {text(name): _any_number(weight) for name, weight in value["weights"].items()}
+    weights = {text(name): any_number(weight) for name, weight in value["weights"].items()}
     model = SizeModel(
-        _any_number(value["intercept"]), weights, _bytes(value["low"]), _bytes(value["high"]), number(value["error"])
+        any_number(value["intercept"]), weights, _bytes(value["low"]), _bytes(value["high"]), number(value["error"])
     )
     if not 0 < model.low <= model.high:
         raise ValueError(f"sizes from {model.low} to {model.high}")
@@ -168,24 +162,3 @@ def _milliseconds(value: Any) -> float:
     if number(value) > _MAX_MS:
         raise ValueError(f"{value!r} is no number of milliseconds")
     return float(value)
-
-
-def _any_number(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is not a finite number")
-    return float(value)
-
-
-def _packed(values: NDArray[np.float32]) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode("ascii")
-
-
-def _unpacked(value: Any) -> NDArray[np.float32]:
-    try:
-        data = base64.b64decode(text(value).encode("ascii"), validate=True)
-    except (binascii.Error, UnicodeEncodeError):
-        raise ValueError("a basis is not in base64") from None
-    values = np.frombuffer(data, "<f4").astype(np.float32)
-    if not np.isfinite(values).all():
-        raise ValueError("a basis has numbers that are not finite")
-    return values

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import json
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from midstream.errors import BundleError
 
@@ -101,3 +106,27 @@ def share(value: Any) -> float:
     if number(value) > 1:
         raise ValueError(f"{value!r} is not a share")
     return float(value)
+
+
+def any_number(value: Any) -> float:
+    """A finite number; raises ValueError."""
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)
+
+
+def packed(values: NDArray[np.float32]) -> str:
+    """Numbers in single precision, little-endian, in base64."""
+    return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode("ascii")
+
+
+def unpacked(value: Any) -> NDArray[np.float32]:
+    """The reverse of `packed`, in one dimension; raises ValueError where it is none, or a number is not finite."""
+    try:
+        data = base64.b64decode(text(value).encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise ValueError("numbers are not in base64") from None
+    values = np.frombuffer(data, "<f4").astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError("there are numbers that are not finite")
+    return values

@@ -157,7 +157,7 @@ def test_a_ladder_too_large_to_be_read_is_not_written(
     copy: Path, ladder: Ladder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "MAX_LADDER_BYTES", 100)
-    with pytest.raises(BundleError, match=r"takes .* bytes, and 100 are allowed; calibrate fewer cuts"):
+    with pytest.raises(BundleError, match=r"takes .* bytes, and 100 are allowed; try fewer cuts"):
         write_ladder(Bundle.open(copy), ladder)
     assert not (copy / LADDER_FILE).exists()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from midstream.cli.exits import exit_json
 from midstream.cli.output import JsonOption, print_json, print_table, screen
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def describe(bundle: Bundle, graph: nx.DiGraph, machine: str) -> dict[str, Any]:
             "nodes": [{"index": index, **data} for index, data in graph.nodes(data=True)],
             "edges": [{"source": a, "target": b, **data} for a, b, data in graph.edges(data=True)],
         },
+        "exit": None if bundle.early_exit is None else exit_json(bundle.early_exit),
         "machine": bundle.costs.machine,
         "whole_ms": bundle.costs.whole_ms,
         "bundle_bytes": bundle.bundle_bytes,

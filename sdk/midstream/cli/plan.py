@@ -42,7 +42,15 @@ def plan(
 ) -> None:
     """Decide for one input, with times predicted from profiles."""
     from midstream.bundle import Bundle
-    from midstream.partitioning import LinkState, Objective, SystemState, candidates, decide, times_from_profile
+    from midstream.partitioning import (
+        LinkState,
+        Objective,
+        SystemState,
+        candidates,
+        decide,
+        times_from_profile,
+        with_exit,
+    )
 
     opened = Bundle.open(bundle)
     board, server = load_profile(device), load_profile(gateway)
@@ -53,13 +61,11 @@ def plan(
                 f"{opened.manifest.engine}: convert a model of the other format, or see whether it runs there"
             )
     graph = opened.graph
-    options = candidates(
-        opened.manifest,
-        graph,
-        times_from_profile(opened.manifest, graph, board, digest=opened.digest),
-        times_from_profile(opened.manifest, graph, server, digest=opened.digest),
-        opened.ladder,
-    )
+    here = times_from_profile(opened.manifest, graph, board, digest=opened.digest)
+    there = times_from_profile(opened.manifest, graph, server, digest=opened.digest)
+    options = candidates(opened.manifest, graph, here, there, opened.ladder)
+    if opened.early_exit is not None:
+        options = with_exit(options, opened.early_exit, here)
     link = LinkState(uplink_kbps, uplink_kbps if downlink_kbps is None else downlink_kbps, rtt_ms)
     chosen = decide(
         options,
@@ -70,7 +76,8 @@ def plan(
     if as_json:
         print_json(chosen.to_json())
         return
-    stages = " → ".join(f"{stage.machine} ({len(stage.nodes)} layers)" for stage in chosen.stages)
+    asked = "" if chosen.exit is None else f"exit at {chosen.exit} ({chosen.exit_share:.0%}), else "
+    stages = asked + " → ".join(f"{stage.machine} ({len(stage.nodes)} layers)" for stage in chosen.stages)
     print_table(
         f"plan for {opened.name} on {board.title}",
         ["stages", "cut", "codec", "predicted ms", "energy mJ", "payload bytes"],

@@ -159,6 +159,7 @@ def _json(name: str, result: Result) -> dict[str, Any]:
         "sent_bytes": result.sent_bytes,
         "received_bytes": result.received_bytes,
         "fallback": result.fallback,
+        "exited": result.exited,
         "outputs": {
             key: {
                 "dtype": value.dtype.name,
@@ -180,7 +181,7 @@ def _show(name: str, results: list[dict[str, Any]]) -> None:
                 "" if result["score"] is None else f"{result['score']:.0f}",
                 result["plan"]["cut"] or "–",
                 result["plan"]["codec"],
-                " → ".join(result["ran_on"]),
+                " → ".join(result["ran_on"]) + (", early exit" if result["exited"] else ""),
                 f"{result['sent_bytes']:,}",
                 *(f"{result['timings_ms'].get(part, 0.0):.1f}" for part in ("device", "link", "gateway", "total")),
             ]

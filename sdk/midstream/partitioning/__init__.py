@@ -12,6 +12,7 @@ from midstream.partitioning.costs import (
     layers_from_profile,
     times_from_costs,
     times_from_profile,
+    with_exit,
 )
 from midstream.partitioning.link import LinkEstimate, LinkState
 from midstream.partitioning.plan import DEVICE, GATEWAY, LOCAL_CODEC, Plan, Stage
@@ -52,4 +53,5 @@ __all__ = [
     "resource_map",
     "times_from_costs",
     "times_from_profile",
+    "with_exit",
 ]

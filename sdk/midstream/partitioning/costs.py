@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from midstream.exits import Exit
 from midstream.inputs import ImageInput
 from midstream.ladder import Ladder, Place
 from midstream.manifest import Costs, Cut, Graph, Layer, Manifest
@@ -26,6 +27,7 @@ __all__ = [
     "layers_from_profile",
     "times_from_costs",
     "times_from_profile",
+    "with_exit",
 ]
 
 
@@ -74,6 +76,10 @@ class Candidate:
     ``head`` and ``tail`` are the layers on the device and on the gateway. Both with a ``cut``; without one,
     all layers are in one of them. ``payload_bytes`` is as encoded; ``reply_bytes`` are the outputs that
     come back. ``sends_input`` says that a tensor which crosses is an input of the model.
+
+    With an ``exit``, the cut whose early exit is asked first, the device always takes ``device_ms``, for that cut's
+    head and the exit; all else is done only for the share of inputs that the exit does not answer, 1 − ``exit_share``.
+    Of this, ``rest_ms`` is the device's own.
     """
 
     cut: str | None
@@ -89,6 +95,9 @@ class Candidate:
     lossless: bool = True
     agreement: float | None = 1.0
     sends_input: bool = False
+    exit: str | None = None
+    exit_share: float = 0.0
+    rest_ms: float = 0.0
 
     @property
     def offloads(self) -> bool:
@@ -212,6 +221,35 @@ def candidates(
         else:
             found += _as_assumed(place, manifest, rungs)
     return tuple(found)
+
+
+def with_exit(options: Sequence[Candidate], early_exit: Exit, device: MachineTimes) -> tuple[Candidate, ...]:
+    """The options, and behind them those that ask this early exit first.
+
+    Whoever asks it has run its cut's head; what it does not answer can go on from there, on the device or on a gateway,
+    or be sent away as a whole. Their agreement is no better than the exit's.
+    """
+    head_ms = device.head_ms.get(early_exit.cut)
+    tail_ms = device.tail_ms.get(early_exit.cut)
+    if head_ms is None or tail_ms is None:
+        return tuple(options)
+    asked_ms = head_ms + early_exit.exit_ms * device.whole_ms / early_exit.whole_ms
+    found = []
+    for option in options:
+        if option.offloads and option.cut not in (None, early_exit.cut):
+            continue
+        found.append(
+            replace(
+                option,
+                device_ms=asked_ms,
+                rest_ms=0.0 if option.offloads else tail_ms,
+                lossless=False,
+                agreement=None if option.agreement is None else min(option.agreement, early_exit.agreement),
+                exit=early_exit.cut,
+                exit_share=early_exit.answered_share,
+            )
+        )
+    return (*options, *found)
 
 
 def _as_measured(place: Candidate, measured: Place, device: float, gateway: float) -> Iterator[Candidate]:

@@ -24,8 +24,9 @@ class Plan:
 
     ``cut`` is None where the model is not split: one stage on the device (codec "none") or one on the
     gateway, which then gets the whole input. ``energy_mj`` is the device's; ``payload_bytes`` is what it
-    sends, as encoded. ``keeps_input`` says that no tensor which crosses is an input of the model. ``why``
-    is one sentence for a person.
+    sends, as encoded. ``keeps_input`` says that no tensor which crosses is an input of the model. ``exit`` is the cut
+    after whose head an early exit is asked, which ends all where it answers; the predictions are means over its
+    ``exit_share``. ``why`` is one sentence for a person.
     """
 
     stages: tuple[Stage, ...]
@@ -36,6 +37,8 @@ class Plan:
     payload_bytes: int
     why: str
     keeps_input: bool = True
+    exit: str | None = None
+    exit_share: float = 0.0
 
     @property
     def offloads(self) -> bool:
@@ -43,8 +46,8 @@ class Plan:
         return any(stage.machine != DEVICE for stage in self.stages)
 
     def to_json(self) -> dict[str, Any]:
-        """What ``midstream plan --json`` prints."""
-        return {
+        """What ``midstream plan --json`` prints; ``exit`` only where one is asked."""
+        told: dict[str, Any] = {
             "stages": [{"machine": stage.machine, "nodes": list(stage.nodes)} for stage in self.stages],
             "cut": self.cut,
             "codec": self.codec,
@@ -53,3 +56,6 @@ class Plan:
             "payload_bytes": self.payload_bytes,
             "why": self.why,
         }
+        if self.exit is not None:
+            told["exit"] = {"cut": self.exit, "answered_share": self.exit_share}
+        return told

@@ -70,11 +70,15 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A candidate in a state: time to the result, the device's energy, the slowest stage's time."""
+    """A candidate in a state: time to the result, the device's energy, the slowest stage's time.
+
+    They are means over what an early exit answers and what it does not; ``latest_ms`` is the latency where it does not.
+    """
 
     latency_ms: float
     energy_mj: float
     period_ms: float
+    latest_ms: float
 
 
 def predict(candidate: Candidate, state: SystemState, power: Power) -> Prediction:
@@ -96,6 +100,8 @@ def plan_for(candidate: Candidate, state: SystemState, power: Power, why: str) -
         payload_bytes=candidate.payload_bytes,
         why=why,
         keeps_input=not candidate.sends_input,
+        exit=candidate.exit,
+        exit_share=candidate.exit_share,
     )
 
 
@@ -134,10 +140,11 @@ class _Ranked:
         self.candidate = candidate
         self.prediction = _predict(candidate, state, power)
         self.value = _value(self.prediction, objective.kind)
-        own = power.busy_w * candidate.device_ms if objective.kind == "energy" else _stretched_ms(candidate, state)
+        own_ms = candidate.device_ms + (1.0 - candidate.exit_share) * candidate.rest_ms
+        own = power.busy_w * own_ms if objective.kind == "energy" else _stretched(own_ms, state)
         # Linear in the score, with a slope that grows with the device's part: only so is the choice monotone.
         self.weighted = self.value + COMPLEXITY_WEIGHT * (state.complexity or 0.0) / 100.0 * own
-        self.timely = objective.deadline_ms is None or self.prediction.latency_ms <= objective.deadline_ms
+        self.timely = objective.deadline_ms is None or self.prediction.latest_ms <= objective.deadline_ms
         self.kind: Option = "local" if not candidate.offloads else "split" if candidate.head else "input"
 
     def rank(self) -> tuple[float, float, float]:
@@ -145,18 +152,21 @@ class _Ranked:
         return self.weighted, self.prediction.latency_ms, self.candidate.device_ms
 
     def speed(self) -> tuple[float, float]:
-        return self.prediction.latency_ms, self.candidate.device_ms
+        return self.prediction.latest_ms, self.candidate.device_ms
 
 
-def _stretched_ms(candidate: Candidate, state: SystemState) -> float:
-    return candidate.device_ms / (1.0 - min(state.device_load, MAX_LOAD))
+def _stretched(device_ms: float, state: SystemState) -> float:
+    return device_ms / (1.0 - min(state.device_load, MAX_LOAD))
 
 
 def _predict(candidate: Candidate, state: SystemState, power: Power) -> Prediction:
-    stretched_ms = _stretched_ms(candidate, state)
-    busy_mj = power.busy_w * (candidate.device_ms + candidate.encode_ms)
+    onward = 1.0 - candidate.exit_share
+    device_ms = _stretched(candidate.device_ms, state)
     if not candidate.offloads:
-        return Prediction(stretched_ms, busy_mj, stretched_ms)
+        rest_ms = _stretched(candidate.rest_ms, state)
+        mean_ms = device_ms + onward * rest_ms
+        busy_mj = power.busy_w * (candidate.device_ms + onward * candidate.rest_ms)
+        return Prediction(mean_ms, busy_mj, mean_ms, device_ms + rest_ms)
     link = state.link
     if link is None or not _up(link):
         raise PlanError(f"cut {candidate.cut or 'none'} needs a gateway, and no link is up; run all on the device")
@@ -165,10 +175,17 @@ def _predict(candidate: Candidate, state: SystemState, power: Power) -> Predicti
     gateway_ms = candidate.gateway_ms / (1.0 - min(state.gateway_load, MAX_LOAD))
     waiting_ms = link.rtt_ms + upload_ms + state.gateway_wait_ms + gateway_ms + candidate.decode_ms + download_ms
     radio_mj = power.radio_uj_per_byte * (candidate.payload_bytes + candidate.reply_bytes) / 1e3
+    onward_mj = power.busy_w * candidate.encode_ms + power.idle_w * waiting_ms + radio_mj
     return Prediction(
-        latency_ms=stretched_ms + candidate.encode_ms + waiting_ms,
-        energy_mj=busy_mj + power.idle_w * waiting_ms + radio_mj,
-        period_ms=max(stretched_ms + candidate.encode_ms, upload_ms, gateway_ms + candidate.decode_ms, download_ms),
+        latency_ms=device_ms + onward * (candidate.encode_ms + waiting_ms),
+        energy_mj=power.busy_w * candidate.device_ms + onward * onward_mj,
+        period_ms=max(
+            device_ms + onward * candidate.encode_ms,
+            onward * upload_ms,
+            onward * (gateway_ms + candidate.decode_ms),
+            onward * download_ms,
+        ),
+        latest_ms=device_ms + candidate.encode_ms + waiting_ms,
     )
 
 
@@ -180,20 +197,19 @@ def _value(prediction: Prediction, kind: ObjectiveKind) -> float:
 
 def _refusal(candidate: Candidate, state: SystemState, objective: Objective) -> str | None:
     """The constraint that a candidate breaks, in words, or None."""
-    if not candidate.offloads:
-        return None
-    if state.link is None or not _up(state.link):
+    if candidate.offloads and (state.link is None or not _up(state.link)):
         return "no link to a gateway is up"
     if objective.keep_input_local and candidate.sends_input:
         return "the input may not leave the device"
     if candidate.lossless or objective.min_agreement == 0:
         return None
+    lossy = "lossy codecs" if candidate.exit is None else "answers of an early exit"
     if candidate.agreement is None:
-        return "the agreement of lossy codecs is not measured"
+        return f"the agreement of {lossy} is not measured"
     if objective.min_agreement == 1:
-        return "an agreement of 1 allows lossless codecs only"
+        return f"an agreement of 1 allows no {lossy}"
     if candidate.agreement < objective.min_agreement:
-        return f"lossy codecs do not reach an agreement of {objective.min_agreement:g}"
+        return f"{lossy} do not reach an agreement of {objective.min_agreement:g}"
     return None
 
 
@@ -244,10 +260,15 @@ def _words(entry: _Ranked, kind: ObjectiveKind) -> str:
 
 
 def _name(entry: _Ranked) -> str:
-    if entry.kind == "local":
-        return "local"
     codec = entry.candidate.codec
-    return f"sending the input as {codec}" if entry.kind == "input" else f"cut {entry.candidate.cut} as {codec}"
+    name = "local"
+    if entry.kind == "input":
+        name = f"sending the input as {codec}"
+    elif entry.kind == "split":
+        name = f"cut {entry.candidate.cut} as {codec}"
+    if entry.candidate.exit is None:
+        return name
+    return f"{name} behind the early exit at {entry.candidate.exit}"
 
 
 def _up(link: LinkState) -> bool:

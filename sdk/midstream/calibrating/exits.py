@@ -1,0 +1,348 @@
+"""Learning an early exit: the model's own answers, taught to a matrix over what crosses a cut.
+
+For every cut with a cheap enough head, what crosses is pooled and a ridge regression learns the model's scores before
+the softmax (matching logits: Ba and Caruana, "Do Deep Nets Really Need to be Deep?", 2014). It is solved in closed
+form, and so are its answers to inputs that it was not fitted to, one left out at a time (PRESS residuals, Allen 1974).
+These choose grid, penalty and threshold; inputs that were held out then say how good the exit is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from midstream.analysis import analyze_inputs
+from midstream.bundle import Bundle
+from midstream.calibrating.chances import fit_chance
+from midstream.errors import InputError
+from midstream.exits import Exit, Pooling, Scores, as_output, choices, confidence, logits, pooled
+from midstream.tensors import Tensor, Tensors, TensorSpec
+
+DEFAULT_TARGET = 0.99
+MAX_EXIT_INPUTS = 2000
+DEAREST = 0.5
+"""Head and exit may take this share of the whole model's time."""
+
+_GRIDS = (1, 2, 4)
+_PENALTIES = (1.0, 10.0, 100.0, 1000.0)
+_MAX_NUMBERS = 4096
+_MAX_SCORES = 4096
+_HELD_OUT = 0.25
+_SUM_TOLERANCE = 1e-2
+_TIMED = 20
+_FEWEST_CLASSES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TriedExit:
+    """What came of a cut: a reason why there is no exit, or its shares on the held-out inputs.
+
+    ``cost_share`` is that of head and exit of the whole model's time; ``gain`` the part of the whole model's time that
+    the device saves on average where it answers all inputs by itself, negative where it loses.
+    """
+
+    cut: str
+    reason: str | None
+    cost_share: float = math.nan
+    answered_share: float = 0.0
+    agreement: float = math.nan
+    gain: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedExit:
+    """The best exit, or why there is none, and all cuts that were looked at."""
+
+    exit: Exit | None
+    reason: str | None
+    tried: tuple[TriedExit, ...]
+
+
+@dataclass
+class _Answers:
+    """The whole model's answers to all inputs, and which inputs are learned from and which held out."""
+
+    output: TensorSpec
+    scores: Scores
+    targets: NDArray[np.float64]
+    whole_ms: float
+    learned: NDArray[np.int64]
+    held: NDArray[np.int64]
+    features: Sequence[Mapping[str, float]] = field(default_factory=list)
+
+
+@dataclass
+class _Fit:
+    """A regression: its weights, its answers to the inputs that it learned from, each left out once, their error."""
+
+    weights: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    left_out: NDArray[np.float64]
+    error: float
+
+
+def learn_exit(
+    bundle: Bundle,
+    samples: Sequence[Tensors],
+    *,
+    target: float = DEFAULT_TARGET,
+    cuts: Sequence[str] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> LearnedExit:
+    """The exit that saves most, from inputs that `Bundle.run` takes.
+
+    ``target`` is the agreement with the whole model that answered inputs shall have; ``cuts`` the ones to try
+    (default: all). Raises InputError where the inputs are too few to tell this agreement, or do not fit; BundleError on
+    an unknown cut.
+    """
+    if not 0 < target < 1:
+        raise InputError(f"an agreement of {target!r} cannot be shown of an exit; take one above 0 and below 1")
+    fewest = math.ceil(_fewest(target) / (1.0 - _HELD_OUT))
+    if len(samples) < fewest:
+        raise InputError(
+            f"{len(samples)} inputs cannot show an agreement of {target:g}: even without a mistake it takes {fewest}; "
+            "give more, or ask for less with --agreement"
+        )
+    chosen = [bundle.manifest.cut(cut) for cut in (cuts if cuts is not None else [cut.id for cut in bundle.cuts])]
+    inputs = [bundle.check_inputs(sample) for sample in samples]
+    progress(f"the whole model on {len(inputs)} inputs")
+    answers, problem = _answers(bundle, inputs)
+    if answers is None:
+        return LearnedExit(None, problem, ())
+    best, most = None, 0.0
+    tried: list[TriedExit] = []
+    for cut in chosen:
+        progress(f"cut {cut.id}")
+        found, told = _at_cut(bundle, cut.id, inputs, answers, target)
+        bundle.unload(cut.id)
+        tried.append(told)
+        if found is not None and told.gain > most:
+            best, most = found, told.gain
+    if best is None:
+        return LearnedExit(None, "no cut has an exit that saves the device time; " + _nearest(tried), tuple(tried))
+    return LearnedExit(best, None, tuple(tried))
+
+
+def _fewest(target: float) -> int:
+    """How many answers without a mistake are needed to take this agreement as shown (see `_threshold`)."""
+    return math.ceil(1.0 / (1.0 - target)) - 1
+
+
+def _answers(bundle: Bundle, inputs: Sequence[Tensors]) -> tuple[_Answers | None, str]:
+    if len(bundle.outputs) != 1:
+        names = ", ".join(spec.name for spec in bundle.outputs)
+        return None, f"the model has {len(bundle.outputs)} outputs ({names}); an exit answers one, of scores"
+    output = bundle.outputs[0]
+    found, times = [], []
+    for sample in inputs:
+        started = time.perf_counter()
+        answer = bundle.run_tail(None, sample)[output.name]
+        times.append((time.perf_counter() - started) * 1e3)
+        found.append(answer)
+    scores = _kind(output, found)
+    if scores is None:
+        return None, f"output {output} is not one vector of scores, which is what an exit answers"
+    targets = np.array([logits(answer, output, scores) for answer in found])
+    if not np.isfinite(targets).all():
+        return None, f"output {output.name!r} is not finite for all inputs"
+    if len(np.unique(choices(targets))) < _FEWEST_CLASSES:
+        return None, "the model gives all inputs the same answer; give inputs of all kinds"
+    # Neighbours in a folder are often alike: all of it is learned from, and all of it held out.
+    order = np.random.default_rng(0).permutation(len(inputs))
+    held = np.sort(order[: round(len(inputs) * _HELD_OUT)])
+    learned = np.sort(order[round(len(inputs) * _HELD_OUT) :])
+    features = [
+        analysis.features for sample in inputs if (analysis := analyze_inputs(sample, bundle.manifest.semantics))
+    ]
+    return _Answers(output, scores, targets, median(times), learned, held, features), ""
+
+
+def _kind(output: TensorSpec, answers: Sequence[Tensor]) -> Scores | None:
+    """What the scores are; None where they are none, or not of one vector."""
+    sizes = {answer.shape[-1] if answer.ndim else 0 for answer in answers}
+    single = all(answer.ndim and math.prod(answer.shape[:-1]) == 1 for answer in answers)
+    if not single or len(sizes) != 1 or not 0 < max(sizes) <= _MAX_SCORES:
+        return None
+    if output.dtype.kind != "f" and (output.scale is None or output.dtype.kind not in "iu"):
+        return None
+    values = np.array(
+        [(answer.astype(np.float64) - (output.zero_point or 0)) * (output.scale or 1.0) for answer in answers]
+    )
+    values = values.reshape(len(answers), -1)
+    shares = bool(np.all(values >= 0) and np.all(values <= 1 + _SUM_TOLERANCE))
+    if values.shape[1] == 1:
+        return "share" if shares else None
+    return "shares" if shares and np.all(np.abs(values.sum(1) - 1) <= _SUM_TOLERANCE * values.shape[1]) else "logits"
+
+
+def _at_cut(
+    bundle: Bundle, cut: str, inputs: Sequence[Tensors], answers: _Answers, target: float
+) -> tuple[Exit | None, TriedExit]:
+    specs = bundle.crossing_specs(cut)
+    head_ms = _head_ms(bundle, cut, inputs)
+    if head_ms > DEAREST * answers.whole_ms:
+        return None, TriedExit(cut, "its head alone takes too long", head_ms / answers.whole_ms)
+    if bundle.manifest.cut(cut).head_outputs:
+        return None, TriedExit(cut, "its head has the answer already", head_ms / answers.whole_ms)
+    grids = [poolings for grid in _GRIDS if (poolings := _poolings(specs, bundle.manifest.engine, grid)) is not None]
+    if not grids:
+        return None, TriedExit(
+            cut, "what crosses is too large, or of no fixed number of channels", head_ms / answers.whole_ms
+        )
+    numbers: list[list[NDArray[np.float32]]] = [[] for _ in grids]
+    for sample in inputs:
+        crossing, _ = bundle.run_head(cut, sample)
+        for kept, poolings in zip(numbers, grids, strict=True):
+            kept.append(pooled(poolings, crossing, specs))
+    taught = answers.targets[answers.learned]
+    fits = []
+    for poolings, kept in zip(grids, numbers, strict=True):
+        table = np.array(kept, np.float64)
+        if not np.isfinite(table).all():
+            continue
+        fits.append((_fitted(table[answers.learned], taught), poolings, table))
+    if not fits:
+        return None, TriedExit(cut, "what crosses is not finite for all inputs", head_ms / answers.whole_ms)
+    fit, poolings, table = min(fits, key=lambda each: each[0].error)
+    right = choices(fit.left_out) == choices(taught)
+    threshold = _threshold(confidence(fit.left_out), right, target)
+    if threshold is None:
+        return None, TriedExit(cut, f"no threshold reaches {target:g}", head_ms / answers.whole_ms)
+    held = table[answers.held] @ fit.weights + fit.bias
+    sure = confidence(held) >= threshold
+    agreed = choices(held)[sure] == choices(answers.targets[answers.held])[sure]
+    learned_sure = confidence(fit.left_out) >= threshold
+    features = [answers.features[index] for index in answers.learned] if answers.features else []
+    found = Exit(
+        bundle=bundle.digest.hex(),
+        cut=cut,
+        output=answers.output.name,
+        scores=answers.scores,
+        poolings=poolings,
+        weights=fit.weights.astype(np.float32),
+        bias=fit.bias.astype(np.float32),
+        threshold=threshold,
+        target=target,
+        answered_share=float(sure.mean()),
+        agreement=float(agreed.mean()) if len(agreed) else 0.0,
+        samples=len(answers.learned),
+        held_out=len(answers.held),
+        head_ms=head_ms,
+        exit_ms=_exit_ms(bundle, cut, inputs, poolings, specs, fit, answers),
+        whole_ms=answers.whole_ms,
+        chance=fit_chance(features, learned_sure),
+    )
+    return _worth(found, bundle.costs.cuts[cut].tail_ms / bundle.costs.whole_ms)
+
+
+def _worth(found: Exit, tail_share: float) -> tuple[Exit | None, TriedExit]:
+    """The exit where it is cheap and saves time where the device answers all by itself, and what is told of it."""
+    cost = (found.head_ms + found.exit_ms) / found.whole_ms
+    gain = 1.0 - cost - (1.0 - found.answered_share) * min(1.0, tail_share)
+    reason = None
+    if cost > DEAREST:
+        reason = "head and exit take too long"
+    elif gain <= 0:
+        reason = "it answers too few inputs"
+    told = TriedExit(found.cut, reason, cost, found.answered_share, found.agreement, gain)
+    return (found if reason is None else None), told
+
+
+def _poolings(specs: Sequence[TensorSpec], engine: str, grid: int) -> dict[str, Pooling] | None:
+    """How to pool these tensors; None where that gives too many numbers, or an unknown number of them."""
+    found: dict[str, Pooling] = {}
+    total = 0
+    for spec in specs:
+        axis = 1 if engine == "onnx" and len(spec.shape) == 4 else -1
+        images = len(spec.shape) in (3, 4) and spec.shape[0] in (1, None)
+        pooling = Pooling(axis if images else None, grid)
+        numbers = pooling.count(spec.shape)
+        if numbers is None or spec.may_be_empty:
+            return None
+        found[spec.name] = pooling
+        total += numbers
+    return found if 0 < total <= _MAX_NUMBERS else None
+
+
+def _fitted(table: NDArray[np.float64], targets: NDArray[np.float64]) -> _Fit:
+    """The ridge regression with the penalty that errs least on inputs left out one at a time."""
+    mean, deviation = table.mean(0), table.std(0)
+    deviation[deviation == 0] = 1.0
+    middle = targets.mean(0)
+    left, singular, right = np.linalg.svd((table - mean) / deviation, full_matrices=False)
+    turned = left.T @ (targets - middle)
+    best: _Fit | None = None
+    for penalty in _PENALTIES:
+        kept = singular**2 / (singular**2 + penalty)
+        found = left @ (kept[:, np.newaxis] * turned) + middle
+        leverage = np.minimum((left**2) @ kept + 1.0 / len(table), 1.0 - 1e-6)
+        left_out = targets - (targets - found) / (1.0 - leverage)[:, np.newaxis]
+        error = float(np.mean((left_out - targets) ** 2))
+        if best is None or error < best.error:
+            weights = (right.T @ ((singular / (singular**2 + penalty))[:, np.newaxis] * turned)) / deviation[
+                :, np.newaxis
+            ]
+            best = _Fit(weights, middle - mean @ weights, left_out, error)
+    assert best is not None
+    return best
+
+
+def _threshold(sure: NDArray[np.float64], right: NDArray[np.bool_], target: float) -> float | None:
+    """The least confidence above which (mistakes + 1) / (answers + 1) is at most 1 - ``target``.
+
+    The one more is for the next input, which is not seen yet (conformal risk control, Angelopoulos et al. 2022).
+    """
+    order = np.argsort(-sure, kind="stable")
+    mistakes = np.cumsum(~right[order])
+    answers = np.arange(1, len(order) + 1)
+    # Answers of one confidence are given or not given together.
+    last_of_its_kind = np.append(sure[order][1:] < sure[order][:-1], True)
+    good = np.flatnonzero(last_of_its_kind & ((mistakes + 1) / (answers + 1) <= 1.0 - target + 1e-12))
+    return float(sure[order][good[-1]]) if len(good) else None
+
+
+def _head_ms(bundle: Bundle, cut: str, inputs: Sequence[Tensors]) -> float:
+    times = []
+    for sample in inputs[: _TIMED + 1]:
+        started = time.perf_counter()
+        bundle.run_head(cut, sample)
+        times.append((time.perf_counter() - started) * 1e3)
+    return median(times[1:] or times)
+
+
+def _exit_ms(
+    bundle: Bundle,
+    cut: str,
+    inputs: Sequence[Tensors],
+    poolings: Mapping[str, Pooling],
+    specs: Sequence[TensorSpec],
+    fit: _Fit,
+    answers: _Answers,
+) -> float:
+    weights, bias = fit.weights.astype(np.float32), fit.bias.astype(np.float32)
+    crossing, _ = bundle.run_head(cut, inputs[0])
+    times = []
+    for _ in range(_TIMED):
+        started = time.perf_counter()
+        found = pooled(poolings, crossing, specs) @ weights + bias
+        confidence(found[np.newaxis])
+        as_output(found, answers.scores, answers.output)
+        times.append((time.perf_counter() - started) * 1e3)
+    return median(times)
+
+
+def _nearest(tried: Sequence[TriedExit]) -> str:
+    """The cut that came nearest, in words."""
+    measured = [each for each in tried if each.gain == each.gain]
+    if not measured:
+        reasons = sorted({each.reason for each in tried if each.reason})
+        return "; ".join(reasons) or "the bundle has no cuts"
+    best = max(measured, key=lambda each: each.gain)
+    share, cost = f"{best.answered_share:.0%}", f"{best.cost_share:.0%}"
+    return f"the nearest is {best.cut}: {share} answered, at {cost} of the whole model's time"
