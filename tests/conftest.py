@@ -12,8 +12,12 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from gratings import write_model
 
 from midstream.broker import Broker
+from midstream.bundle import Bundle
+from midstream_converters.convert import convert
+from midstream_converters.opening import Options
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,6 +35,15 @@ def broker() -> Iterator[Broker]:
     """A broker on a free loopback port: mosquitto where it is installed, else iotcore."""
     with Broker() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def gratings(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A classifier of pictures that is large enough for an early exit, with at most four cuts."""
+    folder = tmp_path_factory.mktemp("gratings")
+    write_model(folder / "gratings.onnx")
+    convert(folder / "gratings.onnx", folder / "bundle", Options(max_cuts=4))
+    return Bundle.open(folder / "bundle")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from midstream.exits import Exit
 from midstream.inputs import AudioInput
 from midstream.ladder import Ladder, MeasuredRung, Place
 from midstream.manifest import Costs, Graph, Layer, Manifest
@@ -16,6 +17,7 @@ from midstream.partitioning import (
     layers_from_profile,
     times_from_costs,
     times_from_profile,
+    with_exit,
 )
 from midstream.profiles import EngineFamilies, Families, FamilyRates, ModelTimes, load_profile
 from midstream.tensors import TensorSpec
@@ -245,3 +247,46 @@ def test_where_it_was_calibrated_the_measured_rungs_take_the_place_of_the_assume
     assert [option.codec for option in options if option.cut is None and option.offloads] == ["raw", "lossless", "jpeg"]
     alone = candidates(manifest, graph, times_from_costs(costs), None, ladder=ladder)
     assert [option.cut for option in alone] == [None]
+
+
+def test_an_early_exit_adds_what_can_follow_it(manifest: Manifest, graph: Graph, costs: Costs) -> None:
+    device, gateway = times_from_costs(costs, 2.0), times_from_costs(costs)
+    early = Exit(
+        bundle="",
+        cut="c0",
+        output="scores",
+        scores="shares",
+        poolings={},
+        weights=np.zeros((1, 10), np.float32),
+        bias=np.zeros(10, np.float32),
+        threshold=1.0,
+        target=0.99,
+        answered_share=0.7,
+        agreement=0.98,
+        samples=300,
+        held_out=100,
+        head_ms=6.0,
+        exit_ms=0.5,
+        whole_ms=10.0,
+    )
+    plain = candidates(manifest, graph, device, gateway)
+    found = with_exit(plain, early, device)
+    assert found[: len(plain)] == plain
+    added = found[len(plain) :]
+    assert {(option.exit, option.exit_share, option.lossless) for option in added} == {("c0", 0.7, False)}
+    # Behind it: the rest here, the whole input in every rung, and the exit's own cut in every rung.
+    assert [(option.cut, option.codec) for option in added] == [
+        (option.cut, option.codec) for option in plain if not option.offloads or option.cut in (None, "c0")
+    ]
+    # The exit takes 0.5 ms where the whole model takes 10, and it takes 20 here; the tail takes 4, and 8 here.
+    assert {option.device_ms for option in added} == {12.0 + 1.0}
+    assert (added[0].rest_ms, added[0].agreement) == (8.0, 0.98)
+    assert all(option.rest_ms == 0 for option in added[1:])
+    assert [option.agreement for option in added if option.codec == "jpeg75"] == [None]
+
+
+def test_an_exit_at_a_cut_without_times_is_left_out(manifest: Manifest, graph: Graph, costs: Costs) -> None:
+    device = MachineTimes(10.0, {}, {})
+    plain = candidates(manifest, graph, device, times_from_costs(costs))
+    early = Exit("", "c0", "scores", "shares", {}, np.zeros((1, 2)), np.zeros(2), 1, 1, 1, 1, 1, 1, 1, 1, 1)  # type: ignore[arg-type]
+    assert with_exit(plain, early, device) == plain

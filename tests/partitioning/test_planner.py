@@ -51,6 +51,10 @@ SPLIT = Candidate(
     codec="lossless",
 )
 ALL = (LOCAL, INPUT, JPEG, SPLIT)
+# Of 100 inputs 80 are answered after 32 ms.
+EXIT = {"exit": "c0", "exit_share": 0.8, "device_ms": 32.0, "lossless": False, "agreement": 0.99}
+LOCAL_EXIT = replace(LOCAL, rest_ms=70.0, **EXIT)
+SPLIT_EXIT = replace(SPLIT, **EXIT)
 
 
 def test_prediction_by_hand() -> None:
@@ -61,6 +65,40 @@ def test_prediction_by_hand() -> None:
     # 31 ms of own work at 6 W, 58.5 ms of waiting at 2 W, 22 kB at 0.5 µJ
     assert found.energy_mj == pytest.approx(186 + 117 + 11)
     assert found.period_ms == pytest.approx(61)
+
+
+def test_prediction_of_an_early_exit_by_hand() -> None:
+    state = SystemState(LINK, device_load=0.5)
+    found = predict(LOCAL_EXIT, state, POWER)
+    # Twice 32 ms always, twice 70 ms in one of five.
+    assert (found.latency_ms, found.latest_ms) == pytest.approx((92, 204))
+    assert found.energy_mj == pytest.approx(6 * (32 + 14))
+    found = predict(SPLIT_EXIT, STATE, POWER)
+    # 32 always; in one of five encode 1, round trip 10, upload 20, gateway 14, decode 0.5, download 1
+    assert (found.latency_ms, found.latest_ms) == pytest.approx((32 + 0.2 * 46.5, 78.5))
+    assert found.energy_mj == pytest.approx(6 * 32 + 0.2 * (6 * 1 + 2 * 45.5 + 11))
+    assert found.period_ms == pytest.approx(32.2)
+
+
+def test_an_early_exit_needs_an_agreement_below_1() -> None:
+    options = (LOCAL, SPLIT, LOCAL_EXIT, SPLIT_EXIT)
+    assert decide(options, STATE, Objective(), POWER).exit is None
+    plan = decide(options, STATE, Objective(min_agreement=0.99), POWER)
+    assert (plan.exit, plan.exit_share, plan.cut) == ("c0", 0.8, "c0")
+    assert plan.why.startswith("cut c0 as lossless behind the early exit at c0 (41.3 ms) beats local")
+    assert decide(options, STATE, Objective(min_agreement=0.995), POWER).exit is None
+
+
+def test_without_a_link_an_early_exit_is_still_asked() -> None:
+    plan = decide((LOCAL, LOCAL_EXIT, SPLIT_EXIT), SystemState(None), Objective(min_agreement=0.9), POWER)
+    assert (plan.exit, plan.offloads, plan.predicted_ms) == ("c0", False, pytest.approx(46))
+
+
+def test_the_deadline_holds_for_what_an_exit_does_not_answer() -> None:
+    wanted = Objective(min_agreement=0.9, deadline_ms=101)
+    # 46 ms on average, and 102 where the exit is not sure.
+    assert decide((LOCAL, LOCAL_EXIT), SystemState(None), wanted, POWER).exit is None
+    assert decide((LOCAL, LOCAL_EXIT), SystemState(None), replace(wanted, deadline_ms=103), POWER).exit == "c0"
 
 
 def test_local_prediction_needs_no_link() -> None:
@@ -250,7 +288,20 @@ def options(draw: st.DrawFn) -> tuple[Candidate, ...]:
             max_size=8,
         )
     )
-    return (local, *offloaded)
+    share = draw(st.sampled_from([0.0, 0.25, 0.75, 1.0]))
+    exits = [
+        replace(
+            option,
+            exit="e",
+            exit_share=share,
+            device_ms=option.device_ms + draw(st.integers(0, 50)),
+            rest_ms=0.0 if option.tail else float(draw(st.integers(0, 500))),
+            lossless=False,
+            agreement=0.9,
+        )
+        for option in (local, *offloaded)[: draw(st.integers(0, 3))]
+    ]
+    return (local, *offloaded, *exits)
 
 
 STATES = st.builds(
@@ -269,21 +320,28 @@ OBJECTIVES = st.builds(
 )
 
 
-def by_hand(candidate: Candidate, state: SystemState, kind: str) -> tuple[float, float]:
-    """Latency and the objective's value, written down a second time."""
+def by_hand(candidate: Candidate, state: SystemState, kind: str) -> tuple[float, float, float]:
+    """Latency on average and at the latest, and the objective's value, written down a second time."""
     device = candidate.device_ms / (1 - state.device_load)
-    own = candidate.device_ms + candidate.encode_ms
+    goes_on = 1 - candidate.exit_share
     if not candidate.tail:
-        return device, {"latency": device, "energy": 6 * own, "throughput": device}[kind]
+        rest = candidate.rest_ms / (1 - state.device_load)
+        mean = device + goes_on * rest
+        energy = 6 * candidate.device_ms + 6 * goes_on * candidate.rest_ms
+        return mean, device + rest, {"latency": mean, "energy": energy, "throughput": mean}[kind]
     assert state.link is not None
     up = candidate.payload_bytes * 8 / state.link.uplink_kbps
     down = candidate.reply_bytes * 8 / state.link.downlink_kbps
     gateway = candidate.gateway_ms / (1 - state.gateway_load)
     waiting = state.link.rtt_ms + up + state.gateway_wait_ms + gateway + candidate.decode_ms + down
-    latency = device + candidate.encode_ms + waiting
-    energy = 6 * own + 2 * waiting + 0.5 * (candidate.payload_bytes + candidate.reply_bytes) / 1000
-    slowest = max(device + candidate.encode_ms, up, gateway + candidate.decode_ms, down)
-    return latency, {"latency": latency, "energy": energy, "throughput": slowest}[kind]
+    onward = candidate.encode_ms + waiting
+    mean = device + goes_on * onward
+    radio = 0.5 * (candidate.payload_bytes + candidate.reply_bytes) / 1000
+    energy = 6 * candidate.device_ms + goes_on * (6 * candidate.encode_ms + 2 * waiting + radio)
+    slowest = max(
+        device + goes_on * candidate.encode_ms, *(goes_on * part for part in (up, gateway + candidate.decode_ms, down))
+    )
+    return mean, device + onward, {"latency": mean, "energy": energy, "throughput": slowest}[kind]
 
 
 @given(options(), STATES, OBJECTIVES)
@@ -293,28 +351,24 @@ def test_decide_agrees_with_trying_everything(
     possible = [
         candidate
         for candidate in candidates
-        if not candidate.tail
-        or (
-            state.link is not None
-            and not (objective.keep_input_local and candidate.sends_input)
-            and (candidate.lossless or objective.min_agreement <= 0.9)
-        )
+        if (not candidate.tail or state.link is not None)
+        and not (objective.keep_input_local and candidate.sends_input)
+        and (candidate.lossless or objective.min_agreement <= 0.9)
     ]
     costs = [by_hand(candidate, state, objective.kind) for candidate in possible]
     deadline = objective.deadline_ms or math.inf
-    timely = [value for latency, value in costs if latency <= deadline]
+    timely = [value for _, latest, value in costs if latest <= deadline]
     plan = decide(candidates, state, objective, POWER)
     chosen = [
-        (latency, value)
-        for candidate, (latency, value) in zip(possible, costs, strict=True)
+        (latest, value)
+        for candidate, (mean, latest, value) in zip(possible, costs, strict=True)
         if (candidate.cut, candidate.codec, candidate.payload_bytes) == (plan.cut, plan.codec, plan.payload_bytes)
-        and latency == pytest.approx(plan.predicted_ms)
+        and (candidate.exit, mean) == (plan.exit, pytest.approx(plan.predicted_ms))
     ]
     if timely:
-        assert min(value for _, value in chosen) == pytest.approx(min(timely))
-        assert plan.predicted_ms <= deadline
+        assert min(value for latest, value in chosen if latest <= deadline) == pytest.approx(min(timely))
     else:
-        assert plan.predicted_ms == pytest.approx(min(latency for latency, _ in costs))
+        assert min(latest for latest, _ in chosen) == pytest.approx(min(latest for _, latest, _ in costs))
         assert plan.why.startswith("nothing meets the deadline")
 
 
@@ -325,7 +379,9 @@ def test_a_higher_complexity_never_moves_work_to_the_device(
     def device_ms(complexity: int) -> float:
         # Payloads numbered by position tell which candidate was taken.
         plan = decide(numbered, replace(state, complexity=complexity), objective, POWER)
-        return next(c.device_ms for c in numbered if c.payload_bytes == plan.payload_bytes)
+        return next(
+            c.device_ms + (1 - c.exit_share) * c.rest_ms for c in numbered if c.payload_bytes == plan.payload_bytes
+        )
 
     numbered = tuple(
         replace(candidate, payload_bytes=candidate.payload_bytes * 16 + index)

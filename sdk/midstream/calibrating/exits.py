@@ -1,9 +1,10 @@
 """Learning an early exit: the model's own answers, taught to a matrix over what crosses a cut.
 
 For every cut with a cheap enough head, what crosses is pooled and a ridge regression learns the model's scores before
-the softmax (matching logits: Ba and Caruana, "Do Deep Nets Really Need to be Deep?", 2014). It is solved in closed
-form, and so are its answers to inputs that it was not fitted to, one left out at a time (PRESS residuals, Allen 1974).
-These choose grid, penalty and threshold; inputs that were held out then say how good the exit is.
+the softmax (matching logits: Ba and Caruana, "Do Deep Nets Really Need to be Deep?", 2014). Its answers to inputs that
+it was not fitted to, a part left out at a time, choose grid, penalty and threshold; inputs that were held out from all
+of this then say how good the exit is. Parts are runs of neighbours: in a folder these are often of one speaker, writer
+or place, and an exit meets others.
 """
 
 from __future__ import annotations
@@ -33,9 +34,12 @@ _GRIDS = (1, 2, 4)
 _PENALTIES = (1.0, 10.0, 100.0, 1000.0)
 _MAX_NUMBERS = 4096
 _MAX_SCORES = 4096
-_HELD_OUT = 0.25
+_RUNS = 20
+_PARTS = 5
+_HELD_EVERY = 4
 _SUM_TOLERANCE = 1e-2
 _TIMED = 20
+_DOUBT = 0.1
 _FEWEST_CLASSES = 2
 
 
@@ -66,20 +70,25 @@ class LearnedExit:
 
 @dataclass
 class _Answers:
-    """The whole model's answers to all inputs, and which inputs are learned from and which held out."""
+    """The whole model's answers to all inputs, which of them are learned from, in parts, and which held out."""
 
     output: TensorSpec
     scores: Scores
     targets: NDArray[np.float64]
     whole_ms: float
-    learned: NDArray[np.int64]
+    parts: Sequence[NDArray[np.int64]]
     held: NDArray[np.int64]
     features: Sequence[Mapping[str, float]] = field(default_factory=list)
+
+    @property
+    def learned(self) -> NDArray[np.int64]:
+        """All that are learned from, part by part."""
+        return np.concatenate(self.parts)
 
 
 @dataclass
 class _Fit:
-    """A regression: its weights, its answers to the inputs that it learned from, each left out once, their error."""
+    """A regression: its weights, its answers to what it learned from, each part left out once, and their error."""
 
     weights: NDArray[np.float64]
     bias: NDArray[np.float64]
@@ -103,7 +112,7 @@ def learn_exit(
     """
     if not 0 < target < 1:
         raise InputError(f"an agreement of {target!r} cannot be shown of an exit; take one above 0 and below 1")
-    fewest = math.ceil(_fewest(target) / (1.0 - _HELD_OUT))
+    fewest = math.ceil(_fewest(target) * _HELD_EVERY / (_HELD_EVERY - 1))
     if len(samples) < fewest:
         raise InputError(
             f"{len(samples)} inputs cannot show an agreement of {target:g}: even without a mistake it takes {fewest}; "
@@ -130,8 +139,8 @@ def learn_exit(
 
 
 def _fewest(target: float) -> int:
-    """How many answers without a mistake are needed to take this agreement as shown (see `_threshold`)."""
-    return math.ceil(1.0 / (1.0 - target)) - 1
+    """How many answers without a mistake show this agreement (see `threshold`)."""
+    return math.ceil(math.log(_DOUBT) / math.log(target))
 
 
 def _answers(bundle: Bundle, inputs: Sequence[Tensors]) -> tuple[_Answers | None, str]:
@@ -153,14 +162,11 @@ def _answers(bundle: Bundle, inputs: Sequence[Tensors]) -> tuple[_Answers | None
         return None, f"output {output.name!r} is not finite for all inputs"
     if len(np.unique(choices(targets))) < _FEWEST_CLASSES:
         return None, "the model gives all inputs the same answer; give inputs of all kinds"
-    # Neighbours in a folder are often alike: all of it is learned from, and all of it held out.
-    order = np.random.default_rng(0).permutation(len(inputs))
-    held = np.sort(order[: round(len(inputs) * _HELD_OUT)])
-    learned = np.sort(order[round(len(inputs) * _HELD_OUT) :])
+    parts, held = parted(choices(targets))
     features = [
         analysis.features for sample in inputs if (analysis := analyze_inputs(sample, bundle.manifest.semantics))
     ]
-    return _Answers(output, scores, targets, median(times), learned, held, features), ""
+    return _Answers(output, scores, targets, median(times), parts, held, features), ""
 
 
 def _kind(output: TensorSpec, answers: Sequence[Tensor]) -> Scores | None:
@@ -206,18 +212,18 @@ def _at_cut(
         table = np.array(kept, np.float64)
         if not np.isfinite(table).all():
             continue
-        fits.append((_fitted(table[answers.learned], taught), poolings, table))
+        fits.append((_fitted(table, answers), poolings, table))
     if not fits:
         return None, TriedExit(cut, "what crosses is not finite for all inputs", head_ms / answers.whole_ms)
     fit, poolings, table = min(fits, key=lambda each: each[0].error)
     right = choices(fit.left_out) == choices(taught)
-    threshold = _threshold(confidence(fit.left_out), right, target)
-    if threshold is None:
+    least = threshold(confidence(fit.left_out), right, target)
+    if least is None:
         return None, TriedExit(cut, f"no threshold reaches {target:g}", head_ms / answers.whole_ms)
     held = table[answers.held] @ fit.weights + fit.bias
-    sure = confidence(held) >= threshold
+    sure = confidence(held) >= least
     agreed = choices(held)[sure] == choices(answers.targets[answers.held])[sure]
-    learned_sure = confidence(fit.left_out) >= threshold
+    learned_sure = confidence(fit.left_out) >= least
     features = [answers.features[index] for index in answers.learned] if answers.features else []
     found = Exit(
         bundle=bundle.digest.hex(),
@@ -227,7 +233,7 @@ def _at_cut(
         poolings=poolings,
         weights=fit.weights.astype(np.float32),
         bias=fit.bias.astype(np.float32),
-        threshold=threshold,
+        threshold=least,
         target=target,
         answered_share=float(sure.mean()),
         agreement=float(agreed.mean()) if len(agreed) else 0.0,
@@ -270,41 +276,84 @@ def _poolings(specs: Sequence[TensorSpec], engine: str, grid: int) -> dict[str, 
     return found if 0 < total <= _MAX_NUMBERS else None
 
 
-def _fitted(table: NDArray[np.float64], targets: NDArray[np.float64]) -> _Fit:
-    """The ridge regression with the penalty that errs least on inputs left out one at a time."""
+def parted(answered: NDArray[np.int64]) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Inputs to learn from, in parts, and inputs to hold out: runs of neighbours, of which every fourth is held out.
+
+    ``answered`` are the classes that the model gave them. Where neighbours are of one class, runs would be classes, and
+    the parts are taken at random.
+    """
+    count = len(answered)
+    order = np.arange(count)
+    shares = np.bincount(answered) / count
+    alike = float(np.mean(answered[1:] == answered[:-1]))
+    if alike > 0.5 * (1.0 + float(shares @ shares)):
+        order = np.random.default_rng(0).permutation(count)
+    runs = np.array_split(order, _RUNS)
+    held = np.concatenate(runs[_HELD_EVERY - 1 :: _HELD_EVERY])
+    others = [run for at, run in enumerate(runs) if at % _HELD_EVERY != _HELD_EVERY - 1]
+    return [np.concatenate(others[part::_PARTS]) for part in range(_PARTS)], held
+
+
+def _fitted(table: NDArray[np.float64], answers: _Answers) -> _Fit:
+    """The ridge regression with the penalty that errs least on parts that are left out."""
+    learned = answers.learned
+    taught = answers.targets[learned]
+    left_out = {penalty: np.zeros_like(taught) for penalty in _PENALTIES}
+    for part in answers.parts:
+        tried = np.isin(learned, part)
+        for penalty, (weights, bias) in _ridges(table[learned[~tried]], taught[~tried]).items():
+            left_out[penalty][tried] = table[part] @ weights + bias
+    errors = {penalty: float(np.mean((found - taught) ** 2)) for penalty, found in left_out.items()}
+    best = min(errors, key=errors.__getitem__)
+    weights, bias = _ridges(table[learned], taught)[best]
+    return _Fit(weights, bias, left_out[best], errors[best])
+
+
+def _ridges(
+    table: NDArray[np.float64], targets: NDArray[np.float64]
+) -> dict[float, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Weights and bias for each penalty, of numbers scaled to one deviation while they are fitted."""
     mean, deviation = table.mean(0), table.std(0)
     deviation[deviation == 0] = 1.0
     middle = targets.mean(0)
     left, singular, right = np.linalg.svd((table - mean) / deviation, full_matrices=False)
     turned = left.T @ (targets - middle)
-    best: _Fit | None = None
+    found = {}
     for penalty in _PENALTIES:
-        kept = singular**2 / (singular**2 + penalty)
-        found = left @ (kept[:, np.newaxis] * turned) + middle
-        leverage = np.minimum((left**2) @ kept + 1.0 / len(table), 1.0 - 1e-6)
-        left_out = targets - (targets - found) / (1.0 - leverage)[:, np.newaxis]
-        error = float(np.mean((left_out - targets) ** 2))
-        if best is None or error < best.error:
-            weights = (right.T @ ((singular / (singular**2 + penalty))[:, np.newaxis] * turned)) / deviation[
-                :, np.newaxis
-            ]
-            best = _Fit(weights, middle - mean @ weights, left_out, error)
-    assert best is not None
-    return best
+        shrunk = (singular / (singular**2 + penalty))[:, np.newaxis] * turned
+        weights = (right.T @ shrunk) / deviation[:, np.newaxis]
+        found[penalty] = (weights, middle - mean @ weights)
+    return found
 
 
-def _threshold(sure: NDArray[np.float64], right: NDArray[np.bool_], target: float) -> float | None:
-    """The least confidence above which (mistakes + 1) / (answers + 1) is at most 1 - ``target``.
+def threshold(sure: NDArray[np.float64], right: NDArray[np.bool_], target: float) -> float | None:
+    """The least confidence above which the answers agree by ``target``, or None.
 
-    The one more is for the next input, which is not seen yet (conformal risk control, Angelopoulos et al. 2022).
+    It holds where so few mistakes among so many answers would come about in one of ten cases at most if they agreed by
+    less (the bound of Clopper and Pearson 1934, as in Geifman and El-Yaniv, "Selective Classification", 2017).
     """
     order = np.argsort(-sure, kind="stable")
     mistakes = np.cumsum(~right[order])
-    answers = np.arange(1, len(order) + 1)
     # Answers of one confidence are given or not given together.
     last_of_its_kind = np.append(sure[order][1:] < sure[order][:-1], True)
-    good = np.flatnonzero(last_of_its_kind & ((mistakes + 1) / (answers + 1) <= 1.0 - target + 1e-12))
-    return float(sure[order][good[-1]]) if len(good) else None
+    for at in np.flatnonzero(last_of_its_kind)[::-1]:
+        if _as_few(int(mistakes[at]), int(at) + 1, 1.0 - target) <= _DOUBT:
+            return float(sure[order][at])
+    return None
+
+
+def _as_few(mistakes: int, answers: int, rate: float) -> float:
+    """The probability of at most so many mistakes among so many answers, each being one at this rate."""
+    return sum(
+        math.exp(
+            math.lgamma(answers + 1)
+            - math.lgamma(count + 1)
+            - math.lgamma(answers - count + 1)
+            + count * math.log(rate)
+            + (answers - count) * math.log1p(-rate)
+        )
+        for count in range(mistakes + 1)
+    )
 
 
 def _head_ms(bundle: Bundle, cut: str, inputs: Sequence[Tensors]) -> float:
