@@ -31,7 +31,7 @@ from midstream.communication.codecs import SLOW, decode, encode
 from midstream.drawing.chart import series_of, write_chart
 from midstream.inputs import ImageInput, parse_semantics, prepare_image
 from midstream.ladder import MeasuredRung, Settings
-from midstream.partitioning import SizeEstimates
+from midstream.partitioning import SizeEstimates, size_features
 from midstream.tensors import Tensors, TensorSpec
 from midstream_converters.convert import convert
 from midstream_converters.opening import Options
@@ -259,7 +259,7 @@ def _size_errors(
     for sample in samples:
         checked = bundle.check_inputs(sample)
         analysis = analyze_inputs(checked, bundle.manifest.semantics)
-        features = None if analysis is None else analysis.features
+        features = None if analysis is None else size_features(analysis.features, checked)
         said, _ = estimates.predict(features)[cut, rung.codec]
         crossing = checked if cut is None else bundle.run_head(cut, checked)[0]
         size = sum(len(each.data) for each in encode(rung.codec, crossing, bundle.manifest.semantics, settings))

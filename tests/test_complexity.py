@@ -91,7 +91,6 @@ def test_whole_inputs_are_scored_as_what_is_in_them() -> None:
     meaning = ImageInput("NHWC", "BGR", (1 / 255,))
     found = complexity.analyze_inputs({"x": tensor}, {"x": meaning})
     assert found == complexity.analyze_image(frame)
-    assert found == complexity.analyze_inputs({"x": tensor}, {"x": meaning}, source=frame)
     chunk = SOUNDS["a chunk"][np.newaxis]
     heard = complexity.analyze_inputs({"y": chunk}, {"y": AudioInput(RATE)})
     assert heard == midstream.analyze(chunk[0], "audio", RATE)

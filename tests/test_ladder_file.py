@@ -22,6 +22,7 @@ from midstream.ladder import (
     Ladder,
     MeasuredRung,
     Place,
+    ReplySize,
     Settings,
     SizeModel,
 )
@@ -45,6 +46,7 @@ LADDER = Ladder(
         Place(None, 256.0, (RAW, replace(RAW, codec="lossless"))),
         Place("c1", 512.0, (RAW, STEP, KLT), {"conv": BASIS}, frozenset({"conv"})),
     ),
+    ReplySize(40.0, 0.5, SIZE),
 )
 
 NAMES = st.text(max_size=8)
@@ -249,7 +251,7 @@ def test_a_sealed_ladder_that_means_nothing_is_refused(change: Callable[[Any], N
         ladder_from_bytes(resealed(change), "codecs.json")
 
 
-@pytest.mark.parametrize("version", [0, 2, 99])
+@pytest.mark.parametrize("version", [0, 1, 99])
 def test_another_format_says_what_to_do(version: int) -> None:
     with pytest.raises(BundleError, match=f"format version {version}; .*Calibrate the bundle again with this release"):
         ladder_from_bytes(resealed(put(version, "format")), "codecs.json")

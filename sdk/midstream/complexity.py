@@ -81,7 +81,6 @@ def analyze_sound(sound: Sound, engine: EngineName | None = None) -> Analysis:
 def analyze_inputs(
     tensors: Tensors,
     semantics: Mapping[str, Semantics],
-    source: np.ndarray | None = None,
     sample_rate: int | None = None,
     engine: EngineName | None = None,
 ) -> Analysis | None:
@@ -89,7 +88,6 @@ def analyze_inputs(
     return analysis.analyze_inputs(
         tensors,
         semantics,
-        source,
         sample_rate,
         of_picture=partial(analyze_image, engine=engine),
         of_sound=partial(analyze_sound, engine=engine),

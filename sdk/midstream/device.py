@@ -40,8 +40,10 @@ from midstream.partitioning import (
     candidates,
     decide,
     plan_for,
+    size_features,
     times_from_costs,
     with_exit,
+    with_reply,
 )
 from midstream.partitioning.planner import ObjectiveKind
 from midstream.profiles import load_profile
@@ -227,10 +229,11 @@ class Device:
         objective = self._objective if deadline_ms is None else replace(self._objective, deadline_ms=deadline_ms)
         limit_ms = objective.deadline_ms
         timings: dict[str, float] = {}
-        analysis = self._analysis(tensors, source, sample_rate)
+        analysis = self._analysis(tensors, sample_rate)
         timings["analysis"] = _since(started)
         mark = time.perf_counter()
-        plan, presence = self._plan(analysis, objective, cut, codec)
+        features = None if analysis is None else size_features(analysis.features, tensors)
+        plan, presence = self._plan(analysis, features, objective, cut, codec)
         timings["plan"] = _since(mark)
         if not plan.offloads and cut is None:
             self._exchange.probe()
@@ -239,7 +242,7 @@ class Device:
         if exited is not None:
             result = Result(exited, plan, timings, analysis, ("device",), exited=True)
         elif plan.offloads:
-            result = self._offload(tensors, begun, plan, presence, analysis, timings, started, limit_ms)
+            result = self._offload(tensors, begun, plan, presence, analysis, features, timings, started, limit_ms)
         else:
             outputs = self._locally(begun, timings)
             why = self._why_local(cut, presence)
@@ -281,13 +284,18 @@ class Device:
             raise InputError(f"input {spec.name!r} takes {math.prod(shape)} samples at once, {sound.size} were given")
         return given | {spec.name: sound.reshape(shape).astype(spec.dtype)}
 
-    def _analysis(self, tensors: Tensors, source: np.ndarray | None, sample_rate: int | None) -> Analysis | None:
+    def _analysis(self, tensors: Tensors, sample_rate: int | None) -> Analysis | None:
         if not self._analyse:
             return None
-        return analyze_inputs(tensors, self.bundle.manifest.semantics, source, sample_rate, self.bundle.manifest.engine)
+        return analyze_inputs(tensors, self.bundle.manifest.semantics, sample_rate, self.bundle.manifest.engine)
 
     def _plan(
-        self, analysis: Analysis | None, objective: Objective, cut: str | None, codec: str | None
+        self,
+        analysis: Analysis | None,
+        features: Mapping[str, float] | None,
+        objective: Objective,
+        cut: str | None,
+        codec: str | None,
     ) -> tuple[Plan, Presence | None]:
         forced = cut is not None or codec is not None
         presence = self._exchange.any_gateway() if forced else self._exchange.gateway()
@@ -298,9 +306,9 @@ class Device:
             complexity=None if analysis is None else analysis.score,
         )
         if forced:
-            (chosen,) = self._sized((self._forced(options, cut, codec),), analysis)
+            (chosen,) = self._sized((self._forced(options, cut, codec),), features)
             return plan_for(chosen, state, self._power, "forced by the caller"), presence
-        return decide(self._sized(options, analysis), state, objective, self._power), presence
+        return decide(self._sized(options, features), state, objective, self._power), presence
 
     def _options(self, presence: Presence | None) -> tuple[Candidate, ...]:
         """What can be done, at the costs known now; without a gateway, at those of one as fast as the converter's.
@@ -329,21 +337,23 @@ class Device:
             self._known = _Known(presence, factor, options)
         return options
 
-    def _sized(self, options: tuple[Candidate, ...], analysis: Analysis | None) -> tuple[Candidate, ...]:
-        """The options with the payload sizes and the chance of an early exit that this input is expected to have."""
-        features = None if analysis is None else analysis.features
+    def _sized(self, options: tuple[Candidate, ...], features: Mapping[str, float] | None) -> tuple[Candidate, ...]:
+        """The options with the sizes and the chance of an early exit that this input is expected to have."""
         with self._lock:
             sizes = self._sizes.predict(features)
+            reply_bytes = self._sizes.reply_bytes(features)
         sized = tuple(_of_size(option, sizes.get((option.cut, option.codec))) for option in options)
+        if reply_bytes is not None:
+            sized = with_reply(sized, self.bundle.manifest, reply_bytes)
         if self.bundle.early_exit is None:
             return sized
         share = self.bundle.early_exit.share_of(features)
         return tuple(option if option.exit is None else replace(option, exit_share=share) for option in sized)
 
-    def _sent(self, plan: Plan, analysis: Analysis | None, sent_bytes: int) -> None:
+    def _sent(self, plan: Plan, features: Mapping[str, float] | None, sent_bytes: int) -> None:
         """Remember what a payload took."""
         with self._lock:
-            self._sizes.observe((plan.cut, plan.codec), None if analysis is None else analysis.features, sent_bytes)
+            self._sizes.observe((plan.cut, plan.codec), features, sent_bytes)
 
     def _forced(self, options: tuple[Candidate, ...], cut: str | None, name: str | None) -> Candidate:
         codec = find_codec("raw" if name is None else name)
@@ -394,6 +404,7 @@ class Device:
         plan: Plan,
         presence: Presence | None,
         analysis: Analysis | None,
+        features: Mapping[str, float] | None,
         timings: dict[str, float],
         started: float,
         limit_ms: float | None,
@@ -426,7 +437,7 @@ class Device:
             timings["link"] = max(0.0, waited_ms - timings["pack"] - timings["gateway"])
             timings["decode"] = _since(mark)
             if answer is not None:
-                self._sent(plan, analysis, sum(len(tensor.data) for tensor in request.tensors))
+                self._sent(plan, features, sum(len(tensor.data) for tensor in request.tensors))
                 machines = tuple(stage.machine for stage in plan.stages)
                 return Result(answer, plan, timings, analysis, machines, sent, received)
         outputs = self._locally(begun, timings)

@@ -23,8 +23,8 @@ Scores = Literal["shares", "logits", "share"]
 """What the model's output is: shares that add up to 1, scores of any size, or one share of 0 to 1."""
 SCORES: tuple[Scores, ...] = get_args(Scores)
 
-LEAST_SHARE = 1e-4
-"""Shares are taken as no nearer to 0 and 1 than this, so that their logarithms stay finite."""
+LEAST_SHARE = 1e-12
+"""Shares are taken as no nearer to 0 and 1 than this, or than half a step of a quantised output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +153,12 @@ def logits(answer: Tensor, spec: TensorSpec, scores: Scores) -> NDArray[np.float
     values = real(answer, spec).reshape(-1).astype(np.float64)
     if scores == "logits":
         return values
-    shares = np.clip(values, LEAST_SHARE, 1.0 - LEAST_SHARE)
-    return np.log(shares) if scores == "shares" else np.log(shares) - np.log1p(-shares)
+    half = float(np.finfo(np.float16).tiny) if spec.dtype == np.float16 else 0.0
+    least = max(LEAST_SHARE, 0.5 * (spec.scale or 0.0), half)
+    shares = np.clip(values, least, 1.0 - least)
+    found = np.log(shares)
+    # What a softmax takes away is the same for all classes, and follows from no linear function.
+    return found - found.mean() if scores == "shares" else found - np.log1p(-shares)
 
 
 def confidence(found: NDArray[np.floating]) -> NDArray[np.float64]:

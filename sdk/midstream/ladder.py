@@ -142,12 +142,24 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplySize:
+    """Bytes of the whole model's outputs: the mean, how far inputs differ from it (`MeasuredRung.spread`), and a model.
+
+    They vary where the length of an answer follows from the input: how many boxes, words or steps there are.
+    """
+
+    mean_bytes: float
+    spread: float
+    size: SizeModel | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Ladder:
     """All places of the bundle whose digest is ``bundle``.
 
     ``whole_ms`` is what the whole model took on the machine that calibrated, ``metric`` what agreement was measured by,
     on ``samples`` inputs; ``held_out`` says that none of these was used to set the rungs up. Rungs
-    below ``min_agreement`` are not here.
+    below ``min_agreement`` are not here. ``reply`` is what comes back.
     """
 
     bundle: str
@@ -158,6 +170,7 @@ class Ladder:
     held_out: bool
     min_agreement: float
     places: tuple[Place, ...]
+    reply: ReplySize | None = None
 
     def place(self, cut: str | None) -> Place | None:
         """What was measured there, if anything."""

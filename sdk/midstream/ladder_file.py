@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from midstream.ladder import ENTROPIES, Basis, Entropy, Ladder, MeasuredRung, Place, SizeModel
+from midstream.ladder import ENTROPIES, Basis, Entropy, Ladder, MeasuredRung, Place, ReplySize, SizeModel
 from midstream.seal import any_number, count, guard, number, packed, seal, share, text, texts, truth, unpacked, unseal
 
-LADDER_VERSION = 1
+LADDER_VERSION = 2
 MAX_LADDER_BYTES = 64 << 20
 _REMEDY = "calibrate the bundle again"
 _MAX_CHANNELS = 4096
@@ -31,6 +31,7 @@ def ladder_to_bytes(ladder: Ladder) -> bytes:
             "held_out": ladder.held_out,
             "min_agreement": ladder.min_agreement,
             "places": [_place_to_json(place) for place in ladder.places],
+            "reply": None if ladder.reply is None else _reply_to_json(ladder.reply),
         }
     )
 
@@ -55,7 +56,6 @@ def _place_to_json(place: Place) -> dict[str, Any]:
 
 
 def _rung_to_json(rung: MeasuredRung) -> dict[str, Any]:
-    size = rung.size
     return {
         "codec": rung.codec,
         "lossless": rung.lossless,
@@ -66,16 +66,28 @@ def _rung_to_json(rung: MeasuredRung) -> dict[str, Any]:
         "encode_ms": rung.encode_ms,
         "decode_ms": rung.decode_ms,
         "kept": dict(rung.kept),
-        "size": None
-        if size is None
-        else {
-            "intercept": size.intercept,
-            "weights": dict(size.weights),
-            "low": size.low,
-            "high": size.high,
-            "error": size.error,
-        },
+        "size": _size_to_json(rung.size),
     }
+
+
+def _size_to_json(size: SizeModel | None) -> dict[str, Any] | None:
+    if size is None:
+        return None
+    return {
+        "intercept": size.intercept,
+        "weights": dict(size.weights),
+        "low": size.low,
+        "high": size.high,
+        "error": size.error,
+    }
+
+
+def _reply_to_json(reply: ReplySize) -> dict[str, Any]:
+    return {"mean_bytes": reply.mean_bytes, "spread": reply.spread, "size": _size_to_json(reply.size)}
+
+
+def _reply_from_json(value: dict[str, Any]) -> ReplySize:
+    return ReplySize(_bytes(value["mean_bytes"]), number(value["spread"]), _size_from_json(value["size"]))
 
 
 def _ladder_from_json(body: dict[str, Any]) -> Ladder:
@@ -91,6 +103,7 @@ def _ladder_from_json(body: dict[str, Any]) -> Ladder:
         truth(body["held_out"]),
         share(body["min_agreement"]),
         places,
+        None if body["reply"] is None else _reply_from_json(body["reply"]),
     )
     if ladder.whole_ms < _LEAST_WHOLE_MS:
         raise ValueError(f"the whole model takes {ladder.whole_ms} ms")
@@ -131,11 +144,13 @@ def _rung_from_json(value: dict[str, Any]) -> MeasuredRung:
         _milliseconds(value["encode_ms"]),
         _milliseconds(value["decode_ms"]),
         {text(name): share(kept) for name, kept in value["kept"].items()},
-        None if value["size"] is None else _size_from_json(value["size"]),
+        _size_from_json(value["size"]),
     )
 
 
-def _size_from_json(value: dict[str, Any]) -> SizeModel:
+def _size_from_json(value: dict[str, Any] | None) -> SizeModel | None:
+    if value is None:
+        return None
     weights = {text(name): any_number(weight) for name, weight in value["weights"].items()}
     model = SizeModel(
         any_number(value["intercept"]), weights, _bytes(value["low"]), _bytes(value["high"]), number(value["error"])

@@ -294,3 +294,29 @@ def test_a_lossy_rung_never_takes_the_place_of_one_that_loses_nothing() -> None:
     slower = replace(rung("webp101", 100, 1.0, ms=2.0), lossless=True)
     assert [found.codec for found in pareto([png, rung("step0.03", 90, 1.0)])] == ["png", "step0.03"]
     assert [found.codec for found in pareto([png, slower])] == ["png"]
+
+
+def test_lengths_of_inputs_and_answers_are_learned(made: Callable[[str], Bundle]) -> None:
+    """A loop whose number of steps, and so the length of one answer, follows from the picture."""
+    bundle = made("digits_loop.onnx")
+    rng = np.random.default_rng(3)
+    (spec,) = bundle.inputs
+    samples = [{spec.name: rng.random((1, 8, 8, 1)).astype(np.float32) * rng.random()} for _ in range(24)]
+    found = calibrate(bundle, samples, codecs=("int8",)).ladder.reply
+    assert found is not None
+    sizes = [sum(tensor.nbytes for tensor in bundle.run(sample).values()) for sample in samples[12:]]
+    assert found.mean_bytes == pytest.approx(np.mean(sizes))
+
+
+def test_a_model_of_any_size_is_predicted_by_the_length_of_its_input(made: Callable[[str], Bundle]) -> None:
+    bundle = made("digits_any_size.onnx")
+    rng = np.random.default_rng(4)
+    (spec,) = bundle.inputs
+    sides = rng.integers(8, 40, 40)
+    samples = [{spec.name: rng.random((1, int(side), int(side), 1)).astype(np.float32)} for side in sides]
+    ladder = calibrate(bundle, samples, codecs=("int8",), min_agreement=0.0).ladder
+    raw = ladder.rung(bundle.cuts[0].id, "raw")
+    assert raw is not None
+    assert raw.size is not None
+    assert raw.size.error < 0.2 < raw.spread
+    assert raw.size.weights["input_octaves"] > 0

@@ -7,7 +7,7 @@ import pytest
 
 from midstream.exits import Exit
 from midstream.inputs import AudioInput
-from midstream.ladder import Ladder, MeasuredRung, Place
+from midstream.ladder import Ladder, MeasuredRung, Place, ReplySize
 from midstream.manifest import Costs, Graph, Layer, Manifest
 from midstream.partitioning import (
     Candidate,
@@ -290,3 +290,16 @@ def test_an_exit_at_a_cut_without_times_is_left_out(manifest: Manifest, graph: G
     plain = candidates(manifest, graph, device, times_from_costs(costs))
     early = Exit("", "c0", "scores", "shares", {}, np.zeros((1, 2)), np.zeros(2), 1, 1, 1, 1, 1, 1, 1, 1, 1)  # type: ignore[arg-type]
     assert with_exit(plain, early, device) == plain
+
+
+def test_answers_of_no_fixed_length_are_as_long_as_calibration_saw(
+    manifest: Manifest, graph: Graph, costs: Costs
+) -> None:
+    ladder = Ladder("", "", 20.0, "auto", 9, True, 0.9, (), ReplySize(77.2, 0.5))
+    times = times_from_costs(costs)
+    fixed = candidates(manifest, graph, times, times, ladder)
+    assert {option.reply_bytes for option in fixed if option.offloads} == {40}
+    loose = replace(manifest, outputs=(TensorSpec("scores", np.dtype(np.float32), (1, None)),))
+    dynamic = candidates(loose, graph, times, times, ladder)
+    assert {option.reply_bytes for option in dynamic if option.offloads} == {78}
+    assert dynamic[0].reply_bytes == 0

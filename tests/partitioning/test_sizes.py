@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midstream.ladder import Ladder, MeasuredRung, Place, SizeModel
-from midstream.partitioning import SizeEstimates
+from midstream.ladder import Ladder, MeasuredRung, Place, ReplySize, SizeModel
+from midstream.partitioning import SizeEstimates, size_features
 
 FEATURES = {"entropy": 2.0, "edges": 0.5}
 FITTED = SizeModel(3.0, {"entropy": 1.0}, 50.0, 400.0, 0.1)
@@ -122,3 +124,20 @@ def test_whatever_a_ladder_and_an_input_say_sizes_stay_finite(
         assert math.isfinite(found[0])
         assert 0 <= found[0] <= 2.0**42 * 1.01
         estimates.observe(("c", "raw"), {"a": a, "b": b}, size)
+
+
+def test_how_long_an_input_is_is_a_feature_too() -> None:
+    inputs = {"x": np.zeros((1, 3, 8), np.float32), "y": np.zeros(8, np.float32)}
+    assert size_features({"entropy": 2.0}, inputs) == {"entropy": 2.0, "input_octaves": 5.0}
+    assert size_features({}, {"x": np.zeros((0, 4))}) == {"input_octaves": 0.0}
+
+
+def test_what_comes_back_follows_from_the_features_where_that_was_learned() -> None:
+    assert SizeEstimates(None).reply_bytes(FEATURES) is None
+    assert SizeEstimates(CALIBRATED).reply_bytes(FEATURES) is None
+    known = SizeEstimates(replace(CALIBRATED, reply=ReplySize(90.0, 0.4)))
+    assert known.reply_bytes(FEATURES) == known.reply_bytes(None) == 90.0
+    learned = SizeEstimates(replace(CALIBRATED, reply=ReplySize(90.0, 0.4, FITTED)))
+    assert learned.reply_bytes(FEATURES) == pytest.approx(math.exp(5.0))
+    assert learned.reply_bytes({"entropy": 1e9}) == pytest.approx(1600.0)
+    assert learned.reply_bytes({"entropy": math.nan}) == learned.reply_bytes({}) == learned.reply_bytes(None) == 90.0

@@ -16,7 +16,6 @@ from midstream.tensors import Tensor, Tensors
 def analyze_inputs(
     tensors: Tensors,
     semantics: Mapping[str, Semantics],
-    source: np.ndarray | None = None,
     sample_rate: int | None = None,
     *,
     of_picture: Callable[[Tensor, Colour], Analysis] = analyze_image,
@@ -24,15 +23,13 @@ def analyze_inputs(
 ) -> Analysis | None:
     """What is in the input; None where it is empty or not finite, and no picture or sound.
 
-    ``source`` is the camera frame or sound that it was made of, where that is at hand; ``of_picture`` and ``of_sound``
-    do the work where there is one. Raises InputError as `analyze` does.
+    It is analysed as the model gets it, at the model's own size. ``of_picture`` and ``of_sound`` do the work where
+    there is a picture or a sound. Raises InputError as `analyze` does.
     """
     for name, meaning in semantics.items():
         if isinstance(meaning, AudioInput):
             samples = checked_array(tensors[name].reshape(-1), "audio")
             return of_sound(ArraySound(samples, sample_rate or meaning.sample_rate))
-        if source is not None:
-            return of_picture(np.asarray(source), "RGB")
         if tensors[name].ndim == 4 and len(tensors[name]) == 1:
             return of_picture(to_pixels(tensors[name], meaning), "BGR" if meaning.colour == "BGR" else "RGB")
     largest = max(tensors.values(), key=lambda tensor: tensor.size)

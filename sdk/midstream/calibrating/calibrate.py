@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
+from statistics import fmean, median
 
 import numpy as np
 
@@ -15,10 +15,12 @@ from midstream.agreement import Metric, checked, find_metric
 from midstream.analysis import analyze_inputs
 from midstream.bundle import Bundle
 from midstream.calibrating.bases import Covariance, channel_axis
+from midstream.calibrating.sizes import fit_size, spread
 from midstream.calibrating.trial import Trial, applies, choose_entropy
 from midstream.communication.codecs import ALL_RUNGS, encode, find_codec
 from midstream.errors import InputError, MissingExtraError
-from midstream.ladder import UNCALIBRATED, Ladder, MeasuredRung, Place, Settings
+from midstream.ladder import UNCALIBRATED, Ladder, MeasuredRung, Place, ReplySize, Settings
+from midstream.partitioning.sizes import size_features
 from midstream.tensors import Tensors
 
 # With fewer inputs than this none can be held out.
@@ -97,6 +99,7 @@ def calibrate(
         held_out,
         min_agreement,
         tuple(places),
+        session.reply(),
     )
     return Calibration(ladder, tried)
 
@@ -214,6 +217,11 @@ class _Session:
             self._bundle.unload(cut)
         return Place(cut, float(np.mean(raw_bytes)), tuple(rungs), settings.bases, settings.last_first)
 
+    def reply(self) -> ReplySize:
+        """What comes back of the whole model."""
+        sizes = [sum(tensor.nbytes for tensor in reference.values()) for reference in self._references]
+        return ReplySize(fmean(sizes), spread(sizes), fit_size(self._features, sizes) if len(set(sizes)) > 1 else None)
+
     def _judged(self, cut: str | None, trials: list[Trial]) -> list[Trial]:
         """Those that were not given up, after all inputs."""
         for sample, reference in zip(self.inputs, self._references, strict=True):
@@ -297,7 +305,7 @@ class _Session:
             analysis = analyze_inputs(sample, self._semantics)
             if analysis is None:
                 return []
-            found.append(analysis.features)
+            found.append(size_features(analysis.features, sample))
         return found
 
 

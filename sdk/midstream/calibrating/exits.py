@@ -75,7 +75,6 @@ class _Answers:
     output: TensorSpec
     scores: Scores
     targets: NDArray[np.float64]
-    whole_ms: float
     parts: Sequence[NDArray[np.int64]]
     held: NDArray[np.int64]
     features: Sequence[Mapping[str, float]] = field(default_factory=list)
@@ -148,12 +147,7 @@ def _answers(bundle: Bundle, inputs: Sequence[Tensors]) -> tuple[_Answers | None
         names = ", ".join(spec.name for spec in bundle.outputs)
         return None, f"the model has {len(bundle.outputs)} outputs ({names}); an exit answers one, of scores"
     output = bundle.outputs[0]
-    found, times = [], []
-    for sample in inputs:
-        started = time.perf_counter()
-        answer = bundle.run_tail(None, sample)[output.name]
-        times.append((time.perf_counter() - started) * 1e3)
-        found.append(answer)
+    found = [bundle.run_tail(None, sample)[output.name] for sample in inputs]
     scores = _kind(output, found)
     if scores is None:
         return None, f"output {output} is not one vector of scores, which is what an exit answers"
@@ -166,7 +160,7 @@ def _answers(bundle: Bundle, inputs: Sequence[Tensors]) -> tuple[_Answers | None
     features = [
         analysis.features for sample in inputs if (analysis := analyze_inputs(sample, bundle.manifest.semantics))
     ]
-    return _Answers(output, scores, targets, median(times), parts, held, features), ""
+    return _Answers(output, scores, targets, parts, held, features), ""
 
 
 def _kind(output: TensorSpec, answers: Sequence[Tensor]) -> Scores | None:
@@ -191,40 +185,35 @@ def _at_cut(
     bundle: Bundle, cut: str, inputs: Sequence[Tensors], answers: _Answers, target: float
 ) -> tuple[Exit | None, TriedExit]:
     specs = bundle.crossing_specs(cut)
-    head_ms = _head_ms(bundle, cut, inputs)
-    if head_ms > DEAREST * answers.whole_ms:
-        return None, TriedExit(cut, "its head alone takes too long", head_ms / answers.whole_ms)
+    whole_ms, head_ms = _times_ms(bundle, cut, inputs)
+
+    def none(reason: str) -> tuple[None, TriedExit]:
+        return None, TriedExit(cut, reason, head_ms / whole_ms)
+
+    if head_ms > DEAREST * whole_ms:
+        return none("its head alone takes too long")
     if bundle.manifest.cut(cut).head_outputs:
-        return None, TriedExit(cut, "its head has the answer already", head_ms / answers.whole_ms)
-    grids = [poolings for grid in _GRIDS if (poolings := _poolings(specs, bundle.manifest.engine, grid)) is not None]
+        return none("its head has the answer already")
+    grids = [found for grid in _GRIDS if (found := _poolings(specs, bundle.manifest.engine, grid)) is not None]
     if not grids:
-        return None, TriedExit(
-            cut, "what crosses is too large, or of no fixed number of channels", head_ms / answers.whole_ms
-        )
-    numbers: list[list[NDArray[np.float32]]] = [[] for _ in grids]
-    for sample in inputs:
-        crossing, _ = bundle.run_head(cut, sample)
-        for kept, poolings in zip(numbers, grids, strict=True):
-            kept.append(pooled(poolings, crossing, specs))
-    taught = answers.targets[answers.learned]
-    fits = []
-    for poolings, kept in zip(grids, numbers, strict=True):
-        table = np.array(kept, np.float64)
-        if not np.isfinite(table).all():
-            continue
-        fits.append((_fitted(table, answers), poolings, table))
+        return none("what crosses is too large, or of no fixed number of channels")
+    tables = _pooled(bundle, cut, inputs, grids)
+    fits = [
+        (_fitted(table, answers), poolings, table)
+        for poolings, table in zip(grids, tables, strict=True)
+        if np.isfinite(table).all()
+    ]
     if not fits:
-        return None, TriedExit(cut, "what crosses is not finite for all inputs", head_ms / answers.whole_ms)
+        return none("what crosses is not finite for all inputs")
     fit, poolings, table = min(fits, key=lambda each: each[0].error)
-    right = choices(fit.left_out) == choices(taught)
-    least = threshold(confidence(fit.left_out), right, target)
+    taught = choices(answers.targets)
+    sure = confidence(fit.left_out)
+    least = threshold(sure, choices(fit.left_out) == taught[answers.learned], target)
     if least is None:
-        return None, TriedExit(cut, f"no threshold reaches {target:g}", head_ms / answers.whole_ms)
+        return none(f"no threshold reaches {target:g}")
     held = table[answers.held] @ fit.weights + fit.bias
-    sure = confidence(held) >= least
-    agreed = choices(held)[sure] == choices(answers.targets[answers.held])[sure]
-    learned_sure = confidence(fit.left_out) >= least
-    features = [answers.features[index] for index in answers.learned] if answers.features else []
+    answered = confidence(held) >= least
+    agreed = (choices(held) == taught[answers.held])[answered]
     found = Exit(
         bundle=bundle.digest.hex(),
         cut=cut,
@@ -235,16 +224,29 @@ def _at_cut(
         bias=fit.bias.astype(np.float32),
         threshold=least,
         target=target,
-        answered_share=float(sure.mean()),
+        answered_share=float(answered.mean()),
         agreement=float(agreed.mean()) if len(agreed) else 0.0,
         samples=len(answers.learned),
         held_out=len(answers.held),
         head_ms=head_ms,
-        exit_ms=_exit_ms(bundle, cut, inputs, poolings, specs, fit, answers),
-        whole_ms=answers.whole_ms,
-        chance=fit_chance(features, learned_sure),
+        exit_ms=_exit_ms(bundle, cut, inputs[0], poolings, fit, answers),
+        whole_ms=whole_ms,
+        chance=fit_chance([answers.features[at] for at in answers.learned] if answers.features else [], sure >= least),
     )
     return _worth(found, bundle.costs.cuts[cut].tail_ms / bundle.costs.whole_ms)
+
+
+def _pooled(
+    bundle: Bundle, cut: str, inputs: Sequence[Tensors], grids: Sequence[Mapping[str, Pooling]]
+) -> list[NDArray[np.float64]]:
+    """What crosses for each input, as numbers, in each of these ways."""
+    specs = bundle.crossing_specs(cut)
+    rows: list[list[NDArray[np.float32]]] = [[] for _ in grids]
+    for sample in inputs:
+        crossing, _ = bundle.run_head(cut, sample)
+        for kept, poolings in zip(rows, grids, strict=True):
+            kept.append(pooled(poolings, crossing, specs))
+    return [np.array(kept, np.float64) for kept in rows]
 
 
 def _worth(found: Exit, tail_share: float) -> tuple[Exit | None, TriedExit]:
@@ -356,26 +358,25 @@ def _as_few(mistakes: int, answers: int, rate: float) -> float:
     )
 
 
-def _head_ms(bundle: Bundle, cut: str, inputs: Sequence[Tensors]) -> float:
-    times = []
+def _times_ms(bundle: Bundle, cut: str, inputs: Sequence[Tensors]) -> tuple[float, float]:
+    """Medians of the whole model and of the head, taken in turns, so that whatever else runs meets both alike."""
+    whole, head = [], []
     for sample in inputs[: _TIMED + 1]:
         started = time.perf_counter()
+        bundle.run_tail(None, sample)
+        between = time.perf_counter()
         bundle.run_head(cut, sample)
-        times.append((time.perf_counter() - started) * 1e3)
-    return median(times[1:] or times)
+        whole.append((between - started) * 1e3)
+        head.append((time.perf_counter() - between) * 1e3)
+    # The first run loads.
+    return median(whole[1:]), median(head[1:])
 
 
 def _exit_ms(
-    bundle: Bundle,
-    cut: str,
-    inputs: Sequence[Tensors],
-    poolings: Mapping[str, Pooling],
-    specs: Sequence[TensorSpec],
-    fit: _Fit,
-    answers: _Answers,
+    bundle: Bundle, cut: str, sample: Tensors, poolings: Mapping[str, Pooling], fit: _Fit, answers: _Answers
 ) -> float:
-    weights, bias = fit.weights.astype(np.float32), fit.bias.astype(np.float32)
-    crossing, _ = bundle.run_head(cut, inputs[0])
+    weights, bias, specs = fit.weights.astype(np.float32), fit.bias.astype(np.float32), bundle.crossing_specs(cut)
+    crossing, _ = bundle.run_head(cut, sample)
     times = []
     for _ in range(_TIMED):
         started = time.perf_counter()

@@ -13,6 +13,7 @@ from midstream.partitioning.costs import (
     times_from_costs,
     times_from_profile,
     with_exit,
+    with_reply,
 )
 from midstream.partitioning.link import LinkEstimate, LinkState
 from midstream.partitioning.plan import DEVICE, GATEWAY, LOCAL_CODEC, Plan, Stage
@@ -25,7 +26,7 @@ from midstream.partitioning.planner import (
     predict,
 )
 from midstream.partitioning.resource_map import critical_path, resource_map
-from midstream.partitioning.sizes import SizeEstimates
+from midstream.partitioning.sizes import SizeEstimates, size_features
 
 __all__ = [
     "DEFAULT_RUNGS",
@@ -51,7 +52,9 @@ __all__ = [
     "plan_for",
     "predict",
     "resource_map",
+    "size_features",
     "times_from_costs",
     "times_from_profile",
     "with_exit",
+    "with_reply",
 ]

@@ -28,6 +28,7 @@ __all__ = [
     "times_from_costs",
     "times_from_profile",
     "with_exit",
+    "with_reply",
 ]
 
 
@@ -220,7 +221,9 @@ def candidates(
             found += _as_measured(place, calibrated[place.cut], here, there)
         else:
             found += _as_assumed(place, manifest, rungs)
-    return tuple(found)
+    if ladder is None or ladder.reply is None:
+        return tuple(found)
+    return with_reply(found, manifest, ladder.reply.mean_bytes)
 
 
 def with_exit(options: Sequence[Candidate], early_exit: Exit, device: MachineTimes) -> tuple[Candidate, ...]:
@@ -250,6 +253,14 @@ def with_exit(options: Sequence[Candidate], early_exit: Exit, device: MachineTim
             )
         )
     return (*options, *found)
+
+
+def with_reply(options: Sequence[Candidate], manifest: Manifest, reply_bytes: float) -> tuple[Candidate, ...]:
+    """The options with this size of what comes back, where the model's outputs have no fixed one."""
+    if all(None not in spec.shape for spec in manifest.outputs):
+        return tuple(options)
+    size = math.ceil(reply_bytes)
+    return tuple(replace(option, reply_bytes=size) if option.reply_bytes else option for option in options)
 
 
 def _as_measured(place: Candidate, measured: Place, device: float, gateway: float) -> Iterator[Candidate]:

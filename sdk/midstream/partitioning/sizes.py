@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from midstream.ladder import Ladder
+from midstream.tensors import Tensors
 
 Key = tuple[str | None, str]
 """Cut (None: the whole input) and codec."""
@@ -15,6 +16,14 @@ Key = tuple[str | None, str]
 # The n-th error weighs at least this much.
 _SMOOTHING = 0.2
 _CONSTANT, _FEATURES, _PREVIOUS = range(3)
+
+
+def size_features(features: Mapping[str, float], inputs: Tensors) -> Mapping[str, float]:
+    """What sizes are predicted from: the features of an input, and how long it is, where that varies.
+
+    ``input_octaves`` is the binary logarithm of its elements.
+    """
+    return {**features, "input_octaves": math.log2(max(1, sum(tensor.size for tensor in inputs.values())))}
 
 
 class SizeEstimates:
@@ -26,6 +35,7 @@ class SizeEstimates:
     """
 
     def __init__(self, ladder: Ladder | None) -> None:
+        self._reply = None if ladder is None else ladder.reply
         rungs = [] if ladder is None else [(place.cut, rung) for place in ladder.places for rung in place.rungs]
         self._index: dict[Key, int] = {(cut, rung.codec): at for at, (cut, rung) in enumerate(rungs)}
         models = [rung.size for _, rung in rungs]
@@ -53,6 +63,21 @@ class SizeEstimates:
         rows = np.arange(len(best))
         chosen = zip(self._index, sizes[rows, best].tolist(), errors[rows, best].tolist(), strict=True)
         return {key: (size, error) for key, size, error in chosen}
+
+    def reply_bytes(self, features: Mapping[str, float] | None) -> float | None:
+        """Bytes of the model's outputs that this input is expected to have; None where nobody has calibrated."""
+        if self._reply is None:
+            return None
+        model = self._reply.size
+        if model is None or features is None or any(name not in features for name in model.weights):
+            return self._reply.mean_bytes
+        exponent = model.intercept + sum(weight * features[name] for name, weight in model.weights.items())
+        low, high = model.bounds
+        return (
+            self._reply.mean_bytes
+            if math.isnan(exponent)
+            else math.exp(min(max(exponent, math.log(low)), math.log(high)))
+        )
 
     def observe(self, key: Key, features: Mapping[str, float] | None, size: int) -> None:
         """What a payload took, after `predict` was asked with the same features."""
