@@ -194,7 +194,7 @@ def _at_cut(
         return none("its head alone takes too long")
     if bundle.manifest.cut(cut).head_outputs:
         return none("its head has the answer already")
-    grids = [found for grid in _GRIDS if (found := _poolings(specs, bundle.manifest.engine, grid)) is not None]
+    grids = [each for grid in _GRIDS if (each := _poolings(specs, bundle.manifest.engine, grid)) is not None]
     if not grids:
         return none("what crosses is too large, or of no fixed number of channels")
     tables = _pooled(bundle, cut, inputs, grids)
@@ -205,7 +205,7 @@ def _at_cut(
     ]
     if not fits:
         return none("what crosses is not finite for all inputs")
-    fit, poolings, table = min(fits, key=lambda each: each[0].error)
+    fit, chosen, table = min(fits, key=lambda each: each[0].error)
     taught = choices(answers.targets)
     sure = confidence(fit.left_out)
     least = threshold(sure, choices(fit.left_out) == taught[answers.learned], target)
@@ -219,7 +219,7 @@ def _at_cut(
         cut=cut,
         output=answers.output.name,
         scores=answers.scores,
-        poolings=poolings,
+        poolings=chosen,
         weights=fit.weights.astype(np.float32),
         bias=fit.bias.astype(np.float32),
         threshold=least,
@@ -229,7 +229,7 @@ def _at_cut(
         samples=len(answers.learned),
         held_out=len(answers.held),
         head_ms=head_ms,
-        exit_ms=_exit_ms(bundle, cut, inputs[0], poolings, fit, answers),
+        exit_ms=_exit_ms(bundle, cut, inputs[0], chosen, fit, answers),
         whole_ms=whole_ms,
         chance=fit_chance([answers.features[at] for at in answers.learned] if answers.features else [], sure >= least),
     )
