@@ -25,6 +25,10 @@ class Seen:
     views: Floats
     features: Floats
 
+    def part(self, rows: NDArray[np.bool_]) -> Seen:
+        """Some of them."""
+        return Seen(self.views[rows], self.features[rows])
+
 
 def seen(kind: Kind, inputs: Iterable[NDArray[np.generic]]) -> Seen:
     """Pictures as uint8, seconds of sound at 16 kHz."""
