@@ -24,7 +24,7 @@ from midstream_training.train import RECIPES, Recipe, data, fit
 
 _PARTS = 3
 _PICTURES, _SOUNDS = RECIPES["image"], RECIPES["audio"]
-_ALIKE = replace(_PICTURES, often={})
+_ALIKE, _LIGHT = replace(_PICTURES, often={}), replace(_SOUNDS, pair_share=1.0)
 _TRIED: Mapping[Kind, Mapping[str, Recipe]] = {
     "image": {
         "every change alike": _ALIKE,
@@ -34,9 +34,11 @@ _TRIED: Mapping[Kind, Mapping[str, Recipe]] = {
         "compression twice as often: taken": _PICTURES,
     },
     "audio": {
-        "taken": _SOUNDS,
-        "not turned": replace(_SOUNDS, turned=False),
-        "40 epochs": replace(_SOUNDS, epochs=40),
+        "pairs weigh 1": _LIGHT,
+        "the same, not turned": replace(_LIGHT, turned=False),
+        "the same, 40 epochs": replace(_LIGHT, epochs=40),
+        "pairs weigh 3, white noise thrice as often": replace(_SOUNDS, couples=24, often={"white noise": 3.0}),
+        "pairs weigh 3: taken": _SOUNDS,
     },
 }
 

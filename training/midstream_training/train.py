@@ -49,7 +49,7 @@ class Recipe:
 # The best of those that `midstream_training.choose` tries.
 RECIPES: Mapping[Kind, Recipe] = {
     "image": Recipe(12, pair_share=2.0, couples=24, often={"compression": 2.0}),
-    "audio": Recipe(20),
+    "audio": Recipe(20, pair_share=3.0),
 }
 
 
