@@ -24,9 +24,10 @@ from midstream.analysis import Analysis
 from midstream.analysis import analyze as classical
 from midstream.analysis.sound import ArraySound
 from midstream.complexity import FEATURES, analyze_image, analyze_sound
+from midstream.complexity import Trained as Kind
 from midstream.drawing.canvas import plain_matplotlib
 from midstream.manifest import EngineName
-from midstream_training.corpus import Corpus, Kind, inputs, measured, measured_pairs
+from midstream_training.corpus import Corpus, inputs, measured, measured_pairs
 from midstream_training.examples import counted_cuts, cut_costs
 from midstream_training.linear import Linear
 from midstream_training.pairs import pairs

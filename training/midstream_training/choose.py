@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from midstream_training.corpus import Kind
+from midstream.complexity import Trained as Kind
 from midstream_training.examples import Examples, Ordered
 from midstream_training.judging import Figures, Scores
 from midstream_training.linear import Linear

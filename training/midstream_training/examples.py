@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from midstream_training.corpus import Corpus, Kind, inputs
+from midstream.complexity import Trained as Kind
+from midstream_training.corpus import Corpus, inputs
 from midstream_training.pairs import pairs
 from midstream_training.sources import Split
 from midstream_training.targets import LEAST_DEVIATION, Reference, raw_target

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from midstream.analysis.views import STEPS
-from midstream_training.corpus import Kind, measured
+from midstream.complexity import Trained as Kind
+from midstream_training.corpus import measured
 from midstream_training.examples import Examples, Ordered, examples, ordered
 from midstream_training.judging import Figures, Scores
 from midstream_training.linear import Linear
@@ -23,7 +24,7 @@ from midstream_training.targets import Reference
 MODELS = ROOT / "sdk" / "midstream" / "models"
 COUNTS: dict[Kind, dict[Split, int]] = {
     "image": {"train": 1400, "validation": 150, "test": 300},
-    "audio": {"train": 700, "validation": 150, "test": 250},
+    "audio": {"train": 2100, "validation": 150, "test": 250},
 }
 PAIRS: dict[Kind, dict[Split, int]] = {
     "image": {"train": 1800, "validation": 600, "test": 300},

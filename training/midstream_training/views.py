@@ -12,7 +12,7 @@ from midstream.analysis.audio import audio_features
 from midstream.analysis.image import picture_features, prepared
 from midstream.analysis.views import picture_view, sound_view
 from midstream.complexity import FEATURES
-from midstream_training.corpus import Kind
+from midstream.complexity import Trained as Kind
 from midstream_training.sources import SAMPLE_RATE
 
 Floats = NDArray[np.float32]
