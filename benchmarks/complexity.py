@@ -170,8 +170,8 @@ def _pairs(judged: Judged) -> str:
         part = np.array([name in (change, "all") for change in changes])
         net, linear, cost = (float((ways[way][part] == asked[part]).mean()) for way in ("network", "linear", "cost"))
         along = float((ways["network"][part] == rises[part]).mean())
-        rows.append([name, part.sum(), f"{net:.0%}", verdict(net >= 0.95), f"{linear:.0%}", f"{cost:.0%}",
-                     f"{along:.0%}"])  # fmt: skip
+        rows.append([name, part.sum(), f"{100 * net:.0f} %", verdict(net >= 0.95), f"{100 * linear:.0f} %", f"{100 * cost:.0f} %",
+                     f"{100 * along:.0f} %"])  # fmt: skip
     return (
         "Pairs of an input and what became of it. As asked: the score rises (↑) where information was added, falls (↓) "
         "where it was removed; beside it the linear model's score, and the cost itself, measured as the target is. "
