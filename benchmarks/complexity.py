@@ -170,8 +170,8 @@ def _pairs(judged: Judged) -> str:
         part = np.array([name in (change, "all") for change in changes])
         net, linear, cost = (float((ways[way][part] == asked[part]).mean()) for way in ("network", "linear", "cost"))
         along = float((ways["network"][part] == rises[part]).mean())
-        rows.append([name, part.sum(), f"{100 * net:.0f} %", verdict(net >= 0.95), f"{100 * linear:.0f} %", f"{100 * cost:.0f} %",
-                     f"{100 * along:.0f} %"])  # fmt: skip
+        rows.append([name, part.sum(), f"{100 * net:.0f} %", verdict(net >= 0.95), f"{100 * linear:.0f} %",
+                     f"{100 * cost:.0f} %", f"{100 * along:.0f} %"])  # fmt: skip
     return (
         "Pairs of an input and what became of it. As asked: the score rises (↑) where information was added, falls (↓) "
         "where it was removed; beside it the linear model's score, and the cost itself, measured as the target is. "
@@ -210,7 +210,8 @@ def _times() -> str:
         "## Time\n\n"
         + table("what|engine| asked, ms| median| least| ratio|", rows)
         + "\n\nMilliseconds of processor time of one thread, the whole analysis: features, resizing and network. "
-        f"{RUNS} runs that take turns. Ratio: of the median, to the median of the resize in the last row."
+        f"{RUNS} runs that take turns. Ratio: of the median, to the median of the resize in the last row. "
+        "The first of each three finds the caches cold."
     )
 
 
