@@ -65,6 +65,11 @@ def right(theirs: Stepped, values: Tensor) -> bool:
     return bool(apart.max() <= 1 and error.max() <= _NEAREST * theirs.step)
 
 
+def travels_exact(values: Tensor) -> bool:
+    """Whether a tensor has no codes, and travels as it is instead."""
+    return quantise(_flat(values), 0.0) is None
+
+
 def digest(tensors: Mapping[str, Tensor]) -> bytes:
     """By which what crosses is known again."""
     content = hashlib.blake2b(digest_size=16)

@@ -291,6 +291,10 @@ class Bundle:
         outputs = {spec.name: made[spec.name] for spec in self.outputs if spec.name in made}
         return crossing, outputs
 
+    def run_slice(self, name: str, tensors: Tensors) -> Tensors:
+        """What a slice of this name makes of these tensors, its own inputs among them. Raises BundleError."""
+        return self._run(name, tensors)
+
     def run_tail(self, cut_id: str | None, tensors: Tensors) -> Tensors:
         """The outputs that follow from the tensors at this cut; None stands for the whole model."""
         return self._run(WHOLE if cut_id is None else tail_name(cut_id), tensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from midstream.tensors import Tensors
 from midstream_converters.coding import digest, right
 from midstream_converters.convert import CODED_CUTS, convert
 from midstream_converters.opening import Options
+from midstream_converters.verify import verify_bundle
 
 MODELS = Path(__file__).parents[1] / "models"
 # 64 KiB cross after each of the first layers, 4 KiB after the mean.
@@ -196,3 +198,20 @@ def test_what_crosses_is_known_again_by_its_bits() -> None:
     assert digest({"a": values.copy()}) == known
     values[0, 3, 2, 1] = np.nextafter(values[0, 3, 2, 1], np.float32(9))
     assert digest({"a": values}) != known
+
+
+def test_verify_repeats_the_proof_of_slices_that_code(large: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def proofs() -> dict[str, float]:
+        found = verify_bundle(large, [{"x": noise()}, {"x": np.zeros_like(noise())}])
+        return {proof.id: proof.max_abs_error for proof in found if proof.id.endswith(" int8")}
+
+    assert proofs() == {f"{cut} int8": 0.0 for cut in coded(large.manifest)}
+    # A slice that coded otherwise: half as fine.
+    run_slice = Bundle.run_slice
+
+    def coarser(bundle: Bundle, name: str, tensors: Tensors) -> Tensors:
+        made = run_slice(bundle, name, tensors)
+        return {key: value // 2 if value.dtype == np.uint8 and value.ndim else value for key, value in made.items()}
+
+    monkeypatch.setattr(Bundle, "run_slice", coarser)
+    assert set(proofs().values()) == {math.inf}
