@@ -52,7 +52,7 @@ def verify_bundle(
         (cut.id, codec)
         for cut in bundle.cuts
         for codec in CARRIERS
-        if head_name(cut.id, codec) in bundle.manifest.slices
+        if tail_name(cut.id, codec) in bundle.manifest.slices
     ]
     total = len(chains) + len(coded)
     proofs = []
@@ -74,13 +74,18 @@ def _coding_error(bundle: Bundle, cut_id: str, codec: str, sample: Tensors) -> f
     """How far slices that code are from the plain ones and the codec; infinite where the codes are not the codec's."""
     inputs = bundle.check_inputs(sample)
     crossing, _ = bundle.run_head(cut_id, inputs)
-    made = bundle.run_slice(head_name(cut_id, codec), inputs)
-    error = max(max_abs_error({name: value}, {name: made[name]}) for name, value in crossing.items())
-    if any(coding.travels_exact(value) for value in crossing.values()):
+    codes = coding.codes_of(crossing)
+    error = 0.0
+    if head_name(cut_id, codec) in bundle.manifest.slices:
+        made = bundle.run_slice(head_name(cut_id, codec), inputs)
+        error = max(max_abs_error({name: value}, {name: made[name]}) for name, value in crossing.items())
+        if codes is not None:
+            codes = {name: coding.carried(made, codec, name) for name in crossing}
+            if not all(coding.right(codes[name], value) for name, value in crossing.items()):
+                return float("inf")
+    if codes is None:
         return error
-    codes = {name: coding.carried(made, codec, name) for name in crossing}
-    if not all(coding.right(codes[name], value) for name, value in crossing.items()):
-        return float("inf")
     decoded: Tensors = {name: dequantise(codes[name]).reshape(value.shape) for name, value in crossing.items()}
-    want, found = bundle.run_tail(cut_id, decoded), bundle.run_slice(tail_name(cut_id, codec), made)
+    want = bundle.run_tail(cut_id, decoded)
+    found = bundle.run_slice(tail_name(cut_id, codec), coding.carriers(codec, codes, crossing))
     return max(error, max_abs_error(want, found))
