@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import numpy as np
@@ -22,7 +22,7 @@ from midstream.analysis import analyze_inputs
 from midstream.bundle import Bundle
 from midstream.calibrating.chances import fit_chance
 from midstream.errors import InputError
-from midstream.exits import Exit, Pooling, Scores, as_output, choices, confidence, logits, pooled
+from midstream.exits import Exit, Pooling, Scores, choices, confidence, logits, pooled
 from midstream.tensors import Tensor, Tensors, TensorSpec
 
 DEFAULT_TARGET = 0.99
@@ -229,11 +229,14 @@ def _at_cut(
         samples=len(answers.learned),
         held_out=len(answers.held),
         head_ms=head_ms,
-        exit_ms=_exit_ms(bundle, cut, inputs[0], chosen, fit, answers),
+        exit_ms=0.0,
         whole_ms=whole_ms,
         chance=fit_chance([answers.features[at] for at in answers.learned] if answers.features else [], sure >= least),
     )
-    return _worth(found, bundle.costs.cuts[cut].tail_ms / bundle.costs.whole_ms)
+    whole_ms, begun_ms = _times_ms(bundle, cut, inputs, found)
+    head_ms = min(begun_ms, head_ms * whole_ms / found.whole_ms)
+    found = replace(found, whole_ms=whole_ms, head_ms=head_ms, exit_ms=begun_ms - head_ms)
+    return _worth(found, begun_ms / whole_ms, bundle.costs.cuts[cut].tail_ms / bundle.costs.whole_ms)
 
 
 def _pooled(
@@ -249,9 +252,11 @@ def _pooled(
     return [np.array(kept, np.float64) for kept in rows]
 
 
-def _worth(found: Exit, tail_share: float) -> tuple[Exit | None, TriedExit]:
-    """The exit where it is cheap and saves time where the device answers all by itself, and what is told of it."""
-    cost = (found.head_ms + found.exit_ms) / found.whole_ms
+def _worth(found: Exit, cost: float, tail_share: float) -> tuple[Exit | None, TriedExit]:
+    """The exit where it is cheap and saves time where the device answers all by itself, and what is told of it.
+
+    ``cost`` and ``tail_share`` are the times of head and exit, and of the tail, in shares of the whole model's.
+    """
     gain = 1.0 - cost - (1.0 - found.answered_share) * min(1.0, tail_share)
     reason = None
     if cost > DEAREST:
@@ -358,33 +363,24 @@ def _as_few(mistakes: int, answers: int, rate: float) -> float:
     )
 
 
-def _times_ms(bundle: Bundle, cut: str, inputs: Sequence[Tensors]) -> tuple[float, float]:
-    """Medians of the whole model and of the head, taken in turns, so that whatever else runs meets both alike."""
-    whole, head = [], []
+def _times_ms(bundle: Bundle, cut: str, inputs: Sequence[Tensors], early: Exit | None = None) -> tuple[float, float]:
+    """Medians of the whole model, and of the head with the exit where there is one.
+
+    They take turns, so that whatever else the machine does meets both alike, and each finds the other's caches.
+    """
+    specs, output = bundle.crossing_specs(cut), bundle.outputs[0]
+    whole, begun = [], []
     for sample in inputs[: _TIMED + 1]:
         started = time.perf_counter()
         bundle.run_tail(None, sample)
         between = time.perf_counter()
-        bundle.run_head(cut, sample)
+        crossing, _ = bundle.run_head(cut, sample)
+        if early is not None:
+            early.answer(crossing, specs, output)
         whole.append((between - started) * 1e3)
-        head.append((time.perf_counter() - between) * 1e3)
+        begun.append((time.perf_counter() - between) * 1e3)
     # The first run loads.
-    return median(whole[1:]), median(head[1:])
-
-
-def _exit_ms(
-    bundle: Bundle, cut: str, sample: Tensors, poolings: Mapping[str, Pooling], fit: _Fit, answers: _Answers
-) -> float:
-    weights, bias, specs = fit.weights.astype(np.float32), fit.bias.astype(np.float32), bundle.crossing_specs(cut)
-    crossing, _ = bundle.run_head(cut, sample)
-    times = []
-    for _ in range(_TIMED):
-        started = time.perf_counter()
-        found = pooled(poolings, crossing, specs) @ weights + bias
-        confidence(found[np.newaxis])
-        as_output(found, answers.scores, answers.output)
-        times.append((time.perf_counter() - started) * 1e3)
-    return median(times)
+    return median(whole[1:]), median(begun[1:])
 
 
 def _nearest(tried: Sequence[TriedExit]) -> str:
