@@ -103,18 +103,18 @@ def test_the_threshold_takes_as_many_answers_as_show_the_agreement() -> None:
     sure = np.arange(600, 0, -1).astype(np.float64)
     right = np.ones(600, bool)
     assert threshold(sure, right, 0.99) == 1.0
-    # 0.99²²⁹ is just above one tenth.
-    assert threshold(sure[:229], right[:229], 0.99) is None
-    assert threshold(sure[:230], right[:230], 0.99) == sure[229]
+    # 0.99²⁹⁸ is just above one twentieth.
+    assert threshold(sure[:298], right[:298], 0.99) is None
+    assert threshold(sure[:299], right[:299], 0.99) == sure[298]
     wrong = right.copy()
-    wrong[400:] = False
-    # Of 401 answers one may be wrong; two take 531.
-    assert threshold(sure, wrong, 0.99) == sure[400]
+    wrong[500:] = False
+    # Of 501 answers one may be wrong, for which it takes 473; two take 628.
+    assert threshold(sure, wrong, 0.99) == sure[500]
 
 
 def test_answers_as_sure_as_each_other_are_given_together() -> None:
-    sure = np.concatenate([np.full(250, 2.0), np.full(50, 1.0)])
-    right = np.concatenate([np.ones(250, bool), np.zeros(50, bool)])
+    sure = np.concatenate([np.full(320, 2.0), np.full(50, 1.0)])
+    right = np.concatenate([np.ones(320, bool), np.zeros(50, bool)])
     assert threshold(sure, right, 0.99) == 2.0
     right[[0, 1]] = False
     assert threshold(sure, right, 0.99) is None
@@ -195,7 +195,7 @@ def test_what_is_not_finite_is_never_answered(gratings: Bundle, learned: Exit) -
 
 def test_too_few_inputs_cannot_show_an_agreement(gratings: Bundle) -> None:
     samples = [{"picture": each} for each in pictures(20, 5)[0]]
-    with pytest.raises(InputError, match=r"20 inputs cannot show an agreement of 0\.99: .* it takes 307; give more"):
+    with pytest.raises(InputError, match=r"20 inputs cannot show an agreement of 0\.99: .* it takes 398; give more"):
         learn_exit(gratings, samples)
     for target in (0.0, 1.0, -1.0):
         with pytest.raises(InputError, match="cannot be shown of an exit"):

@@ -39,7 +39,7 @@ _PARTS = 5
 _HELD_EVERY = 4
 _SUM_TOLERANCE = 1e-2
 _TIMED = 20
-_DOUBT = 0.1
+_DOUBT = 0.05
 _FEWEST_CLASSES = 2
 
 
@@ -111,7 +111,7 @@ def learn_exit(
     """
     if not 0 < target < 1:
         raise InputError(f"an agreement of {target!r} cannot be shown of an exit; take one above 0 and below 1")
-    fewest = math.ceil(_fewest(target) * _HELD_EVERY / (_HELD_EVERY - 1))
+    fewest = fewest_inputs(target)
     if len(samples) < fewest:
         raise InputError(
             f"{len(samples)} inputs cannot show an agreement of {target:g}: even without a mistake it takes {fewest}; "
@@ -137,9 +137,9 @@ def learn_exit(
     return LearnedExit(best, None, tuple(tried))
 
 
-def _fewest(target: float) -> int:
-    """How many answers without a mistake show this agreement (see `threshold`)."""
-    return math.ceil(math.log(_DOUBT) / math.log(target))
+def fewest_inputs(target: float) -> int:
+    """How many inputs it takes to show this agreement, if all of them are answered and none wrongly."""
+    return math.ceil(math.log(_DOUBT) / math.log(target) * _HELD_EVERY / (_HELD_EVERY - 1))
 
 
 def _answers(bundle: Bundle, inputs: Sequence[Tensors]) -> tuple[_Answers | None, str]:
@@ -334,10 +334,10 @@ def _ridges(
 
 
 def threshold(sure: NDArray[np.float64], right: NDArray[np.bool_], target: float) -> float | None:
-    """The least confidence above which the answers agree by ``target``, or None.
+    """The least confidence above which the answers are shown to agree by ``target``, or None.
 
-    It holds where so few mistakes among so many answers would come about in one of ten cases at most if they agreed by
-    less (the bound of Clopper and Pearson 1934, as in Geifman and El-Yaniv, "Selective Classification", 2017).
+    Shown is what so few mistakes among so many answers would in one of twenty cases at most be seen of if they agreed
+    by less (the bound of Clopper and Pearson 1934, as in Geifman and El-Yaniv, "Selective Classification", 2017).
     """
     order = np.argsort(-sure, kind="stable")
     mistakes = np.cumsum(~right[order])
