@@ -422,13 +422,14 @@ class Bundle:
     @contextmanager
     def _as_checked(self) -> Iterator[None]:
         """What is read from the files within is what `open` checked; raises BundleError where it is not."""
-        self._check_identities()
+        self.check_unchanged()
         try:
             yield
         finally:
-            self._check_identities()
+            self.check_unchanged()
 
-    def _check_identities(self) -> None:
+    def check_unchanged(self) -> None:
+        """Raise BundleError where the folder's files are no longer those that were opened."""
         for name, identity in self._checked.items():
             path = self.path / name
             try:
