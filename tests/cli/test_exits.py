@@ -67,6 +67,14 @@ def test_too_few_inputs_are_one_line(midstream: Midstream, bundle: Path, inputs:
     assert "40 inputs cannot show an agreement of 0.99" in ended.error.replace("\n", " ")
 
 
+def test_a_list_of_no_cuts_deletes_nothing(midstream: Midstream, bundle: Path, inputs: Path) -> None:
+    (bundle / EXITS_FILE).write_text("{}")
+    ended = midstream("exits", bundle, "--calibration", inputs, "--agreement", "0.95", "--cuts", " ,")
+    assert ended.code == 2
+    assert "--cuts ' ,' names no cut" in ended.error
+    assert (bundle / EXITS_FILE).exists()
+
+
 def test_a_damaged_exit_is_told_and_can_be_learned_again(midstream: Midstream, bundle: Path, inputs: Path) -> None:
     (bundle / EXITS_FILE).write_text("{}")
     assert "is damaged" in midstream("inspect", bundle).error
