@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import threading
 import time
@@ -500,9 +501,10 @@ def _misfit(early_exit: Exit, manifest: Manifest) -> str | None:
         counts.append(pooling.count(spec.shape))
     if sum(count or 0 for count in counts) != len(early_exit.weights) or None in counts:
         return f"has weights for {len(early_exit.weights)} numbers, and others cross at {early_exit.cut!r}"
-    last = manifest.outputs[0].shape[-1] if manifest.outputs[0].shape else None
-    if last not in (None, len(early_exit.bias)):
-        return f"gives {len(early_exit.bias)} scores, and the model {last}"
+    output, scores = manifest.outputs[0], len(early_exit.bias)
+    sizes = [1 if size is None else size for size in output.shape]
+    if math.prod(sizes) != scores and not (output.shape[-1:] == (None,) and math.prod(sizes) == 1):
+        return f"gives {scores} scores, and the model {output}"
     return None
 
 

@@ -208,5 +208,8 @@ def as_output(found: NDArray[np.floating], scores: Scores, spec: TensorSpec) -> 
     if spec.scale is not None:
         limits = np.iinfo(spec.dtype.name)
         values = np.clip(np.rint(values / spec.scale) + (spec.zero_point or 0), limits.min, limits.max)
-    shape = tuple(1 if size is None else size for size in spec.shape[:-1])
-    return values.astype(spec.dtype).reshape(*shape, -1)
+    # A vector along whichever axis, such as [1, C, 1, 1]; the last where the specification leaves that open.
+    shape = [1 if size is None else size for size in spec.shape]
+    if math.prod(shape) != len(values):
+        shape[-1] = -1
+    return values.astype(spec.dtype).reshape(shape)

@@ -93,6 +93,31 @@ def test_a_quantised_output_is_answered_quantised() -> None:
     assert as_output(np.array([900.0, -900.0, 0.0]), "logits", spec).tolist() == [[127, -128, -128]]
 
 
+@pytest.mark.parametrize(
+    ("shape", "given"),
+    [
+        ((3,), (3,)),
+        ((1, 1, 1, 3), (1, 1, 1, 3)),
+        ((1, 3, 1, 1), (1, 3, 1, 1)),
+        ((None, 3, 1, 1), (1, 3, 1, 1)),
+        ((None, None), (1, 3)),
+    ],
+)
+def test_an_answer_has_the_shape_of_the_model_s(shape: tuple[int | None, ...], given: tuple[int, ...]) -> None:
+    spec = TensorSpec("scores", FLOAT32, shape)
+    answer = np.array([0.1, 0.7, 0.2], np.float32).reshape(given)
+    assert kind_of_scores(spec, [answer, answer]) == "shares"
+    back = as_output(logits(answer, spec, "shares"), "shares", spec)
+    assert back.shape == given
+    assert np.allclose(back, answer)
+
+
+def test_what_is_more_or_less_than_one_vector_is_no_scores() -> None:
+    spec = TensorSpec("scores", FLOAT32, (None, None))
+    for shapes in ([(2, 3)], [(1, 3), (1, 4)], [()], [(1, 0)], [(1, 4097)]):
+        assert kind_of_scores(spec, [np.zeros(shape, np.float32) for shape in shapes]) is None
+
+
 def test_what_quantising_makes_equal_is_told_as_the_output_is() -> None:
     spec = TensorSpec("scores", INT8, (1, 3), scale=0.5, zero_point=0)
     found = np.array([[10.0, 10.2, 0.0], [70.0, 90.0, 0.0], [1.0, 2.0, 0.0]])

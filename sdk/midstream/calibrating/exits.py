@@ -176,9 +176,8 @@ def _answers(bundle: Bundle, inputs: Sequence[Tensors]) -> tuple[_Answers | None
 
 def kind_of_scores(output: TensorSpec, answers: Sequence[Tensor]) -> Scores | None:
     """What the scores are; None where they are none, or not of one vector."""
-    sizes = {answer.shape[-1] if answer.ndim else 0 for answer in answers}
-    single = all(answer.ndim and math.prod(answer.shape[:-1]) == 1 for answer in answers)
-    if not single or len(sizes) != 1 or not 0 < max(sizes) <= _MAX_SCORES:
+    shapes = {answer.shape for answer in answers}
+    if len(shapes) != 1 or not 0 < max((*answers[0].shape, 0)) == answers[0].size <= _MAX_SCORES:
         return None
     if output.dtype.kind != "f" and (output.scale is None or output.dtype.kind not in "iu"):
         return None
