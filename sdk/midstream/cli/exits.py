@@ -104,6 +104,7 @@ def exit_json(early_exit: Exit) -> dict[str, Any]:
         "target": early_exit.target,
         "answered_share": early_exit.answered_share,
         "agreement": early_exit.agreement,
+        "assured": early_exit.assured,
         "samples": early_exit.samples,
         "held_out": early_exit.held_out,
         "head_ms": early_exit.head_ms,
