@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -44,15 +45,20 @@ class Pooling:
         values = real(tensor, spec)
         if self.axis is None:
             return values.reshape(-1)
-        rows = np.moveaxis(values, self.axis, -1)[0]
-        cells = rows
-        for axis in range(rows.ndim - 1):
-            length = rows.shape[axis]
-            starts = np.arange(self.grid) * length // self.grid
-            counts = np.maximum(np.diff(np.append(starts, length)), 1)
-            sums = np.add.reduceat(cells, starts, axis=axis)
-            cells = sums / counts.reshape(-1, *[1] * (sums.ndim - 1 - axis)).astype(np.float32)
-        return np.concatenate([cells.reshape(-1), rows.max(axis=tuple(range(rows.ndim - 1)))])
+        planes = values[0]
+        if self.axis == 1:
+            channels, *sizes = planes.shape
+            cells = planes.reshape(-1, sizes[-1]) @ averaging(sizes[-1], self.grid).T
+            if len(sizes) == 2:
+                cells = np.matmul(averaging(sizes[0], self.grid), cells.reshape(channels, sizes[0], self.grid))
+            cells, peaks = np.moveaxis(cells.reshape(channels, -1), 0, -1), planes.reshape(channels, -1).max(1)
+        else:
+            *sizes, channels = planes.shape
+            cells = averaging(sizes[0], self.grid) @ planes.reshape(sizes[0], -1)
+            if len(sizes) == 2:
+                cells = np.matmul(averaging(sizes[1], self.grid), cells.reshape(self.grid, sizes[1], channels))
+            peaks = planes.reshape(-1, channels).max(0)
+        return np.concatenate([cells.reshape(-1), peaks])
 
     def count(self, shape: Sequence[int | None]) -> int | None:
         """How many numbers a tensor of this shape gives; None where that depends on a dynamic size."""
@@ -62,6 +68,19 @@ class Pooling:
             return math.prod(known) if len(known) == len(sizes) else None
         channels = sizes[self.axis]
         return None if channels is None else channels * (self.grid ** (len(sizes) - 2) + 1)
+
+
+@lru_cache(maxsize=256)
+def averaging(length: int, grid: int) -> NDArray[np.float32]:
+    """What averages ``length`` positions in ``grid`` parts, grid × length.
+
+    Part i begins at ⌊i · length / grid⌋, and has one position at least.
+    """
+    starts = np.arange(grid + 1) * length // grid
+    ends = np.maximum(starts[1:], starts[:-1] + 1)
+    places = np.arange(length)
+    inside = (places >= starts[:-1, np.newaxis]) & (places < ends[:, np.newaxis])
+    return (inside / (ends - starts[:-1])[:, np.newaxis]).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

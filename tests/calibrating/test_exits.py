@@ -133,25 +133,42 @@ def test_how_sure_an_answer_is() -> None:
     assert choices(np.array([[-2.0], [0.5]])).tolist() == [0, 1]
 
 
+ONE_PART = np.zeros(600, np.int64)
+
+
 def test_the_threshold_takes_as_many_answers_as_show_the_agreement() -> None:
     sure = np.arange(600, 0, -1).astype(np.float64)
     right = np.ones(600, bool)
-    assert threshold(sure, right, 0.99) == 1.0
+    assert threshold(sure, right, ONE_PART, 0.99) == 1.0
     # 0.99²⁹⁸ is just above one twentieth.
-    assert threshold(sure[:298], right[:298], 0.99) is None
-    assert threshold(sure[:299], right[:299], 0.99) == sure[298]
+    assert threshold(sure[:298], right[:298], ONE_PART[:298], 0.99) is None
+    assert threshold(sure[:299], right[:299], ONE_PART[:299], 0.99) == sure[298]
     wrong = right.copy()
     wrong[500:] = False
     # Of 501 answers one may be wrong, for which it takes 473; two take 628.
-    assert threshold(sure, wrong, 0.99) == sure[500]
+    assert threshold(sure, wrong, ONE_PART, 0.99) == sure[500]
+
+
+def test_no_part_may_agree_by_less() -> None:
+    sure = np.arange(600, 0, -1).astype(np.float64)
+    right = np.ones(600, bool)
+    right[480] = False
+    assert threshold(sure, right, ONE_PART, 0.99) == 1.0
+    # Of the second part's answers the first is wrong, and it has no hundred of them.
+    parts = np.where(np.arange(600) < 520, 0, 1)
+    parts[480] = 1
+    assert threshold(sure, right, parts, 0.99) == sure[479]
+    # It has a hundred and one.
+    parts[400:500] = 1
+    assert threshold(sure, right, parts, 0.99) == 1.0
 
 
 def test_answers_as_sure_as_each_other_are_given_together() -> None:
     sure = np.concatenate([np.full(320, 2.0), np.full(50, 1.0)])
     right = np.concatenate([np.ones(320, bool), np.zeros(50, bool)])
-    assert threshold(sure, right, 0.99) == 2.0
+    assert threshold(sure, right, ONE_PART[:370], 0.99) == 2.0
     right[[0, 1]] = False
-    assert threshold(sure, right, 0.99) is None
+    assert threshold(sure, right, ONE_PART[:370], 0.99) is None
 
 
 def test_parts_are_runs_of_neighbours() -> None:

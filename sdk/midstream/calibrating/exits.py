@@ -42,6 +42,7 @@ _HELD_EVERY = 4
 _SUM_TOLERANCE = 1e-2
 _TIMED = 20
 _DOUBT = 0.05
+_ROUNDING = 1e-9
 _FEWEST_CLASSES = 2
 # Numbers that vary by less than this share of themselves are constant but for their rounding.
 _CONSTANT = 1e-6
@@ -87,6 +88,11 @@ class _Answers:
     def learned(self) -> NDArray[np.int64]:
         """All that are learned from, part by part."""
         return np.concatenate(self.parts)
+
+    @property
+    def part(self) -> NDArray[np.int64]:
+        """Which part each of these is of."""
+        return np.repeat(np.arange(len(self.parts)), [len(part) for part in self.parts])
 
 
 @dataclass
@@ -209,19 +215,22 @@ def _at_cut(
     if not ways:
         return none("what crosses is too large, or of no fixed number of channels")
     tables = _pooled(bundle, cut, inputs, ways)
-    fits = [
-        (_fitted(table.astype(np.float64), answers), poolings, table)
-        for poolings, table in zip(ways, tables, strict=True)
-        if np.isfinite(table).all()
-    ]
-    if not fits:
+    if not all(np.isfinite(table).all() for table in tables):
         return none("what crosses is not finite for all inputs")
-    fit, chosen, table = min(fits, key=lambda each: each[0].error)
     taught = choices(answers.targets)
-    sure = confidence(fit.left_out)
-    least = threshold(sure, told(fit.left_out, answers.scores, answers.output) == taught[answers.learned], target)
-    if least is None:
+    best: tuple[_Fit, float, Mapping[str, Pooling], NDArray[np.float32]] | None = None
+    most = 0
+    for poolings, table in zip(ways, tables, strict=True):
+        fit = _fitted(table.astype(np.float64), answers)
+        right = told(fit.left_out, answers.scores, answers.output) == taught[answers.learned]
+        least = threshold(confidence(fit.left_out), right, answers.part, target)
+        count = 0 if least is None else int(np.count_nonzero(confidence(fit.left_out) >= least))
+        if least is not None and count > most:
+            best, most = (fit, least, poolings, table), count
+    if best is None:
         return none(f"no threshold reaches {target:g}")
+    fit, least, chosen, table = best
+    sure = confidence(fit.left_out)
     found = Exit(
         bundle=bundle.digest.hex(),
         cut=cut,
@@ -366,18 +375,24 @@ def ridges(
     return found
 
 
-def threshold(sure: NDArray[np.float64], right: NDArray[np.bool_], target: float) -> float | None:
+def threshold(
+    sure: NDArray[np.float64], right: NDArray[np.bool_], part: NDArray[np.int64], target: float
+) -> float | None:
     """The least confidence above which the answers are shown to agree by ``target``, or None.
 
     Shown is what so few mistakes among so many answers would in one of twenty cases at most be seen of if they agreed
-    by less (the bound of Clopper and Pearson 1934, as in Geifman and El-Yaniv, "Selective Classification", 2017).
+    by less (the bound of Clopper and Pearson 1934, as in Geifman and El-Yaniv, "Selective Classification", 2017). Nor
+    may any ``part`` of the inputs agree by less: they are of others than the rest, as those to come will be.
     """
     order = np.argsort(-sure, kind="stable")
-    mistakes = np.cumsum(~right[order])
+    given = part[order] == np.unique(part)[:, np.newaxis]
+    mistakes = np.cumsum(given & ~right[order], axis=1)
+    answers = np.cumsum(given, axis=1)
+    everywhere = (mistakes <= (1.0 - target) * answers + _ROUNDING).all(0)
     # Answers of one confidence are given or not given together.
     last_of_its_kind = np.append(sure[order][1:] < sure[order][:-1], True)
-    for at in np.flatnonzero(last_of_its_kind)[::-1]:
-        if _as_few(int(mistakes[at]), int(at) + 1, 1.0 - target) <= _DOUBT:
+    for at in np.flatnonzero(last_of_its_kind & everywhere)[::-1]:
+        if _as_few(int(mistakes[:, at].sum()), int(at) + 1, 1.0 - target) <= _DOUBT:
             return float(sure[order][at])
     return None
 
