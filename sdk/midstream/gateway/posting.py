@@ -1,4 +1,4 @@
-"""What a gateway sends to devices: replies, alone or together, refusals, and which wire versions it speaks."""
+"""What a gateway sends: replies, alone or together, refusals, which wire versions it speaks, what it passes on."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import uuid
 
 from midstream.communication import topics
 from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, split
+from midstream.communication.control import Taken, encode_control
 from midstream.communication.packs import encode_pack, request_id_of
 from midstream.communication.transport import MqttTransport
 from midstream.communication.versions import VersionNotice, encode_notice
-from midstream.communication.wire import REQUEST_ID_BYTES, Reply, Status, encode_reply
+from midstream.communication.wire import REQUEST_ID_BYTES, Reply, Status, encode_reply, encode_request
 from midstream.errors import MidstreamError
 from midstream.gateway.replies import HeldReplies
+from midstream.gateway.stages import Onward
 
 _log = logging.getLogger("midstream.gateway")
 
@@ -44,6 +46,22 @@ class Post:
                 held.add(device_id, message, deadline, now)
                 return
         self._post(device_id, message, request_id, request_id, deadline - now)
+
+    def forward(self, onward: Onward, device_id: str) -> bool:
+        """Send a request to the gateway that runs its next stage; False where it cannot go out."""
+        request, wait_s = onward.request, onward.request.deadline_ms / 1e3
+        topic = topics.forward_topic(onward.gateway_id, device_id, self._gateway_id)
+        correlation, expires_s = request.request_id, expiry_s(wait_s)
+        limit = self._transport.payload_limit(topic, correlation=correlation, expiry_s=expires_s)
+        return all(
+            self._transport.publish(topic, chunk, correlation=correlation, expiry_s=expires_s)
+            for chunk in split(encode_request(request), request.request_id, min(limit, CHUNK_BYTES))
+        )
+
+    def taken(self, device_id: str, message_id: bytes, tag: bytes) -> None:
+        """Tell a device that this gateway has its message of one chunk, which went to a pool."""
+        topic = topics.device_control_topic(device_id, self._gateway_id)
+        self._transport.publish(topic, encode_control(Taken(message_id, tag, 1, 1)), expiry_s=expiry_s(REFUSAL_S))
 
     def send_held(self, held: HeldReplies) -> None:
         """Send what is held, together where it is several."""

@@ -11,21 +11,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from midstream.allocation.rates import DEFAULT_RATES, Rates
 from midstream.communication import topics
 from midstream.communication.address import parse_broker_url
 from midstream.communication.announcements import MAX_BUNDLES
 from midstream.communication.codecs import optional_libraries
 from midstream.communication.fec import FEC_LIBRARY, fec_available
 from midstream.communication.presence import Presence
-from midstream.communication.transport import MqttTransport
+from midstream.communication.transport import Message, MqttTransport
 from midstream.communication.wire import Buffer, Limits, Request, Status
 from midstream.engines import Accelerator
 from midstream.errors import AcceleratorError, BundleError, MidstreamError, PeerError
 from midstream.gateway.announcing import Announcer
+from midstream.gateway.peers import Peers
+from midstream.gateway.pooling import checked_pool, secret_of_pool
 from midstream.gateway.posting import Post
 from midstream.gateway.receiving import Receiver
 from midstream.gateway.served import ServedBundle
-from midstream.gateway.work import Job, Work
+from midstream.gateway.work import Work
 
 _log = logging.getLogger("midstream.gateway")
 
@@ -39,8 +42,11 @@ class Gateway:
     ``workers`` requests run at once, each with one engine thread and its own copy of the slices in use; the default is
     one for each core. ``credentials`` is the folder with this gateway's certificate where the broker wants one: its
     name is then the gateway's id. ``accelerator`` is what runs them, "edgetpu" never, as only heads are compiled for
-    it. Raises BundleError on a damaged bundle, AcceleratorError where the accelerator cannot be used, and InputError on
-    a wrong broker URL or wrong credentials, all at once; a broker that is not up yet is waited for.
+    it. With ``pool`` it shares requests with the other gateways of this pool, by a subscription whose name follows from
+    ``pool_secret`` (default: the environment's MIDSTREAM_POOL_SECRET; without accounts none is needed). ``rates`` bound
+    what it takes of one device. Raises BundleError on a damaged bundle, AcceleratorError where the accelerator cannot
+    be used, and InputError on a wrong broker URL, wrong credentials, or a pool that is none, all at once; a broker that
+    is not up yet is waited for.
     """
 
     def __init__(
@@ -52,9 +58,14 @@ class Gateway:
         workers: int | None = None,
         accelerator: Accelerator = "cpu",
         credentials: str | Path | None = None,
+        pool: str | None = None,
+        pool_secret: str | None = None,
+        rates: Rates = DEFAULT_RATES,
     ) -> None:
         address = parse_broker_url(broker, credentials=credentials)
         self.gateway_id = topics.check_id(address.client_name("gateway", gateway_id) or f"gw-{uuid.uuid4().hex[:12]}")
+        self._pool = None if pool is None else checked_pool(pool)
+        self._pool_secret = secret_of_pool(pool_secret, address.has_account) if pool is not None else ""
         if accelerator == "edgetpu":
             raise AcceleratorError(
                 "a gateway runs tails, and only heads are compiled for the Edge TPU: run the gateway on cpu, or ONNX "
@@ -81,13 +92,14 @@ class Gateway:
             address,
             f"midstream-gw-{self.gateway_id}",
             will=(presence, b""),
-            on_message=lambda message: self._receiver.take(message),
+            on_message=self._on_message,
             on_state=self._on_state,
         )
         post = Post(self._transport, self.gateway_id)
         limits = Limits(*(max(bundle.max_request_bytes for bundle in served),) * 2)
-        self._work = Work(workers, post, self._news.set)
-        self._receiver = Receiver(post, limits, self._admit)
+        self._peers = Peers(self.gateway_id, {bundle.digest: bundle.bases_id for bundle in served})
+        self._work = Work(workers, post, self._peers, self._news.set)
+        self._receiver = Receiver(post, self._peers, limits, rates, self._admit, self._work.cancel)
         self._announcer = Announcer(self._transport, self.gateway_id)
         self._announcing = threading.Lock()
 
@@ -98,7 +110,11 @@ class Gateway:
             for bundle in self._served.values():
                 bundle.measure()
             self._work.start()
+            self._transport.subscribe(topics.presence_filter())
+            self._transport.subscribe(topics.load_filter())
             self._transport.subscribe(topics.request_filter(self.gateway_id))
+            for topic_filter in topics.gateway_filters(self.gateway_id):
+                self._transport.subscribe(topic_filter)
             self._transport.start()
         except BaseException:
             self._close()
@@ -163,7 +179,10 @@ class Gateway:
 
     def _on_state(self, connected: bool) -> None:
         _log.info("broker %s", "connected" if connected else "lost")
-        if connected:
+        if not connected:
+            self._peers.forget()
+        else:
+            self._join_pool()
             try:
                 self._announce_presence(always=True)
                 self._announce_load(always=True)
@@ -172,6 +191,17 @@ class Gateway:
                 self._cannot_announce = error
                 _log.warning("%s", error)
 
+    def _join_pool(self) -> None:
+        """Share the requests to the pool, where this broker can share."""
+        if self._pool is None:
+            return
+        shared, control = topics.pool_filters(self._pool, self._pool_secret)
+        self._transport.subscribe(control)
+        if self._transport.shares_subscriptions:
+            self._transport.subscribe(shared)
+        else:
+            _log.warning("the broker shares no subscriptions: devices ask the members of pool %s directly", self._pool)
+
     def _announce_presence(self, *, always: bool = False) -> None:
         presence = Presence(
             self.gateway_id,
@@ -179,14 +209,18 @@ class Gateway:
             tail_ms={digest.hex(): bundle.tail_ms() for digest, bundle in self._served.items()},
             knows=self._knows,
             bases={digest.hex(): bundle.bases_id for digest, bundle in self._served.items() if bundle.bases_id},
+            pools=() if self._pool is None else (self._pool,),
         )
         with self._announcing:
             self._announcer.presence(presence, always=always)
 
     def _announce_load(self, *, always: bool = False) -> None:
-        waiting, wait_ms, load = self._work.load()
+        load = self._work.load()
         with self._announcing:
-            self._announcer.load(waiting, wait_ms, load, time.monotonic(), always=always)
+            self._announcer.load(load, time.monotonic(), always=always)
+
+    def _on_message(self, message: Message) -> None:
+        self._receiver.take(message)
 
     def _admit(self, device_id: str, request: Request, data: Buffer, packed: bool) -> tuple[Status, str] | None:
         """Let a request in, or say why not."""
@@ -195,13 +229,14 @@ class Gateway:
             names = ", ".join(sorted(bundle.name for bundle in self._served.values()))
             digest = request.bundle_digest.hex()[:12]
             return Status.UNKNOWN_BUNDLE, f"this gateway has no bundle {digest}…; it has {names}"
-        if not served.knows(request.cut):
-            return Status.UNKNOWN_CUT, f"bundle {served.name!r} has no cut {request.cut!r}"
-        if request.onward:
-            return Status.CANNOT_FORWARD, "this gateway passes no request on; plan for a single gateway"
+        if unknown := served.unknown_stage(request):
+            return Status.UNKNOWN_CUT, unknown
         if request.deadline_ms == 0:
             return Status.EXPIRED, "its deadline had passed when it was sent"
-        now = time.monotonic()
-        return self._work.offer(
-            Job(request, device_id, served, now + request.deadline_ms / 1e3, now, packed), len(data)
-        )
+        if misfit := served.misfit(request, len(data)):
+            return Status.BAD_REQUEST, misfit
+        if request.onward:
+            peer, problem = self._peers.runner(request)
+            if peer is None:
+                return Status.CANNOT_FORWARD, problem
+        return self._work.offer(served, device_id, request, data, packed)
