@@ -15,6 +15,7 @@ import pytest
 from midstream.broker import Broker
 from midstream.bundle import Bundle
 from midstream.communication import topics
+from midstream.communication.address import parse_broker_url
 from midstream.communication.chunks import message_id_of, single
 from midstream.communication.codecs import optional_libraries
 from midstream.communication.control import Taken, encode_control
@@ -169,7 +170,9 @@ def test_a_gateway_that_has_taken_a_request_and_dies_is_replaced(
         life.enter_context(dying)
         dying.start(WAIT_S, required=True)
         if pool:
-            dying.subscribe(topics.pool_filters("attic", secret_of_pool(None, has_account=False))[0])
+            dying.subscribe(
+                topics.pool_filters("attic", secret_of_pool("attic", None, parse_broker_url(broker.url)))[0]
+            )
         dying.subscribe(topics.request_filter("dying"))
         dying.publish(topic, encode_presence(presence), retain=True)
         start_gateway(broker, "gw-b", outputs_path, POOL if pool else ())
