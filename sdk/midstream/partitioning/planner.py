@@ -282,6 +282,7 @@ def _check_state(state: SystemState) -> None:
         "device_load": state.device_load,
         "gateway_load": state.gateway_load,
         "gateway_wait_ms": state.gateway_wait_ms,
+        **{f"wait at {cut or 'the input'!r}": wait_ms for cut, wait_ms in state.gateway_waits_ms.items()},
     }
     if state.complexity is not None:
         figures["complexity"] = state.complexity
