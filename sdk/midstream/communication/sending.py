@@ -136,7 +136,8 @@ class Sender:
             while not pending.done.wait(self._patience_s(pending, until)):
                 now = time.monotonic()
                 if now >= until:
-                    pending.reply, pending.problem = None, "no answer in time"
+                    if not pending.done.is_set():
+                        pending.reply, pending.problem = None, "no answer in time"
                     break
                 if now >= _take_by(pending):
                     pending.lost = True
