@@ -82,6 +82,8 @@ def test_it_may_be_entered_again(broker: Broker, start_gateway, faces: Bundle, i
 
 
 def test_an_interrupt_while_it_is_entered_leaves_nothing_running(broker: Broker, faces: Bundle) -> None:
+    with Device(faces, broker.url) as earlier:
+        until(lambda: earlier.connected and earlier.gateways == 0, "the gateways of other tests to be gone")
     device = Device(faces, broker.url, device_id="interrupted")
     before = set(threading.enumerate())
 

@@ -110,10 +110,8 @@ class Gateway:
             for bundle in self._served.values():
                 bundle.measure()
             self._work.start()
-            self._transport.subscribe(topics.presence_filter())
-            self._transport.subscribe(topics.load_filter())
-            self._transport.subscribe(topics.request_filter(self.gateway_id))
-            for topic_filter in topics.gateway_filters(self.gateway_id):
+            own = (topics.request_filter(self.gateway_id), *topics.gateway_filters(self.gateway_id))
+            for topic_filter in (*own, topics.presence_filter(), topics.load_filter()):
                 self._transport.subscribe(topic_filter)
             self._transport.start()
         except BaseException:
