@@ -101,6 +101,15 @@ def test_the_deadline_holds_for_what_an_exit_does_not_answer() -> None:
     assert decide((LOCAL, LOCAL_EXIT), SystemState(None), replace(wanted, deadline_ms=103), POWER).exit == "c0"
 
 
+def test_a_missed_deadline_is_told_by_the_time_without_the_exit_s_answer() -> None:
+    late = replace(LOCAL_EXIT, device_ms=40.0, rest_ms=50.0)
+    why = decide((late,), SystemState(None), Objective(min_agreement=0.9, deadline_ms=60), POWER).why
+    # 50 ms on average, which would meet it.
+    assert "local behind the early exit at c0 (90.0 ms) is the fastest" in why
+    why = decide((SPLIT, late), STATE, Objective(min_agreement=0.9, deadline_ms=80), POWER).why
+    assert "unlike local behind the early exit at c0 (90.0 ms)" in why
+
+
 def test_local_prediction_needs_no_link() -> None:
     found = predict(LOCAL, SystemState(None, device_load=0.5), POWER)
     assert (found.latency_ms, found.energy_mj, found.period_ms) == (200.0, 600.0, 200.0)
