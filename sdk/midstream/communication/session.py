@@ -83,6 +83,7 @@ class Session:
         self.accepted = False
         self.refusal: Refusal | None = None
         self.packet_limit = MAX_PACKET_BYTES
+        self.shares_subscriptions = True
         self._address = address
         self._keepalive_s = keepalive_s
         self._receive = receive
@@ -229,6 +230,7 @@ class Session:
         self.accepted = True
         self._window = min(MAX_IN_FLIGHT, getattr(properties, "ReceiveMaximum", MAX_IN_FLIGHT))
         self.packet_limit = getattr(properties, "MaximumPacketSize", MAX_PACKET_BYTES)
+        self.shares_subscriptions = bool(getattr(properties, "SharedSubscriptionAvailable", 1))
 
     def _disconnected(
         self, _client: object, _data: object, flags: mqtt.DisconnectFlags, reason: ReasonCode, _props: object

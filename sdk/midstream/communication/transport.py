@@ -87,6 +87,7 @@ class MqttTransport:
         self._given_up = False
         self._last_error: str | None = None
         self._packet_limit = MAX_PACKET_BYTES
+        self._shares_subscriptions = True
         # Held by the loop whenever it is not waiting; whoever else holds it may use _waiting, the connection.
         self._turn = threading.Lock()
         self._waiting: Session | None = None
@@ -109,6 +110,11 @@ class MqttTransport:
     def given_up(self) -> bool:
         """Whether the broker refused for good, so that it no longer tries."""
         return self._given_up
+
+    @property
+    def shares_subscriptions(self) -> bool:
+        """Whether the broker, as far as it has said, hands each message on a shared subscription to one subscriber."""
+        return self._shares_subscriptions
 
     def __enter__(self) -> MqttTransport:
         self.start()
@@ -366,13 +372,15 @@ class MqttTransport:
 
     def _went_up(self, session: Session) -> None:
         with self._changed:
-            filters = dict(self._filters)
+            # Before anybody hears of the connection: what it asks for then finds the subscriptions there.
+            for topic_filter, qos in self._filters.items():
+                session.send(Subscribe(topic_filter, qos))
+            session.write()
             self._packet_limit = session.packet_limit
+            self._shares_subscriptions = session.shares_subscriptions
             self._last_error = None
             self._online = True
             self._changed.notify_all()
-        for topic_filter, qos in filters.items():
-            session.send(Subscribe(topic_filter, qos))
         logger.info("connected to the broker at %s", self._address)
         self._call(self._on_state, True)
 
