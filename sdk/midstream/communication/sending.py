@@ -105,7 +105,7 @@ class Sender:
             self._pending[request.request_id] = pending
         try:
             self._send(request, pending, expected)
-            while not pending.done.wait(self._patience_s(pending, until)):
+            while not self._wait(pending, self._patience_s(pending, until)):
                 if time.monotonic() >= until:
                     pending.problem = "no answer in time"
                     break
@@ -135,6 +135,13 @@ class Sender:
         with self._lock:
             waiting = list(self._pending.values())
         fail(waiting if gateway_id is None else [one for one in waiting if one.gateway_id == gateway_id], problem)
+        self._transport.rouse()
+
+    def _wait(self, pending: Pending, timeout_s: float) -> bool:
+        """Whether it is done within this time: read the connection here meanwhile, or leave that to who does it."""
+        if not self._transport.attend(pending.done.is_set, timeout_s):
+            pending.done.wait(timeout_s)
+        return pending.done.is_set()
 
     def _patience_s(self, pending: Pending, until: float) -> float:
         """How long to wait for an answer, or until those must be sent with which this request waits."""
@@ -243,6 +250,8 @@ class Sender:
                     break
         except (ValueError, MidstreamError) as error:
             fail(asked, _cannot_be_sent(error))
+        if len(asked) > 1 and asked[0].done.is_set():
+            self._transport.rouse()
 
     def _payload_limit(self, gateway_id: str, deadline_ms: int) -> int:
         """How many bytes the broker takes at once of what goes to this gateway."""

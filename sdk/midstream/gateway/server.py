@@ -57,6 +57,8 @@ PRESENCE_EVERY_S = 1.0
 LOAD_EVERY_S = 0.1
 QUEUE_CAPACITY = 256
 QUEUE_CAPACITY_BYTES = 256 << 20
+# A worker that reads the connection looks around at least so often.
+_ATTEND_S = 10.0
 # Who sent what cannot be read is answered, too, but how long it waits is not known.
 _REFUSAL_S = 10.0
 
@@ -164,6 +166,7 @@ class Gateway:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+        self._transport.rouse()
         for thread in self._threads:
             thread.join()
         self._transport.close(last=(topics.presence_topic(self.gateway_id), b""))
@@ -320,7 +323,9 @@ class Gateway:
             admission = self._queue.offer(ticket, now)
             if admission is Admission.ACCEPTED:
                 self._jobs[ticket.number] = job
-                self._changed.notify()
+                # A worker that reads the connection takes the first one itself.
+                if len(self._queue) > 1 or threading.current_thread() not in self._threads:
+                    self._changed.notify()
                 self._news.set()
         return None if admission is Admission.ACCEPTED else (Status.BUSY, admission.value)
 
@@ -351,11 +356,19 @@ class Gateway:
             or not held.waits_for(job.device_id, job.served.expected_ms(job.request.cut) / 1e3, time.monotonic())
         ):
             self._send_held(held)
-        if job is None:
+        while job is None:
+            attended = self._transport.attend(self._has_news, _ATTEND_S)
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or len(self._queue) > 0)
+                if not attended:
+                    self._changed.wait_for(self._has_news)
                 job = self._due_first()
+                if self._stopping:
+                    break
         return job
+
+    def _has_news(self) -> bool:
+        """Whether a worker that waits has something to do: a job, or to end."""
+        return self._stopping or len(self._queue) > 0
 
     def _due_first(self) -> _Job | None:
         ticket = self._queue.take()
