@@ -104,12 +104,16 @@ class Sender:
         with self._lock:
             self._pending[request.request_id] = pending
         try:
-            self._send(request, pending, expected)
-            while not self._wait(pending, self._patience_s(pending, until)):
-                if time.monotonic() >= until:
-                    pending.problem = "no answer in time"
-                    break
-                self._send_overdue(gateway_id)
+            with self._transport.attended() as attend:
+                self._send(request, pending, expected)
+                while not pending.done.is_set():
+                    if not attend(pending.done.is_set, self._patience_s(pending, until)):
+                        pending.done.wait(self._patience_s(pending, until))
+                    if not pending.done.is_set():
+                        if time.monotonic() >= until:
+                            pending.problem = "no answer in time"
+                            break
+                        self._send_overdue(gateway_id)
         except (ValueError, MidstreamError) as error:
             pending.fail(_cannot_be_sent(error))
         finally:
@@ -136,12 +140,6 @@ class Sender:
             waiting = list(self._pending.values())
         fail(waiting if gateway_id is None else [one for one in waiting if one.gateway_id == gateway_id], problem)
         self._transport.rouse()
-
-    def _wait(self, pending: Pending, timeout_s: float) -> bool:
-        """Whether it is done within this time: read the connection here meanwhile, or leave that to who does it."""
-        if not self._transport.attend(pending.done.is_set, timeout_s):
-            pending.done.wait(timeout_s)
-        return pending.done.is_set()
 
     def _patience_s(self, pending: Pending, until: float) -> float:
         """How long to wait for an answer, or until those must be sent with which this request waits."""
@@ -190,7 +188,8 @@ class Sender:
     def _send_overdue(self, gateway_id: str) -> None:
         now = time.monotonic()
         with self._lock:
-            due = self._packers[gateway_id].overdue(now)
+            packer = self._packers.get(gateway_id)
+            due = () if packer is None else packer.overdue(now)
         self._send_together(due, now)
 
     def _no_longer_under_way(self, pending: Pending) -> None:

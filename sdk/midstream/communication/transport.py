@@ -229,43 +229,56 @@ class MqttTransport:
         """Take back what was published with this correlation data and was not sent yet."""
         self._outbox.withdraw(correlation)
 
-    def attend(self, done: Callable[[], bool], timeout_s: float) -> bool:
-        """Read the connection on the caller's thread until ``done``, so that an answer needs no other thread.
+    @contextlib.contextmanager
+    def attended(self) -> Iterator[Callable[[Callable[[], bool], float], bool]]:
+        """Leave it to the caller's thread to read the connection, so that an answer needs no other thread.
 
-        Callbacks are called on it meanwhile. Returns False, at once or later, where that is not possible: somebody
-        else does it, there is no connection (any more), or the system cannot; then wait for the callbacks otherwise.
-        Returns True when ``done``, which `rouse` has looked at anew, or after ``timeout_s``.
+        Yields a function that does so until ``done()``, or for some seconds; callbacks are called on this thread
+        meanwhile. What came last is acknowledged with what is sent next, at the latest in a second: an answer is not to
+        wait for that. It returns False, at once or later, where it is not possible: somebody else does it, there is no
+        connection (any more), or the system cannot; then wait for the callbacks otherwise. `rouse` has it look anew.
+
+        The connection is not read outside of the function: do not do much else in between.
         """
+        loops: Waiter | None = None
         if self._turn.mine or not self._attending.acquire(blocking=False):
-            return False
+            yield lambda _done, _timeout_s: False
+            return
         try:
             with self._turn:
                 session, mine, loops = self._session, self._attending_waiter, self._loop_waiter
-                if session is None or mine is None or loops is None or not loops.mutable:
-                    return False
-                loops.mute(True)
-                try:
-                    return self._attend(session, mine, done, time.monotonic() + timeout_s)
-                finally:
-                    loops.mute(False)
-                    if session.has_buffered or not session.is_open:
-                        self._wake(always=True)
+                if loops is not None and loops.mutable:
+                    loops.mute(True)
+            yield lambda done, timeout_s: self._attend(session, mine, done, timeout_s)
         finally:
+            with self._turn:
+                if loops is not None:
+                    loops.mute(False)
+                if session is not None and (session.has_buffered or not session.is_open):
+                    self._wake(always=True)
             self._attending.release()
 
-    def _attend(self, session: Session, waiter: Waiter, done: Callable[[], bool], until_s: float) -> bool:
-        while session.is_open and self._close_by_s is None:
-            if done():
-                return True
-            left_s = until_s - time.monotonic()
-            if left_s <= 0:
-                return True
-            waiter.want_write(session.wants_write)
-            readable = session.has_buffered
-            if not readable:
-                with self._turn.released():
-                    readable = waiter.wait(min(left_s * 1000, _IDLE_MS))
-            self._work(session, readable)
+    def _attend(
+        self, session: Session | None, waiter: Waiter | None, done: Callable[[], bool], timeout_s: float
+    ) -> bool:
+        if session is None or waiter is None or not waiter.mutable:
+            return False
+        until_s = time.monotonic() + timeout_s
+        with self._turn:
+            while session.is_open and self._close_by_s is None:
+                if done():
+                    return True
+                self._write(session)
+                left_s = until_s - time.monotonic()
+                if left_s <= 0:
+                    return True
+                waiter.want_write(session.wants_write)
+                readable = session.has_buffered
+                if not readable:
+                    with self._turn.released():
+                        readable = waiter.wait(min(left_s * 1000, _IDLE_MS))
+                if readable:
+                    self._read(session)
         return False
 
     def rouse(self) -> None:
@@ -309,8 +322,7 @@ class MqttTransport:
             session = self._session
             if session is None or not session.is_open:
                 return False
-            self._queue(session)
-            session.write()
+            self._write(session)
             return session.is_open and not session.wants_write and not self._outbox
         finally:
             self._turn.release()
@@ -377,7 +389,11 @@ class MqttTransport:
         """Run one connection until it ends."""
         readable = False
         while session.is_open:
-            self._work(session, readable)
+            if readable:
+                self._read(session)
+            if session.accepted and not self._online:
+                self._went_up(session)
+            self._write(session)
             if self._may_disconnect(session):
                 session.disconnect()
             if not session.is_open:
@@ -390,14 +406,12 @@ class MqttTransport:
             readable = not waiter.muted and (readable or session.has_buffered)
             session.check_keepalive()
 
-    def _work(self, session: Session, readable: bool) -> None:
-        """One round: what came is read and dealt with, then what is due is written."""
-        if readable:
-            session.read()
+    def _read(self, session: Session) -> None:
+        session.read()
         for on_ack, ms in session.take_acks():
             self._call(on_ack, ms)
-        if session.accepted and not self._online:
-            self._went_up(session)
+
+    def _write(self, session: Session) -> None:
         self._queue(session)
         if session.wants_write:
             session.write()

@@ -357,7 +357,8 @@ class Gateway:
         ):
             self._send_held(held)
         while job is None:
-            attended = self._transport.attend(self._has_news, _ATTEND_S)
+            with self._transport.attended() as attend:
+                attended = attend(self._has_news, _ATTEND_S)
             with self._changed:
                 if not attended:
                     self._changed.wait_for(self._has_news)
