@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from midstream.communication import topics
 from midstream.communication.chunks import OVERHEAD_BYTES, split
-from midstream.communication.packing import Packer, SmallRequest, Way
+from midstream.communication.packing import SMALL_BYTES, Packer, SmallRequest, Way
 from midstream.communication.packs import MAX_PACK_BYTES, encode_pack
 from midstream.communication.transport import MqttTransport
 from midstream.communication.wire import REQUEST_ID_BYTES, Reply, Request, encode_request
@@ -167,6 +167,9 @@ class Sender:
     def _send(self, request: Request, pending: Pending, expected: Expected) -> None:
         """Send it, or keep it for others. Raises WireError or ValueError where it, or any request, is too large."""
         message = encode_request(request)
+        if not self._packing or len(message) > SMALL_BYTES:
+            self._send_alone(message, pending, request.deadline_ms)
+            return
         pack_bytes = min(self._payload_limit(pending.gateway_id, request.deadline_ms), self._chunk_bytes())
         way = Way(
             expected.round_trip_ms,
@@ -174,16 +177,19 @@ class Sender:
             expected.uplink_kbps,
             min(MAX_PACK_BYTES, pack_bytes - OVERHEAD_BYTES),
         )
-        if not self._packing or len(message) > way.small_bytes:
-            with self._lock:
-                message_id = self._register([pending])
-            self._publish([message], message_id, [pending], request.deadline_ms)
+        if len(message) > way.small_bytes:
+            self._send_alone(message, pending, request.deadline_ms)
             return
         with self._lock:
             now = time.monotonic()
             small = SmallRequest(request.request_id, message, now, request.deadline_ms, expected.work_ms)
             due = self._packers.setdefault(pending.gateway_id, Packer()).offer(small, way, now)
         self._send_together(due, now)
+
+    def _send_alone(self, message: bytes, pending: Pending, deadline_ms: int) -> None:
+        with self._lock:
+            message_id = self._register([pending])
+        self._publish([message], message_id, [pending], deadline_ms)
 
     def _send_overdue(self, gateway_id: str) -> None:
         now = time.monotonic()
@@ -235,12 +241,14 @@ class Sender:
             transfer = _Transfer(sum(map(len, chunks)), len(chunks), time.monotonic())
             for message, pending in zip(messages, asked, strict=True):
                 pending.sent_bytes = transfer.size_bytes * len(message) // sum(map(len, messages))
+            topic = topics.request_topic(gateway_id, self._device_id)
+            reply_topic = topics.reply_topic(gateway_id, self._device_id)
             for chunk in chunks:
                 if not self._transport.publish(
-                    topics.request_topic(gateway_id, self._device_id),
+                    topic,
                     chunk,
                     correlation=message_id,
-                    response_topic=topics.reply_topic(gateway_id, self._device_id),
+                    response_topic=reply_topic,
                     expiry_s=_expiry_s(deadline_ms),
                     on_ack=lambda _ms: self._acked(transfer),
                 ):

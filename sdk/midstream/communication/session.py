@@ -125,9 +125,9 @@ class Session:
     def send(self, item: Publish | Subscribe) -> None:
         """Queue it; `write` sends it."""
         if isinstance(item, Subscribe):
-            packet_id = self._next_id()
-            self._asked[packet_id] = item.topic_filter
-            self._put(mqtt.subscribe(packet_id, item.topic_filter, item.qos))
+            asked_id = self._next_id()
+            self._asked[asked_id] = item.topic_filter
+            self._put(mqtt.subscribe(asked_id, item.topic_filter, item.qos))
             return
         packet_id = self._next_id() if item.qos else None
         self._put(mqtt.publish_header(item.topic, len(item.payload), packet_id, item.retain, item.properties))

@@ -275,8 +275,11 @@ class MqttTransport:
                 waiter.want_write(session.wants_write)
                 readable = session.has_buffered
                 if not readable:
-                    with self._turn.released():
+                    self._turn.release()
+                    try:
                         readable = waiter.wait(min(left_s * 1000, _IDLE_MS))
+                    finally:
+                        self._turn.acquire()
                 if readable:
                     self._read(session)
         return False
@@ -376,8 +379,12 @@ class MqttTransport:
                 finally:
                     self._session = self._loop_waiter = self._attending_waiter = None
                     session.end()
-                    with self._turn.released(), self._attending:  # whoever attends has left
-                        pass
+                    self._turn.release()
+                    try:
+                        with self._attending:  # whoever attends has left
+                            pass
+                    finally:
+                        self._turn.acquire()
         except Exception as error:  # whatever a broker causes: try again later
             logger.debug("connection to %s failed", self._address, exc_info=True)
             session.refusal = session.refusal or unreachable(self._address, error)
@@ -400,8 +407,11 @@ class MqttTransport:
                 return
             waiter.want_write(session.wants_write)
             timeout_ms = 0 if session.has_buffered and not waiter.muted else self._timeout_ms()
-            with self._turn.released():
+            self._turn.release()
+            try:
                 readable = waiter.wait(timeout_ms)
+            finally:
+                self._turn.acquire()
             # What whoever attends waits for must not be taken from under it.
             readable = not waiter.muted and (readable or session.has_buffered)
             session.check_keepalive()
@@ -493,21 +503,16 @@ class _Turn:
         self._owner = None
         self._lock.release()
 
-    def __enter__(self) -> None:
+    def acquire(self) -> None:
+        """Wait for it."""
         self._lock.acquire()
         self._owner = threading.get_ident()
 
+    def __enter__(self) -> None:
+        self.acquire()
+
     def __exit__(self, *_: object) -> None:
         self.release()
-
-    @contextlib.contextmanager
-    def released(self) -> Iterator[None]:
-        """Let others have it for a while."""
-        self.release()
-        try:
-            yield
-        finally:
-            self.__enter__()
 
 
 def _checked_topic(topic: str, qos: int) -> int:
