@@ -90,8 +90,8 @@ def test_connect_is_what_another_implementation_sends() -> None:
 def test_what_else_is_sent_is_as_in_the_standard() -> None:
     assert mqtt.subscribe(10, "a/b", 1) == bytes.fromhex("82 09 000a 00 0003 612f62 01")
     assert mqtt.puback(0x1234) == bytes.fromhex("40 02 1234")
-    assert mqtt.PINGREQ == bytes.fromhex("c000")
-    assert mqtt.DISCONNECT == bytes.fromhex("e000")
+    assert bytes.fromhex("c000") == mqtt.PINGREQ
+    assert bytes.fromhex("e000") == mqtt.DISCONNECT
     for value, encoded in ((0, "00"), (127, "7f"), (128, "8001"), (16_384, "808001"), (268_435_455, "ffffff7f")):
         assert mqtt.variable_length(value) == bytes.fromhex(encoded)
 
