@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from midstream.communication import topics
 from midstream.communication.address import BrokerAddress
 from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler
+from midstream.communication.lanes import Lanes
 from midstream.communication.load import LoadReport, decode_load
 from midstream.communication.packs import MAX_PACK_BYTES, decode_pack, request_id_of
 from midstream.communication.presence import Presence, decode_presence
 from midstream.communication.sending import Expected, Pending, Sender, fail
-from midstream.communication.transport import Message, MqttTransport
+from midstream.communication.transport import Message
 from midstream.communication.versions import common_version, decode_notice, disagreement, is_notice
 from midstream.communication.wire import Buffer, Limits, Request, Status, decode_reply
 from midstream.errors import WireError
@@ -33,6 +34,7 @@ PROBE_EVERY_S = 2.0
 # After a failure a gateway is left alone for this long, doubled at each further one.
 _FIRST_REST_S, _LONGEST_REST_S = 0.5, 15.0
 _MAX_GATEWAYS = 256
+_LOST = "the connection to the broker was lost"
 _NAMED = 3
 
 
@@ -45,7 +47,7 @@ class _Rest:
 
 
 class Exchange:
-    """Requests out, replies in, over one connection. Thread-safe; `start` and `close` bracket its life.
+    """Requests out, replies in, over two connections. Thread-safe; `start` and `close` bracket its life.
 
     With ``packing``, small requests that are asked at the same time may go out in one message.
     """
@@ -63,10 +65,14 @@ class Exchange:
         self._link = LinkEstimate()
         self._probed = 0.0
         self._reassembler = Reassembler(limits.max_message_bytes)
-        self._transport = MqttTransport(
-            broker, f"midstream-dev-{device_id}", on_message=self._on_message, on_state=self._on_state
+        self._transport = Lanes(
+            broker,
+            f"midstream-dev-{device_id}",
+            on_message=self._on_message,
+            on_state=self._on_state,
+            on_urgent_lost=lambda: self._sender.fail(_LOST, urgent=True),
         )
-        self._transport.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
+        self._transport.main.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
         self._sender = Sender(
             self._transport, device_id, self._chunk_bytes, on_transfer=self._after_transfer, packing=packing
         )
@@ -76,6 +82,7 @@ class Exchange:
         self._transport.subscribe(topics.presence_filter())
         self._transport.subscribe(topics.load_filter())
         self._transport.subscribe(topics.reply_filter(self._device_id))
+        self._transport.subscribe(topics.urgent_reply_filter(self._device_id), urgent=True)
         self._transport.start()
         with self._lock:
             self._lock.wait_for(lambda: self._serving() is not None, wait_s)
@@ -235,7 +242,7 @@ class Exchange:
             with self._lock:
                 self._gateways.clear()
                 self._loads.clear()
-            self._sender.fail("the connection to the broker was lost")
+            self._sender.fail(_LOST, urgent=False)
 
     def _on_message(self, message: Message) -> None:
         try:
@@ -326,4 +333,4 @@ class Exchange:
                 link = replace(link, downlink_kbps=link.uplink_kbps)
             self._link = link
             self._probed = time.monotonic()
-            self._transport.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
+            self._transport.main.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()

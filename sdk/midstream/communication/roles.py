@@ -50,6 +50,7 @@ def of_any_version(topic_filter: str) -> str:
 def _device(name: str) -> Rights:
     publish = (
         of_any(lambda gateway: topics.request_topic(gateway, name)),
+        of_any(lambda gateway: topics.urgent_request_topic(gateway, name)),
         of_any(lambda gateway: topics.gateway_control_topic(gateway, name)),
         of_any(lambda pool: topics.pool_request_topic(pool, name)),
         of_any(lambda pool: topics.pool_control_topic(pool, name)),
@@ -61,6 +62,7 @@ def _device(name: str) -> Rights:
             topics.presence_filter(),
             topics.load_filter(),
             topics.reply_filter(name),
+            topics.urgent_reply_filter(name),
             topics.device_control_filter(name),
         ),
     )
@@ -71,6 +73,7 @@ def _gateway(name: str) -> Rights:
         topics.presence_topic(name),
         topics.load_topic(name),
         of_any(lambda device: topics.reply_topic(name, device)),
+        of_any(lambda device: topics.urgent_reply_topic(name, device)),
         of_any(lambda device: topics.device_control_topic(device, name)),
         of_any(lambda gateway: of_any(lambda device: topics.forward_topic(gateway, device, name))),
         of_any(lambda gateway: topics.peer_control_topic(gateway, name)),
@@ -81,6 +84,7 @@ def _gateway(name: str) -> Rights:
             topics.presence_filter(),
             topics.load_filter(),
             topics.request_filter(name),
+            topics.urgent_request_filter(name),
             *topics.gateway_filters(name),
         ),
     )

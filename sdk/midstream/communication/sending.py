@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from midstream.communication import topics
 from midstream.communication.chunks import OVERHEAD_BYTES, split
+from midstream.communication.lanes import Lanes
 from midstream.communication.packing import SMALL_BYTES, Packer, SmallRequest, Way
 from midstream.communication.packs import MAX_PACK_BYTES, encode_pack
-from midstream.communication.transport import MqttTransport
-from midstream.communication.wire import REQUEST_ID_BYTES, Reply, Request, encode_request
+from midstream.communication.wire import REQUEST_ID_BYTES, Priority, Reply, Request, encode_request
 from midstream.errors import MidstreamError
 
 
@@ -22,6 +22,7 @@ class Pending:
     """A request, under way or done. ``problem`` says why there is no reply.
 
     ``held_ms`` is how long it waited for others to be sent with; ``sent_bytes`` is its share of what they took.
+    ``urgent`` is one that goes, and is answered, over the second connection.
     """
 
     request_id: bytes
@@ -32,6 +33,8 @@ class Pending:
     received_bytes: int = 0
     problem: str | None = None
     held_ms: float = 0.0
+    priority: Priority = Priority.NORMAL
+    urgent: bool = False
     message_id: bytes | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
@@ -71,7 +74,7 @@ class Sender:
 
     def __init__(
         self,
-        transport: MqttTransport,
+        transport: Lanes,
         device_id: str,
         chunk_bytes: Callable[[], int],
         on_transfer: Callable[[int, float], None],
@@ -99,12 +102,15 @@ class Sender:
 
         Nothing of it is left when this returns: what was not sent yet is not sent any more, unless others wait for it.
         """
-        pending = Pending(request.request_id, gateway_id, time.monotonic())
+        urgent = request.priority is Priority.CRITICAL and self._transport.urgent.connected
+        pending = Pending(
+            request.request_id, gateway_id, time.monotonic(), priority=request.priority, urgent=urgent
+        )
         until = pending.started + timeout_s
         with self._lock:
             self._pending[request.request_id] = pending
         try:
-            with self._transport.attended() as attend:
+            with self._transport.attended(urgent) as attend:
                 self._send(request, pending, expected)
                 while not pending.done.is_set():
                     if not attend(pending.done.is_set, self._patience_s(pending, until)):
@@ -134,10 +140,10 @@ class Sender:
         pending.done.set()
         self._no_longer_under_way(pending)
 
-    def fail(self, problem: str, gateway_id: str | None = None) -> None:
-        """No request is answered any more, or none of those to this gateway."""
+    def fail(self, problem: str, gateway_id: str | None = None, *, urgent: bool | None = None) -> None:
+        """No request is answered any more, or none of those to this gateway, or that are, or are not, urgent."""
         with self._lock:
-            waiting = list(self._pending.values())
+            waiting = [one for one in self._pending.values() if urgent in (None, one.urgent)]
         fail(waiting if gateway_id is None else [one for one in waiting if one.gateway_id == gateway_id], problem)
         self._transport.rouse()
 
@@ -167,7 +173,7 @@ class Sender:
     def _send(self, request: Request, pending: Pending, expected: Expected) -> None:
         """Send it, or keep it for others. Raises WireError or ValueError where it, or any request, is too large."""
         message = encode_request(request)
-        if not self._packing or len(message) > SMALL_BYTES:
+        if not self._packing or pending.urgent or len(message) > SMALL_BYTES:
             self._send_alone(message, pending, request.deadline_ms)
             return
         pack_bytes = min(self._payload_limit(pending.gateway_id, request.deadline_ms), self._chunk_bytes())
@@ -241,8 +247,13 @@ class Sender:
             transfer = _Transfer(sum(map(len, chunks)), len(chunks), time.monotonic())
             for message, pending in zip(messages, asked, strict=True):
                 pending.sent_bytes = transfer.size_bytes * len(message) // sum(map(len, messages))
-            topic = topics.request_topic(gateway_id, self._device_id)
-            reply_topic = topics.reply_topic(gateway_id, self._device_id)
+            if asked[0].urgent:
+                topic = topics.urgent_request_topic(gateway_id, self._device_id)
+                reply_topic = topics.urgent_reply_topic(gateway_id, self._device_id)
+            else:
+                topic = topics.request_topic(gateway_id, self._device_id)
+                reply_topic = topics.reply_topic(gateway_id, self._device_id)
+            priority = min(pending.priority for pending in asked)
             for chunk in chunks:
                 if not self._transport.publish(
                     topic,
@@ -251,6 +262,7 @@ class Sender:
                     response_topic=reply_topic,
                     expiry_s=_expiry_s(deadline_ms),
                     on_ack=lambda _ms: self._acked(transfer),
+                    priority=priority,
                 ):
                     up = self._transport.connected
                     fail(asked, "too much waits to be sent already" if up else "the broker cannot be reached")

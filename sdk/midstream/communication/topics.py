@@ -24,10 +24,11 @@ MIN_SECRET_CHARACTERS: Final = 16
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _VERSION = r"midstream/(0|[1-9][0-9]{0,2})"
 _REQUEST = re.compile(rf"{_VERSION}/(gw|pool)/({_ID.pattern})/req/({_ID.pattern})")
+_URGENT_REQUEST = re.compile(rf"{_VERSION}/gw/({_ID.pattern})/urg/({_ID.pattern})")
 _FORWARD = re.compile(rf"{_VERSION}/gw/({_ID.pattern})/fwd/({_ID.pattern})/({_ID.pattern})")
 _DEVICE_CONTROL = re.compile(rf"{_VERSION}/(gw|pool)/({_ID.pattern})/ctl/({_ID.pattern})")
 _PEER_CONTROL = re.compile(rf"{_VERSION}/gw/({_ID.pattern})/peer/({_ID.pattern})")
-_REPLY = re.compile(rf"{_VERSION}/dev/({_ID.pattern})/rep/({_ID.pattern})")
+_REPLY = re.compile(rf"{_VERSION}/dev/({_ID.pattern})/(?:rep|urg)/({_ID.pattern})")
 _GATEWAY_CONTROL = re.compile(rf"{_VERSION}/dev/({_ID.pattern})/ctl/({_ID.pattern})")
 _PRESENCE = re.compile(rf"{PRESENCE_PREFIX}({_ID.pattern})")
 _LOAD = re.compile(rf"{LOAD_PREFIX}({_ID.pattern})")
@@ -35,11 +36,15 @@ _LOAD = re.compile(rf"{LOAD_PREFIX}({_ID.pattern})")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The two ends of a request or a reply, and the wire version that the topic is of."""
+    """The two ends of a request or a reply, and the wire version that the topic is of.
+
+    ``urgent`` is a request on the topic of critical ones: its reply goes to the topic of their replies.
+    """
 
     gateway_id: str
     device_id: str
     version: int = WIRE_VERSION
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ class Inbound:
 
     "request" and "control" come from the device; "forward" from gateway ``sender_id``, for the device; "peer", control
     messages, from gateway ``sender_id``, for no device. With ``pool_id`` it was sent to that pool, else to a gateway.
+    ``urgent`` is what came on the topic of critical requests.
     """
 
     kind: Literal["request", "forward", "control", "peer"]
@@ -55,6 +61,7 @@ class Inbound:
     sender_id: str
     device_id: str = ""
     pool_id: str = ""
+    urgent: bool = False
 
 
 def check_id(name: str) -> str:
@@ -67,6 +74,11 @@ def check_id(name: str) -> str:
 def request_topic(gateway_id: str, device_id: str) -> str:
     """Where this device sends requests to this gateway."""
     return f"{ROOT}/gw/{check_id(gateway_id)}/req/{check_id(device_id)}"
+
+
+def urgent_request_topic(gateway_id: str, device_id: str) -> str:
+    """Where this device sends critical requests to this gateway, if it has a second connection for the replies."""
+    return f"{ROOT}/gw/{check_id(gateway_id)}/urg/{check_id(device_id)}"
 
 
 def pool_request_topic(pool_id: str, device_id: str) -> str:
@@ -82,6 +94,11 @@ def forward_topic(gateway_id: str, device_id: str, sender_id: str) -> str:
 def reply_topic(gateway_id: str, device_id: str, version: int = WIRE_VERSION) -> str:
     """Where this gateway answers this device."""
     return f"midstream/{version}/dev/{check_id(device_id)}/rep/{check_id(gateway_id)}"
+
+
+def urgent_reply_topic(gateway_id: str, device_id: str, version: int = WIRE_VERSION) -> str:
+    """Where this gateway answers what came on the topic of critical requests."""
+    return f"midstream/{version}/dev/{check_id(device_id)}/urg/{check_id(gateway_id)}"
 
 
 def gateway_control_topic(gateway_id: str, device_id: str) -> str:
@@ -124,6 +141,11 @@ def request_filter(gateway_id: str) -> str:
     return f"midstream/+/gw/{check_id(gateway_id)}/req/+"
 
 
+def urgent_request_filter(gateway_id: str) -> str:
+    """What a gateway subscribes to: critical requests to it, in any version."""
+    return f"midstream/+/gw/{check_id(gateway_id)}/urg/+"
+
+
 def gateway_filters(gateway_id: str) -> tuple[str, ...]:
     """What else a gateway subscribes to: what is passed on to it, and control messages of devices and gateways."""
     own = f"{ROOT}/gw/{check_id(gateway_id)}"
@@ -150,6 +172,11 @@ def reply_filter(device_id: str) -> str:
     return f"{ROOT}/dev/{check_id(device_id)}/rep/+"
 
 
+def urgent_reply_filter(device_id: str) -> str:
+    """What a device subscribes to on its second connection: the replies of all gateways to its critical requests."""
+    return f"{ROOT}/dev/{check_id(device_id)}/urg/+"
+
+
 def device_control_filter(device_id: str) -> str:
     """What a device subscribes to: the control messages of all gateways to it."""
     return f"{ROOT}/dev/{check_id(device_id)}/ctl/+"
@@ -170,6 +197,9 @@ def parse_inbound(topic: str) -> Inbound:
     if match := _REQUEST.fullmatch(topic):
         version, place, receiver, device = match.groups()
         return Inbound("request", int(version), device, device, receiver if place == "pool" else "")
+    if match := _URGENT_REQUEST.fullmatch(topic):
+        version, _, device = match.groups()
+        return Inbound("request", int(version), device, device, urgent=True)
     if match := _FORWARD.fullmatch(topic):
         version, _, device, sender = match.groups()
         return Inbound("forward", int(version), sender, device)
@@ -182,6 +212,9 @@ def parse_inbound(topic: str) -> Inbound:
 
 def parse_request_topic(topic: str) -> Route:
     """Which device sent a request to which gateway; raises WireError on any other topic, a pool's too."""
+    if match := _URGENT_REQUEST.fullmatch(topic):
+        version, gateway_id, device_id = match.groups()
+        return Route(gateway_id, device_id, int(version), urgent=True)
     version, place, gateway_id, device_id = _parse(_REQUEST, topic, "a request's")
     if place != "gw":
         raise WireError(f"topic {topic[:200]!r} is a pool's, not a gateway's")
@@ -218,7 +251,8 @@ def answer_topic(topic: str, gateway_id: str) -> str:
     inbound = parse_inbound(topic)
     if inbound.kind not in ("request", "forward"):
         raise WireError(f"topic {topic[:200]!r} is not a request's topic")
-    return reply_topic(gateway_id, inbound.device_id, inbound.version)
+    topic_of = urgent_reply_topic if inbound.urgent else reply_topic
+    return topic_of(gateway_id, inbound.device_id, inbound.version)
 
 
 def _parse(pattern: re.Pattern[str], topic: str, whose: str) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from midstream.communication.outbox import Outbox, Publish, Subscribe, pack_prop
 from midstream.communication.session import Session
 from midstream.communication.streams import CONNECT_TIMEOUT_S
 from midstream.communication.waiting import Waiter
+from midstream.communication.wire import Priority
 from midstream.errors import PeerError
 
 __all__ = ["BrokerAddress", "Message", "MqttTransport", "parse_broker_url"]
@@ -197,10 +198,11 @@ class MqttTransport:
         response_topic: str | None = None,
         expiry_s: int | None = None,
         on_ack: Callable[[float], None] | None = None,
+        priority: Priority = Priority.NORMAL,
     ) -> bool:
         """Hand a message to the connection; never blocks. False where there is none, or too much waits for it already.
 
-        After ``expiry_s`` seconds it is not sent any more; `withdraw` takes it back before. ``on_ack`` is called on the
+        What waits goes by ``priority``, and of one class in order; what was sent is not overtaken any more. After ``expiry_s`` seconds it is not sent any more; `withdraw` takes it back before. ``on_ack`` is called on the
         transport's thread with the milliseconds from here to the broker's PUBACK; never with QoS 0, or where the
         connection breaks first.
 
@@ -217,7 +219,7 @@ class MqttTransport:
             )
         now_s = time.perf_counter()
         expires_s = None if expiry_s is None else now_s + expiry_s
-        message = Publish(topic, payload, qos, retain, properties, on_ack, now_s, expires_s, correlation)
+        message = Publish(topic, payload, qos, retain, properties, on_ack, now_s, expires_s, correlation, priority)
         with self._changed:
             if not self._online or not self._outbox.put(message):
                 return False

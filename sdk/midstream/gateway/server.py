@@ -22,9 +22,10 @@ from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassemb
 from midstream.communication.codecs import encode, optional_libraries
 from midstream.communication.fec import FEC_LIBRARY, fec_available
 from midstream.communication.framing import WIRE_VERSION, check_version
+from midstream.communication.lanes import Lanes
 from midstream.communication.packs import decode_pack, encode_pack, is_pack, request_id_of
 from midstream.communication.presence import Presence
-from midstream.communication.transport import Message, MqttTransport
+from midstream.communication.transport import Message
 from midstream.communication.versions import VersionNotice, encode_notice
 from midstream.communication.wire import (
     REQUEST_ID_BYTES,
@@ -128,7 +129,7 @@ class Gateway:
         self._cannot_announce: PeerError | None = None
         self._threads: list[threading.Thread] = []
         presence = topics.presence_topic(self.gateway_id)
-        self._transport = MqttTransport(
+        self._transport = Lanes(
             address,
             f"midstream-gw-{self.gateway_id}",
             will=(presence, b""),
@@ -150,6 +151,8 @@ class Gateway:
                 thread.start()
                 self._threads.append(thread)
             self._transport.subscribe(topics.request_filter(self.gateway_id))
+            # On the same connection, whose will tells devices that nobody listens any more.
+            self._transport.subscribe(topics.urgent_request_filter(self.gateway_id))
             self._transport.start()
         except BaseException:
             self._close()
@@ -319,7 +322,7 @@ class Gateway:
         job = _Job(request, device_id, served, now + request.deadline_ms / 1e3, now, packed)
         with self._changed:
             work_s = served.expected_ms(request.cut) / 1e3
-            ticket = Ticket(job.deadline, next(self._numbers), work_s, now, size_bytes)
+            ticket = Ticket(job.deadline, next(self._numbers), work_s, now, size_bytes, request.priority)
             admission = self._queue.offer(ticket, now)
             if admission is Admission.ACCEPTED:
                 self._jobs[ticket.number] = job
