@@ -89,6 +89,7 @@ def test_connect_is_what_another_implementation_sends() -> None:
 
 def test_what_else_is_sent_is_as_in_the_standard() -> None:
     assert mqtt.subscribe(10, "a/b", 1) == bytes.fromhex("82 09 000a 00 0003 612f62 01")
+    assert mqtt.unsubscribe(10, "a/b") == bytes.fromhex("a2 08 000a 00 0003 612f62")
     assert mqtt.puback(0x1234) == bytes.fromhex("40 02 1234")
     assert bytes.fromhex("c000") == mqtt.PINGREQ
     assert bytes.fromhex("e000") == mqtt.DISCONNECT
@@ -99,12 +100,13 @@ def test_what_else_is_sent_is_as_in_the_standard() -> None:
 def test_what_a_broker_answers_is_understood() -> None:
     beside = bytes.fromhex("21 0014 27 00100000 13 000a 22 000a 26 0001 61 0001 62 12 0001 78")
     answer = b"\x20" + bytes([3 + len(beside)]) + b"\0\0" + bytes([len(beside)]) + beside
-    rest = bytes.fromhex("40 02 0007  40 03 0008 87  90 05 0009 00 01 87  d0 00  e0 01 8e  e0 00")
+    rest = bytes.fromhex("40 02 0007  40 03 0008 87  90 05 0009 00 01 87  b0 04 000a 00 00  d0 00  e0 01 8e  e0 00")
     assert packets(answer + rest) == [
         mqtt.Connected(0, 20, 1 << 20, 10),
         mqtt.Acknowledged(7, 0),
         mqtt.Acknowledged(8, 0x87),
         mqtt.Subscribed(9, b"\x01\x87"),
+        mqtt.Unsubscribed(),
         mqtt.Pong(),
         mqtt.Disconnected(0x8E),
         mqtt.Disconnected(0),

@@ -20,8 +20,8 @@ class Lanes:
     """A transport of two connections, with the methods of one; `MqttTransport` says what they do.
 
     What is published as critical goes out on the second connection where there is one, else first on the main one, on
-    which everything else goes. What is subscribed to as urgent comes on the second. The state is the main one's, which
-    has the will; ``on_urgent_lost`` is called where the second ends. ``on_message`` is called for one message at a
+    which everything else goes. What is subscribed to as urgent comes on the second, and on the main one while there is
+    no second: for a moment it may come on both, or on none. The state is the main one's, which has the will; ``on_urgent_lost`` is called where the second ends. ``on_message`` is called for one message at a
     time. `close` must not be called from a callback.
     """
 
@@ -38,6 +38,7 @@ class Lanes:
         self._one_at_a_time = threading.Lock()
         self._on_message = on_message
         self._on_urgent_lost = on_urgent_lost
+        self._urgent_filters: dict[str, int] = {}
         self.main = MqttTransport(broker, client_id, will=will, on_message=self._receive, on_state=on_state)
         self.urgent = MqttTransport(
             broker, f"{client_id}-urgent", on_message=self._receive, on_state=self._on_urgent_state
@@ -78,7 +79,11 @@ class Lanes:
 
     def subscribe(self, topic_filter: str, qos: int = 1, *, urgent: bool = False) -> None:
         """Ask for these topics, on the second connection where they are urgent."""
-        self.lane(urgent).subscribe(topic_filter, qos)
+        if urgent:
+            self._urgent_filters[topic_filter] = qos
+            self.urgent.subscribe(topic_filter, qos)
+        if not urgent or not self.urgent.connected:
+            self.main.subscribe(topic_filter, qos)
 
     def payload_limit(
         self,
@@ -148,5 +153,10 @@ class Lanes:
             self._on_message(message)
 
     def _on_urgent_state(self, connected: bool) -> None:
+        for topic_filter, qos in list(self._urgent_filters.items()):
+            if connected:
+                self.main.unsubscribe(topic_filter)
+            else:
+                self.main.subscribe(topic_filter, qos)
         if not connected and self._on_urgent_lost is not None:
             self._on_urgent_lost()

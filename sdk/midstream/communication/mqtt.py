@@ -27,11 +27,13 @@ __all__ = [
     "Published",
     "Receiver",
     "Subscribed",
+    "Unsubscribed",
     "connect",
     "puback",
     "publish_header",
     "reason_name",
     "subscribe",
+    "unsubscribe",
     "variable_length",
 ]
 
@@ -43,7 +45,7 @@ _FIRST_BUFFER_BYTES: Final = 320 << 10
 _MAX_LENGTH_BYTES: Final = 4
 
 _CONNECT, _CONNACK, _PUBLISH, _PUBACK = 1, 2, 3, 4
-_SUBSCRIBE, _SUBACK, _PINGRESP, _DISCONNECT = 8, 9, 13, 14
+_SUBSCRIBE, _SUBACK, _UNSUBSCRIBE, _UNSUBACK, _PINGRESP, _DISCONNECT = 8, 9, 10, 11, 13, 14
 UNSUPPORTED_VERSION: Final = 0x84
 PINGREQ: Final = b"\xc0\x00"
 DISCONNECT: Final = b"\xe0\x00"
@@ -165,6 +167,11 @@ class Subscribed:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsubscribed:
+    """UNSUBACK."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pong:
     """PINGRESP."""
 
@@ -176,7 +183,7 @@ class Disconnected:
     reason: int
 
 
-Packet = Connected | Published | Acknowledged | Subscribed | Pong | Disconnected
+Packet = Connected | Published | Acknowledged | Subscribed | Unsubscribed | Pong | Disconnected
 
 
 def reason_name(reason: int) -> str:
@@ -235,6 +242,12 @@ def subscribe(packet_id: int, topic_filter: str, qos: int) -> bytes:
     """SUBSCRIBE to one filter (section 3.8)."""
     body = _U16.pack(packet_id) + b"\0" + _binary(topic_filter.encode()) + bytes([qos])
     return bytes([_SUBSCRIBE << 4 | 0x02]) + variable_length(len(body)) + body
+
+
+def unsubscribe(packet_id: int, topic_filter: str) -> bytes:
+    """UNSUBSCRIBE from one filter (section 3.10)."""
+    body = _U16.pack(packet_id) + b"\0" + _binary(topic_filter.encode())
+    return bytes([_UNSUBSCRIBE << 4 | 0x02]) + variable_length(len(body)) + body
 
 
 class Receiver:
@@ -308,20 +321,22 @@ class Receiver:
 
 
 def _decode(kind: int, body: memoryview) -> Packet:
-    match kind >> 4:
-        case 3:
-            return _published(kind & 0x0F, body)
-        case 4:
-            return Acknowledged(_U16.unpack_from(body)[0], body[2] if len(body) > 2 else 0)
-        case 2:
-            return _connected(body)
-        case 9:
-            length, after = _variable(body, 2)
-            return Subscribed(_U16.unpack_from(body)[0], bytes(body[after + length :]))
-        case 13:
-            return Pong()
-        case 14:
-            return Disconnected(body[0] if body else 0)
+    packet_type = kind >> 4
+    if packet_type == _PUBLISH:
+        return _published(kind & 0x0F, body)
+    if packet_type == _PUBACK:
+        return Acknowledged(_U16.unpack_from(body)[0], body[2] if len(body) > 2 else 0)
+    if packet_type == _CONNACK:
+        return _connected(body)
+    if packet_type == _SUBACK:
+        length, after = _variable(body, 2)
+        return Subscribed(_U16.unpack_from(body)[0], bytes(body[after + length :]))
+    if packet_type == _UNSUBACK:
+        return Unsubscribed()
+    if packet_type == _PINGRESP:
+        return Pong()
+    if packet_type == _DISCONNECT:
+        return Disconnected(body[0] if body else 0)
     raise ProtocolError(f"a packet of type {kind >> 4}, which no broker sends to this client")
 
 

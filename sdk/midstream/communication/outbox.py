@@ -42,6 +42,16 @@ class Subscribe:
     qos: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Unsubscribe:
+    """Topics to ask for no longer."""
+
+    topic_filter: str
+
+
+Item = Publish | Subscribe | Unsubscribe
+
+
 class Outbox:
     """A queue of at most ``max_bytes`` of payload and one message more. Thread-safe.
 
@@ -53,7 +63,7 @@ class Outbox:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         # By class; each item with its number, which tells its age.
-        self._items: dict[Priority, deque[tuple[int, Publish | Subscribe]]] = {each: deque() for each in Priority}
+        self._items: dict[Priority, deque[tuple[int, Item]]] = {each: deque() for each in Priority}
         self._number = 0
         self._turn = 0
         self._bytes = 0
@@ -66,7 +76,7 @@ class Outbox:
         """Bytes of payload that wait."""
         return self._bytes
 
-    def put(self, item: Publish | Subscribe) -> bool:
+    def put(self, item: Item) -> bool:
         """Add it at the end; False where it has a payload and as much as is allowed waits already."""
         size = _size(item)
         with self._lock:
@@ -77,7 +87,7 @@ class Outbox:
             self._bytes += size
         return True
 
-    def take(self, now_s: float) -> Publish | Subscribe | None:
+    def take(self, now_s: float) -> Item | None:
         """The next one, without those that have expired by now; None where there is none."""
         with self._lock:
             while waiting := [items for items in self._items.values() if items]:
@@ -85,7 +95,7 @@ class Outbox:
                 items = min(waiting, key=lambda items: items[0][0]) if fair else waiting[0]
                 _, item = items.popleft()
                 self._bytes -= _size(item)
-                if isinstance(item, Subscribe) or item.expires_s is None or now_s <= item.expires_s:
+                if not isinstance(item, Publish) or item.expires_s is None or now_s <= item.expires_s:
                     # Where nothing else waits, nobody is passed over.
                     self._turn = self._turn + 1 if len(waiting) > 1 else 0
                     return item
@@ -99,7 +109,7 @@ class Outbox:
                     self._items[each] = deque(
                         entry
                         for entry in items
-                        if isinstance(entry[1], Subscribe) or entry[1].correlation != correlation
+                        if not isinstance(entry[1], Publish) or entry[1].correlation != correlation
                     )
             self._bytes = sum(_size(item) for items in self._items.values() for _, item in items)
 
@@ -134,9 +144,9 @@ def _variable_length(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _size(item: Publish | Subscribe) -> int:
+def _size(item: Item) -> int:
     return len(item.payload) if isinstance(item, Publish) else 0
 
 
-def _class(item: Publish | Subscribe) -> Priority:
+def _class(item: Item) -> Priority:
     return item.priority if isinstance(item, Publish) else Priority.CRITICAL

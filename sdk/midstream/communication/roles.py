@@ -50,7 +50,6 @@ def of_any_version(topic_filter: str) -> str:
 def _device(name: str) -> Rights:
     publish = (
         of_any(lambda gateway: topics.request_topic(gateway, name)),
-        of_any(lambda gateway: topics.urgent_request_topic(gateway, name)),
         of_any(lambda gateway: topics.gateway_control_topic(gateway, name)),
         of_any(lambda pool: topics.pool_request_topic(pool, name)),
         of_any(lambda pool: topics.pool_control_topic(pool, name)),
@@ -84,7 +83,6 @@ def _gateway(name: str) -> Rights:
             topics.presence_filter(),
             topics.load_filter(),
             topics.request_filter(name),
-            topics.urgent_request_filter(name),
             *topics.gateway_filters(name),
         ),
     )

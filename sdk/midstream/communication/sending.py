@@ -247,12 +247,8 @@ class Sender:
             transfer = _Transfer(sum(map(len, chunks)), len(chunks), time.monotonic())
             for message, pending in zip(messages, asked, strict=True):
                 pending.sent_bytes = transfer.size_bytes * len(message) // sum(map(len, messages))
-            if asked[0].urgent:
-                topic = topics.urgent_request_topic(gateway_id, self._device_id)
-                reply_topic = topics.urgent_reply_topic(gateway_id, self._device_id)
-            else:
-                topic = topics.request_topic(gateway_id, self._device_id)
-                reply_topic = topics.reply_topic(gateway_id, self._device_id)
+            topic = topics.request_topic(gateway_id, self._device_id)
+            reply_topic = topics.reply_topic(gateway_id, self._device_id)
             priority = min(pending.priority for pending in asked)
             for chunk in chunks:
                 if not self._transport.publish(

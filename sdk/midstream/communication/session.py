@@ -19,7 +19,7 @@ from typing import Final
 
 from midstream.communication import mqtt
 from midstream.communication.address import BrokerAddress, Refusal, refused, turned_away, unreachable
-from midstream.communication.outbox import Publish, Subscribe
+from midstream.communication.outbox import Item, Publish, Subscribe, Unsubscribe
 from midstream.communication.streams import Stream, open_stream
 
 logger = logging.getLogger("midstream.transport")
@@ -122,12 +122,15 @@ class Session:
             )
         )
 
-    def send(self, item: Publish | Subscribe) -> None:
+    def send(self, item: Item) -> None:
         """Queue it; `write` sends it."""
         if isinstance(item, Subscribe):
             asked_id = self._next_id()
             self._asked[asked_id] = item.topic_filter
             self._put(mqtt.subscribe(asked_id, item.topic_filter, item.qos))
+            return
+        if isinstance(item, Unsubscribe):
+            self._put(mqtt.unsubscribe(self._next_id(), item.topic_filter))
             return
         packet_id = self._next_id() if item.qos else None
         self._put(mqtt.publish_header(item.topic, len(item.payload), packet_id, item.retain, item.properties))
@@ -262,6 +265,8 @@ class Session:
                 self._subscribed(packet_id, reasons)
             case mqtt.Pong():
                 self._pinged_s = None
+            case mqtt.Unsubscribed():
+                pass
             case mqtt.Connected():
                 self._connected(packet)
             case mqtt.Disconnected(reason):

@@ -24,7 +24,6 @@ MIN_SECRET_CHARACTERS: Final = 16
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _VERSION = r"midstream/(0|[1-9][0-9]{0,2})"
 _REQUEST = re.compile(rf"{_VERSION}/(gw|pool)/({_ID.pattern})/req/({_ID.pattern})")
-_URGENT_REQUEST = re.compile(rf"{_VERSION}/gw/({_ID.pattern})/urg/({_ID.pattern})")
 _FORWARD = re.compile(rf"{_VERSION}/gw/({_ID.pattern})/fwd/({_ID.pattern})/({_ID.pattern})")
 _DEVICE_CONTROL = re.compile(rf"{_VERSION}/(gw|pool)/({_ID.pattern})/ctl/({_ID.pattern})")
 _PEER_CONTROL = re.compile(rf"{_VERSION}/gw/({_ID.pattern})/peer/({_ID.pattern})")
@@ -36,15 +35,11 @@ _LOAD = re.compile(rf"{LOAD_PREFIX}({_ID.pattern})")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The two ends of a request or a reply, and the wire version that the topic is of.
-
-    ``urgent`` is a request on the topic of critical ones: its reply goes to the topic of their replies.
-    """
+    """The two ends of a request or a reply, and the wire version that the topic is of."""
 
     gateway_id: str
     device_id: str
     version: int = WIRE_VERSION
-    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +48,6 @@ class Inbound:
 
     "request" and "control" come from the device; "forward" from gateway ``sender_id``, for the device; "peer", control
     messages, from gateway ``sender_id``, for no device. With ``pool_id`` it was sent to that pool, else to a gateway.
-    ``urgent`` is what came on the topic of critical requests.
     """
 
     kind: Literal["request", "forward", "control", "peer"]
@@ -61,7 +55,6 @@ class Inbound:
     sender_id: str
     device_id: str = ""
     pool_id: str = ""
-    urgent: bool = False
 
 
 def check_id(name: str) -> str:
@@ -74,11 +67,6 @@ def check_id(name: str) -> str:
 def request_topic(gateway_id: str, device_id: str) -> str:
     """Where this device sends requests to this gateway."""
     return f"{ROOT}/gw/{check_id(gateway_id)}/req/{check_id(device_id)}"
-
-
-def urgent_request_topic(gateway_id: str, device_id: str) -> str:
-    """Where this device sends critical requests to this gateway, if it has a second connection for the replies."""
-    return f"{ROOT}/gw/{check_id(gateway_id)}/urg/{check_id(device_id)}"
 
 
 def pool_request_topic(pool_id: str, device_id: str) -> str:
@@ -96,9 +84,9 @@ def reply_topic(gateway_id: str, device_id: str, version: int = WIRE_VERSION) ->
     return f"midstream/{version}/dev/{check_id(device_id)}/rep/{check_id(gateway_id)}"
 
 
-def urgent_reply_topic(gateway_id: str, device_id: str, version: int = WIRE_VERSION) -> str:
-    """Where this gateway answers what came on the topic of critical requests."""
-    return f"midstream/{version}/dev/{check_id(device_id)}/urg/{check_id(gateway_id)}"
+def urgent_reply_topic(gateway_id: str, device_id: str) -> str:
+    """Where this gateway answers this device's critical requests."""
+    return f"{ROOT}/dev/{check_id(device_id)}/urg/{check_id(gateway_id)}"
 
 
 def gateway_control_topic(gateway_id: str, device_id: str) -> str:
@@ -139,11 +127,6 @@ def probe_topic(device_id: str) -> str:
 def request_filter(gateway_id: str) -> str:
     """What a gateway subscribes to: requests to it, in any version, so that it can say which ones it speaks."""
     return f"midstream/+/gw/{check_id(gateway_id)}/req/+"
-
-
-def urgent_request_filter(gateway_id: str) -> str:
-    """What a gateway subscribes to: critical requests to it, in any version."""
-    return f"midstream/+/gw/{check_id(gateway_id)}/urg/+"
 
 
 def gateway_filters(gateway_id: str) -> tuple[str, ...]:
@@ -197,9 +180,6 @@ def parse_inbound(topic: str) -> Inbound:
     if match := _REQUEST.fullmatch(topic):
         version, place, receiver, device = match.groups()
         return Inbound("request", int(version), device, device, receiver if place == "pool" else "")
-    if match := _URGENT_REQUEST.fullmatch(topic):
-        version, _, device = match.groups()
-        return Inbound("request", int(version), device, device, urgent=True)
     if match := _FORWARD.fullmatch(topic):
         version, _, device, sender = match.groups()
         return Inbound("forward", int(version), sender, device)
@@ -212,9 +192,6 @@ def parse_inbound(topic: str) -> Inbound:
 
 def parse_request_topic(topic: str) -> Route:
     """Which device sent a request to which gateway; raises WireError on any other topic, a pool's too."""
-    if match := _URGENT_REQUEST.fullmatch(topic):
-        version, gateway_id, device_id = match.groups()
-        return Route(gateway_id, device_id, int(version), urgent=True)
     version, place, gateway_id, device_id = _parse(_REQUEST, topic, "a request's")
     if place != "gw":
         raise WireError(f"topic {topic[:200]!r} is a pool's, not a gateway's")
@@ -251,8 +228,7 @@ def answer_topic(topic: str, gateway_id: str) -> str:
     inbound = parse_inbound(topic)
     if inbound.kind not in ("request", "forward"):
         raise WireError(f"topic {topic[:200]!r} is not a request's topic")
-    topic_of = urgent_reply_topic if inbound.urgent else reply_topic
-    return topic_of(gateway_id, inbound.device_id, inbound.version)
+    return reply_topic(gateway_id, inbound.device_id, inbound.version)
 
 
 def _parse(pattern: re.Pattern[str], topic: str, whose: str) -> tuple[str, ...]:

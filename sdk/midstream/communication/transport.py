@@ -22,7 +22,7 @@ from midstream.allocator import tune_allocator
 from midstream.communication.address import BrokerAddress, Refusal, parse_broker_url, silent, unreachable
 from midstream.communication.chunks import CHUNK_BYTES
 from midstream.communication.mqtt import MAX_PACKET_BYTES, Message
-from midstream.communication.outbox import Outbox, Publish, Subscribe, pack_properties
+from midstream.communication.outbox import Outbox, Publish, Subscribe, Unsubscribe, pack_properties
 from midstream.communication.session import Session
 from midstream.communication.streams import CONNECT_TIMEOUT_S
 from midstream.communication.waiting import Waiter
@@ -171,6 +171,13 @@ class MqttTransport:
             self._filters[topic_filter] = qos
             if self._online:
                 self._outbox.put(Subscribe(topic_filter, qos))
+        self._wake()
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        """Ask for these topics no longer."""
+        with self._changed:
+            if self._filters.pop(topic_filter, None) is not None and self._online:
+                self._outbox.put(Unsubscribe(topic_filter))
         self._wake()
 
     def payload_limit(

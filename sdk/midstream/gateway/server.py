@@ -151,8 +151,6 @@ class Gateway:
                 thread.start()
                 self._threads.append(thread)
             self._transport.subscribe(topics.request_filter(self.gateway_id))
-            # On the same connection, whose will tells devices that nobody listens any more.
-            self._transport.subscribe(topics.urgent_request_filter(self.gateway_id))
             self._transport.start()
         except BaseException:
             self._close()
