@@ -6,7 +6,7 @@ import queue
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,10 +39,10 @@ def until(condition: Callable[[], bool], what: str, wait_s: float = WAIT_S) -> N
 class GatewayProcess:
     """``midstream gateway`` as a process of its own."""
 
-    def __init__(self, broker_url: str, bundle: Path, name: str) -> None:
+    def __init__(self, broker_url: str, bundle: Path, name: str, *options: str) -> None:
         self.name = name
         command = [sys.executable, "-m", "midstream.cli.main", "gateway", "--bundles", str(bundle)]
-        command += ["--broker", broker_url, "--id", name, "--workers", "2"]
+        command += ["--broker", broker_url, "--id", name, "--workers", "2", *options]
         self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
     def stop(self) -> int:
@@ -84,8 +84,10 @@ def start_gateway(faces_path: Path) -> Iterator[Callable[..., GatewayProcess]]:
     """Starts gateways; all of them end with the test."""
     started: list[GatewayProcess] = []
 
-    def start(broker: Broker, name: str = "gw-test", bundle: Path = faces_path) -> GatewayProcess:
-        started.append(GatewayProcess(broker.url, bundle, name))
+    def start(
+        broker: Broker, name: str = "gw-test", bundle: Path = faces_path, options: Sequence[str] = ()
+    ) -> GatewayProcess:
+        started.append(GatewayProcess(broker.url, bundle, name, *options))
         return started[-1]
 
     yield start

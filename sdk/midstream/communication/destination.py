@@ -34,11 +34,11 @@ class Destination:
             return topics.pool_request_topic(self.pool_id, device_id)
         return topics.request_topic(self.gateway_id, device_id)
 
-    def control_topic(self, device_id: str) -> str:
-        """Where this device sends its control messages."""
+    def control_topics(self, device_id: str) -> tuple[str, ...]:
+        """Where this device sends control messages that are for whoever has it."""
         if self.pool_id:
-            return topics.pool_control_topic(self.pool_id, device_id)
-        return topics.gateway_control_topic(self.gateway_id, device_id)
+            return (topics.pool_control_topic(self.pool_id, device_id),)
+        return tuple(topics.gateway_control_topic(bearer, device_id) for bearer in sorted(self.bearers))
 
     def reply_topic(self, device_id: str) -> str | None:
         """Where the answer will be; None where that depends on who takes it."""
