@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from midstream.communication import topics
@@ -40,6 +40,8 @@ _HEADERS_BYTES = 4 << 10
 # Beyond what the link takes, a pool's member has so long to say that it has a request.
 _TAKE_S = 0.25
 _CANCEL_EXPIRY_S = 10
+# So often a pool is asked the same, where its members are silent.
+_POOL_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class Exchange:
         self._lock = threading.Condition()
         self._directory = Directory()
         self._rests: dict[str, _Rest] = {}
+        # When the gateways last said something to this device.
+        self._heard: dict[str, float] = {}
         self._link = LinkEstimate()
         self._probed = 0.0
         self._reassembler = Reassembler(limits.max_message_bytes)
@@ -246,8 +250,8 @@ class Exchange:
     ) -> Pending:
         """Send a request to a gateway and wait for its reply; where there is none in time, ``problem`` says why.
 
-        Unless it has to go ``directly``, a small one goes to the gateway's pool. A request whose gateway is lost goes
-        to another under the same id, while there is one and there is time. With ``outputs``, wait for the partial
+        Unless it has to go ``directly``, a small one goes to the gateway's pool, and one whose gateway is lost to
+        another under the same id, while there is one and there is time. With ``outputs``, wait for the partial
         replies of a plan of several stages, until they bring so many. Nothing of it is left when this returns: what was
         not sent yet is not sent any more, and who may still have it is told that nobody waits.
         """
@@ -256,17 +260,16 @@ class Exchange:
         sent_bytes = received_bytes = 0
         destination: Destination | None = self._destination(request, gateway, directly)
         while destination is not None:
-            left_s = until - time.monotonic()
-            attempt = (
-                replace(request, deadline_ms=max(1, min(request.deadline_ms, int(left_s * 1e3)))) if asked else request
-            )
+            began = time.monotonic()
+            left_ms = max(1, int((until - began) * 1e3))
+            attempt = replace(request, deadline_ms=min(request.deadline_ms, left_ms)) if asked else request
             expected = self._expected(destination.gateway_id or gateway.gateway_id, request)
-            pending = self._sender.ask(attempt, destination, left_s, expected, outputs)
+            pending = self._sender.ask(attempt, destination, until - began, expected, outputs)
             sent_bytes += pending.sent_bytes
             received_bytes += pending.received_bytes
             asked.append(destination)
-            instead = pending.lost and not request.onward and time.monotonic() < until
-            destination = self._instead(gateway, request, asked) if instead else None
+            instead = pending.lost and not directly and not request.onward and time.monotonic() < until
+            destination = self._instead(gateway, request, asked, began) if instead else None
         pending.sent_bytes, pending.received_bytes = sent_bytes, received_bytes
         self._settle(pending)
         self._call_off(request.request_id, asked if pending.reply is None else asked[:-1])
@@ -275,25 +278,30 @@ class Exchange:
     def _destination(self, request: Request, gateway: Presence, directly: bool) -> Destination:
         """Where a request goes first: to the gateway, or to its pool where that can be asked in its stead."""
         onward = [stage.runner_id for stage in request.onward]
+        pool = None if directly or onward else self._pool(request, gateway)
+        return to_gateway(gateway.gateway_id, onward) if pool is None else pool
+
+    def _pool(self, request: Request, gateway: Presence, before: Iterable[str] = ()) -> Destination | None:
+        """The gateway's pool, where it has one of which no member rests, and the request is one chunk."""
         size = sum(len(tensor.data) for tensor in request.tensors) + _HEADERS_BYTES
         with self._lock:
-            pool_id = self._directory.pool_of(gateway, request.bundle_digest)
-            members = [] if pool_id is None else [member.gateway_id for member in self._directory.members(pool_id)]
-            rested = any(map(self._is_resting, members))
-            link = self._link.state()
-        if (
-            pool_id is None
-            or directly
-            or onward
-            or rested
-            or not self._transport.shares_subscriptions
-            or size > self._chunk_bytes()
-        ):
-            return to_gateway(gateway.gateway_id, onward)
-        return to_pool(pool_id, members, _TAKE_S + (4 * link.rtt_ms + 2 * size * 8 / link.uplink_kbps) / 1e3)
+            pool_id, link = self._directory.pool_of(gateway, request.bundle_digest), self._link.state()
+            if pool_id is None or not self._transport.shares_subscriptions or size > self._chunk_bytes():
+                return None
+            members = [member.gateway_id for member in self._directory.members(pool_id)]
+            if any(map(self._is_resting, members)):
+                return None
+        within_s = _TAKE_S + (4 * link.rtt_ms + 2 * size * 8 / link.uplink_kbps) / 1e3
+        return to_pool(pool_id, members, within_s, before)
 
-    def _instead(self, gateway: Presence, request: Request, asked: Sequence[Destination]) -> Destination | None:
-        """Another gateway for a request that was lost; None where there is none."""
+    def _instead(
+        self, gateway: Presence, request: Request, asked: Sequence[Destination], since: float
+    ) -> Destination | None:
+        """Another destination for a request that was lost; None where there is none.
+
+        Best is a gateway that was heard since the request was sent. Where none was, the pool is asked again: the broker
+        gives it to another member.
+        """
         tried = {destination.gateway_id for destination in asked}
         before = frozenset().union(*(destination.answerers for destination in asked))
         with self._lock:
@@ -302,7 +310,12 @@ class Exchange:
                 for other in self._directory.alike(gateway, request.bundle_digest)
                 if other.gateway_id not in tried and not self._is_resting(other.gateway_id)
             ]
-            chosen = self._directory.least_busy(left, request.request_id)
+            heard = [other for other in left if self._heard.get(other.gateway_id, 0.0) > since]
+            chosen = self._directory.least_busy(heard or left, request.request_id)
+        if not heard and asked[-1].pool_id and len(asked) < _POOL_TRIES:
+            pool = self._pool(request, gateway, before)
+            if pool is not None:
+                return pool
         return None if chosen is None else to_gateway(chosen.gateway_id, before=before)
 
     def _settle(self, pending: Pending) -> None:
@@ -363,6 +376,7 @@ class Exchange:
         else:
             with self._lock:
                 self._directory.clear()
+                self._heard.clear()
             self._sender.fail("the connection to the broker was lost")
 
     def _on_message(self, message: Message) -> None:
@@ -373,6 +387,7 @@ class Exchange:
                 return
             elif topics.is_device_control(message.topic):
                 route = topics.parse_device_control_topic(message.topic)
+                self._said(route.gateway_id)
                 control = decode_control(message.payload)
                 if isinstance(control, Taken):
                     self._sender.take(control.message_id, route.gateway_id)
@@ -381,15 +396,24 @@ class Exchange:
         except WireError as error:
             _log.warning("ignored a message on %s: %s", message.topic, error)
 
+    def _said(self, gateway_id: str) -> None:
+        """This gateway has said something to this device."""
+        with self._lock:
+            if gateway_id in self._directory.gateways:
+                self._heard[gateway_id] = time.monotonic()
+
     def _on_announcement(self, message: Message) -> None:
         with self._lock:
             gone = self._directory.hear(message.topic, message.payload)
+            if gone is not None:
+                self._heard.pop(gone, None)
             self._lock.notify_all()
         if gone is not None:
             self._sender.lose(gone)
 
     def _on_reply(self, message: Message) -> None:
         route = topics.parse_reply_topic(message.topic)
+        self._said(route.gateway_id)
         if is_notice(message.payload):
             notice = decode_notice(message.payload)
             asked = self._sender.asked(notice.request_id, route.gateway_id)

@@ -77,18 +77,27 @@ def test_the_whole_input_may_begin_at_the_first_of_two_gateways(
         assert same(result, faces.run(inputs))
 
 
+@pytest.mark.parametrize(
+    "cut", [("c1", "c6"), ("c1", "c4", "c7"), ("input", "c4"), ("input", "c3", "c6"), ("c3", "c4")]
+)
 def test_outputs_of_every_stage_come_together(
-    broker: Broker, gateways: list[GatewayProcess], faces: Bundle, inputs: Tensors
+    broker: Broker,
+    start_gateway: Callable[..., GatewayProcess],
+    outputs_path: Path,
+    outputs: Bundle,
+    vector: Tensors,
+    cut: tuple[str, ...],
 ) -> None:
-    """The middle slice has an output of the model where the second cut's head has one more than the first's."""
-    cuts = {cut.id: set(cut.head_outputs) for cut in faces.cuts}
-    pairs = [(a, b) for a, b in faces.manifest.middles() if cuts[b] - cuts[a]]
-    with device_with_both(faces, broker) as device:
-        for cut in [*pairs, *(["input", b] for b, made in cuts.items() if made)]:
-            result = device.infer(inputs, cut=cut)
-            assert result.fallback is None
-            assert same(result, faces.run(inputs))
-    assert any(cuts.values()), "no cut has an output before it, so nothing was tried"
+    """Those that the device's head has, those of middle slices, in partial replies, and the last one's."""
+    stages = len(cut)
+    for number in range(stages):
+        start_gateway(broker, f"gw-{number}", outputs_path)
+    with Device(outputs, broker.url) as device:
+        until(lambda: device.gateways == stages, "the gateways")
+        for codec in ("raw", "lossless"):
+            result = device.infer(vector, cut=cut, codec=codec)
+            assert result.ran_on[-stages:] == ("gateway",) * stages, result.fallback
+            assert same(result, outputs.run(vector))
 
 
 def test_what_cannot_be_forced_is_an_error(faces: Bundle, inputs: Tensors, chain: tuple[str, str]) -> None:
@@ -153,17 +162,17 @@ def test_a_gateway_that_cannot_pass_on_says_why(
     def onward(cut: str, runner: Runner, name: str) -> Request:
         return replace(first, onward=(Stage(cut, runner, name),))
 
-    with Gateway([faces_path], broker.url, gateway_id="gw-first", workers=1, pool="attic") as gateway:
+    with (
+        Gateway([faces_path], broker.url, gateway_id="gw-first", workers=1, pool="attic") as gateway,
+        Device(faces, broker.url) as device,
+        asking(broker.url, "gw-first") as ask,
+    ):
         assert gateway.wait_connected(WAIT_S)
-        with asking(broker.url, "gw-first") as ask:
-            for runner, name in ((Runner.GATEWAY, "gw-nobody"), (Runner.POOL, "cellar")):
-                reply = ask(onward(chain[1], runner, name))
-                assert reply.status is Status.CANNOT_FORWARD
-                assert f"{name}, which is to run the stage from cut {chain[1]!r} on, is not there" in reply.message
-            reply = ask(replace(onward("c9999", Runner.POOL, "attic")))
-            assert reply.status is Status.UNKNOWN_CUT
-        with Device(faces, broker.url) as device:
-            until(lambda: device.gateways == 1, "the presence")
-            with asking(broker.url, "gw-first") as ask:
-                # The only member of the pool passes the request on to itself.
-                assert ask(onward(chain[1], Runner.POOL, "attic")).status is Status.OK
+        until(lambda: device.gateways == 1, "the presence")
+        for runner, name in ((Runner.GATEWAY, "gw-nobody"), (Runner.POOL, "cellar")):
+            reply = ask(onward(chain[1], runner, name))
+            assert reply.status is Status.CANNOT_FORWARD
+            assert f"{name}, which is to run the stage from cut {chain[1]!r} on, is not there" in reply.message
+        assert ask(onward("c9999", Runner.POOL, "attic")).status is Status.UNKNOWN_CUT
+        # The only member of the pool passes the request on to itself.
+        assert ask(onward(chain[1], Runner.POOL, "attic")).status is Status.OK
