@@ -82,7 +82,7 @@ class Exchange:
         self._digest = bundle_digest
         self._limits = limits
         self._lock = threading.Condition()
-        self._directory = Directory()
+        self._directory = Directory(bundle_digest)
         self._rests: dict[str, _Rest] = {}
         # When the gateways last said something to this device.
         self._heard: dict[str, float] = {}

@@ -19,7 +19,7 @@ TWO = replace(ONE, gateway_id="two")
 
 
 def heard(*presences: Presence, loads: tuple[LoadReport, ...] = ()) -> Directory:
-    directory = Directory()
+    directory = Directory(DIGEST)
     for presence in presences:
         assert directory.hear(topics.presence_topic(presence.gateway_id), encode_presence(presence)) is None
     for load in loads:
@@ -58,6 +58,14 @@ def test_the_wait_is_that_at_the_tail_asked_for() -> None:
     waits = [directory.wait_ms("one", DIGEST, cut) for cut in ("c1", "c2", None, "")]
     assert waits == [5.0, 20.0, 7.0, 7.0]
     assert directory.wait_ms("two", DIGEST, "c1") == 0.0
+
+
+def test_times_of_other_bundles_are_not_kept() -> None:
+    other = bytes(32).hex()
+    times = {DIGEST.hex(): {"c1": 5.0}, other: {"c1": 6.0}}
+    directory = heard(replace(ONE, tail_ms=times), loads=(LoadReport("one", "run", waits_ms=times),))
+    assert directory.gateways["one"].tail_ms == {DIGEST.hex(): {"c1": 5.0}}
+    assert directory.loads["one"].waits_ms == {DIGEST.hex(): {"c1": 5.0}}
 
 
 def test_who_waits_least_is_asked_and_equals_share() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from midstream.communication.load import LoadReport, decode_load
@@ -21,9 +21,13 @@ def is_announcement(topic: str) -> bool:
 
 
 class Directory:
-    """The presences and load reports of up to 256 gateways. Not thread-safe."""
+    """The presences and load reports of up to 256 gateways. Not thread-safe.
 
-    def __init__(self) -> None:
+    Of times by cut it keeps those of one bundle, ``digest``, or none: others are of no use here, and may be many.
+    """
+
+    def __init__(self, digest: bytes | None = None) -> None:
+        self._digest = "" if digest is None else digest.hex()
         self.gateways: dict[str, Presence] = {}
         self.loads: dict[str, LoadReport] = {}
 
@@ -38,7 +42,7 @@ class Directory:
             self.loads.pop(gateway_id, None)
             return gateway_id
         if gateway_id in self.gateways or len(self.gateways) < MAX_GATEWAYS:
-            self.gateways[gateway_id] = replace(presence, gateway_id=gateway_id)
+            self.gateways[gateway_id] = replace(presence, gateway_id=gateway_id, tail_ms=self._of_use(presence.tail_ms))
         return None
 
     def clear(self) -> None:
@@ -105,4 +109,7 @@ class Directory:
         elif (gateway_id in self.loads or len(self.loads) < MAX_GATEWAYS) and report.follows(
             self.loads.get(gateway_id)
         ):
-            self.loads[gateway_id] = report
+            self.loads[gateway_id] = replace(report, waits_ms=self._of_use(report.waits_ms))
+
+    def _of_use(self, times: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
+        return {digest: of_cuts for digest, of_cuts in times.items() if digest == self._digest}
