@@ -7,12 +7,12 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -23,12 +23,26 @@ from midstream.communication.codecs import ZSTD_LIBRARY, decode, find_codec, opt
 from midstream.communication.codecs.steps import Stepped
 from midstream.communication.fec import fec_available
 from midstream.communication.presence import Presence
-from midstream.communication.wire import MAX_DEADLINE_MS, MAX_FEATURES, EncodedTensor, Limits, Reply, Request, Status
+from midstream.communication.wire import (
+    MAX_DEADLINE_MS,
+    MAX_FEATURES,
+    MAX_STAGES,
+    EncodedTensor,
+    Limits,
+    Priority,
+    Reply,
+    Request,
+    Runner,
+    Stage,
+    Status,
+)
 from midstream.complexity import analyze_inputs
 from midstream.errors import CodecError, InputError, MissingExtraError, PlanError
-from midstream.exchange import Exchange
+from midstream.exchange import Exchange, Route
 from midstream.inputs import ImageInput, prepare_image
 from midstream.partitioning import (
+    DEVICE,
+    GATEWAY,
     Candidate,
     LinkState,
     MachineTimes,
@@ -39,6 +53,7 @@ from midstream.partitioning import (
     SystemState,
     candidates,
     decide,
+    in_stages,
     plan_for,
     size_features,
     times_from_costs,
@@ -49,6 +64,7 @@ from midstream.partitioning.planner import ObjectiveKind
 from midstream.profiles import load_profile
 from midstream.tensors import Tensor, Tensors, named_tensors
 
+PriorityName = Literal["critical", "normal", "bulk"]
 INPUT_CUT = "input"
 LOCAL_CUT = "local"
 GATEWAY_WAIT_S = 2.0
@@ -61,6 +77,8 @@ _SMOOTHING = 0.2
 # Costs and sizes are taken as unchanged within this share.
 _TOLERANCE = 0.05
 _MAX_REPLY_BYTES = 64 << 20
+# Of so many gateways the candidates are kept.
+_MAX_KNOWN = 8
 _NOMINAL_POWER = Power(idle_w=1.0, busy_w=2.5, radio_uj_per_byte=0.1)
 
 
@@ -111,6 +129,16 @@ class _Known:
         return abs(factor - self.factor) <= _TOLERANCE * self.factor
 
 
+@dataclass(frozen=True, slots=True)
+class _Forced:
+    """The plan that a caller wants: its first cut, those of further stages, and the gateways by name."""
+
+    cut: str
+    onward: tuple[str, ...]
+    codec: str | None
+    machines: tuple[str, ...] | None
+
+
 class Device:
     """Runs a bundle here and on a gateway, whichever is better for each input.
 
@@ -119,8 +147,8 @@ class Device:
     the gateway has not answered in time for the device to finish by itself, the device does. ``min_agreement`` below 1
     allows lossy codecs that calibration measured to be that good (0: any), and such an early exit. ``profile`` names
     the board, for its power figures. ``packing`` sends small requests that are made at the same time in one message,
-    where their deadlines allow that. Entering waits up to 2 s for a gateway, then goes on without. Methods may be
-    called from any thread.
+    where their deadlines allow that. ``priority`` is the class of requests that name none. Entering waits up to 2 s for
+    a gateway, then goes on without. Methods may be called from any thread.
     """
 
     def __init__(
@@ -136,6 +164,7 @@ class Device:
         profile: str | Path | None = None,
         analyse: bool = True,
         packing: bool = True,
+        priority: PriorityName = "normal",
         credentials: str | Path | None = None,
     ) -> None:
         address = parse_broker_url(broker, credentials=credentials)
@@ -144,6 +173,7 @@ class Device:
         self._objective = Objective(objective, deadline_ms, min_agreement, keep_input_local)
         self._power = _NOMINAL_POWER if profile is None else load_profile(str(profile)).power_with(1)
         self._analyse = analyse
+        self._priority = _priority_of(priority)
         self._graph = self.bundle.graph
         limits = Limits(_MAX_REPLY_BYTES, _MAX_REPLY_BYTES)
         self._new_exchange = partial(Exchange, address, self.device_id, self.bundle.digest, limits, packing=packing)
@@ -151,7 +181,7 @@ class Device:
         self._lock = threading.Lock()
         self._factor = 1.0
         self._sizes = SizeEstimates(self.bundle.ladder)
-        self._known: _Known | None = None
+        self._known: dict[str, _Known] = {}
 
     def __enter__(self) -> Device:
         try:
@@ -214,17 +244,24 @@ class Device:
         *,
         source: np.ndarray | None = None,
         sample_rate: int | None = None,
-        cut: str | None = None,
+        cut: str | Sequence[str] | None = None,
         codec: str | None = None,
         deadline_ms: float | None = None,
+        machines: Sequence[str] | None = None,
+        priority: PriorityName | None = None,
     ) -> Result:
         """Answer one input, given as ``inputs`` by name, or as ``source``: a camera frame (H×W×3 uint8 RGB) or sound.
 
         ``cut`` forces a plan: a cut's id, "input" for the whole input to the gateway, "local" for all here; ``codec``
-        goes with it (default "raw"). A forced plan still falls back to the device by its deadline. Raises InputError on
-        wrong inputs, BundleError on an unknown cut, CodecError on an unknown codec.
+        goes with it (default "raw"). Several cuts force a plan of as many stages after the device's, each on a gateway
+        of its own. ``machines`` names the gateways of a forced plan, one for each cut; else they are chosen by load. A
+        forced plan still falls back to the device by its deadline. A "critical" request runs before all others that
+        wait, and goes over a connection of its own beside large transfers; a "bulk" one lets others go first. Raises
+        InputError on wrong inputs or an unknown priority, BundleError on an unknown cut or two without a slice between
+        them, CodecError on an unknown codec, PlanError on machines that are not one for each cut.
         """
         started = time.perf_counter()
+        rank = self._priority if priority is None else _priority_of(priority)
         tensors = self.bundle.check_inputs(self._tensors(inputs, source))
         objective = self._objective if deadline_ms is None else replace(self._objective, deadline_ms=deadline_ms)
         limit_ms = objective.deadline_ms
@@ -233,7 +270,9 @@ class Device:
         timings["analysis"] = _since(started)
         mark = time.perf_counter()
         features = None if analysis is None else size_features(analysis.features, tensors)
-        plan, presence = self._plan(analysis, features, objective, cut, codec)
+        request_id = uuid.uuid4().bytes
+        forced = None if cut is None and codec is None and machines is None else self._forced(cut, codec, machines)
+        plan, route = self._plan(analysis, features, objective, forced, request_id)
         timings["plan"] = _since(mark)
         if not plan.offloads and cut is None:
             self._exchange.probe()
@@ -242,18 +281,20 @@ class Device:
         if exited is not None:
             result = Result(exited, plan, timings, analysis, ("device",), exited=True)
         elif plan.offloads:
-            result = self._offload(tensors, begun, plan, presence, analysis, features, timings, started, limit_ms)
+            result = self._offload(
+                tensors, begun, plan, route, request_id, rank, analysis, features, timings, started, limit_ms
+            )
         else:
             outputs = self._locally(begun, timings)
-            why = self._why_local(cut, presence)
+            why = None if cut == LOCAL_CUT or route.gateways else self._exchange.absence()
             result = Result(outputs, plan, timings, analysis, ("device",), fallback=why)
         timings["total"] = _since(started)
         return result
 
-    def check_plan(self, cut: str | None, codec: str | None) -> None:
+    def check_plan(self, cut: str | Sequence[str] | None, codec: str | None) -> None:
         """Raise what `infer` raises where it cannot be forced to this cut and codec, without an input."""
         if cut is not None or codec is not None:
-            self._forced(self._options(None), cut, codec)
+            self._candidate(self._options(None), self._forced(cut, codec, None))
 
     async def infer_async(self, inputs: Mapping[str, Tensor] | None = None, **options: Any) -> Result:
         """`infer` for asyncio: the same arguments, run in a thread."""
@@ -294,21 +335,31 @@ class Device:
         analysis: Analysis | None,
         features: Mapping[str, float] | None,
         objective: Objective,
-        cut: str | None,
-        codec: str | None,
-    ) -> tuple[Plan, Presence | None]:
-        forced = cut is not None or codec is not None
-        presence = self._exchange.any_gateway() if forced else self._exchange.gateway()
+        forced: _Forced | None,
+        request_id: bytes,
+    ) -> tuple[Plan, Route]:
+        if forced is None:
+            route = self._exchange.route(1, None, request_id, forced=False)
+        else:
+            route = self._exchange.route(1 + len(forced.onward), forced.machines, request_id, forced=True)
+        presence = route.first
         options = self._options(presence)
         state = SystemState(
-            self._exchange.link() if presence is not None or forced else None,
+            self._exchange.link() if presence is not None or forced is not None else None,
             gateway_wait_ms=0.0 if presence is None else self._exchange.wait_ms(presence.gateway_id),
+            gateway_waits_ms={} if presence is None else self._exchange.waits_ms(presence.gateway_id),
             complexity=None if analysis is None else analysis.score,
         )
-        if forced:
-            (chosen,) = self._sized((self._forced(options, cut, codec),), features)
-            return plan_for(chosen, state, self._power, "forced by the caller"), presence
-        return decide(self._sized(options, features), state, objective, self._power), presence
+        if forced is None:
+            return decide(self._sized(options, features), state, objective, self._power), route
+        (chosen,) = self._sized((self._candidate(options, forced),), features)
+        plan = plan_for(chosen, state, self._power, "forced by the caller")
+        if forced.onward:
+            names = [gateway.gateway_id for gateway in route.gateways[1:]]
+            further = names or [f"{GATEWAY}-{place + 2}" for place in range(len(forced.onward))]
+            heads = [(cut_id, self.bundle.manifest.cut(cut_id).nodes) for cut_id in forced.onward]
+            plan = in_stages(plan, heads, [GATEWAY, *further])
+        return plan, route
 
     def _options(self, presence: Presence | None) -> tuple[Candidate, ...]:
         """What can be done, at the costs known now; without a gateway, at those of one as fast as the converter's.
@@ -316,7 +367,7 @@ class Device:
         Made again only when a gateway has reported, or a cost has changed by more than a little.
         """
         with self._lock:
-            known = self._known
+            known = self._known.get("" if presence is None else presence.gateway_id)
             if known is not None and known.presence is presence and known.holds(self._factor):
                 return known.options
             factor = self._factor
@@ -334,7 +385,9 @@ class Device:
             same_bases = presence.bases.get(self.bundle.digest.hex()) == self.bundle.bases_id
             options = tuple(option for option in options if _travels(option, libraries, same_bases))
         with self._lock:
-            self._known = _Known(presence, factor, options)
+            self._known["" if presence is None else presence.gateway_id] = _Known(presence, factor, options)
+            if len(self._known) > _MAX_KNOWN:
+                del self._known[next(iter(self._known))]
         return options
 
     def _sized(self, options: tuple[Candidate, ...], features: Mapping[str, float] | None) -> tuple[Candidate, ...]:
@@ -355,11 +408,26 @@ class Device:
         with self._lock:
             self._sizes.observe((plan.cut, plan.codec), features, sent_bytes)
 
-    def _forced(self, options: tuple[Candidate, ...], cut: str | None, name: str | None) -> Candidate:
-        codec = find_codec("raw" if name is None else name)
-        if cut == LOCAL_CUT:
+    def _forced(self, cut: str | Sequence[str] | None, codec: str | None, machines: Sequence[str] | None) -> _Forced:
+        """What the caller forces, checked as far as it can be without a gateway."""
+        cuts = [INPUT_CUT] if cut is None else [cut] if isinstance(cut, str) else list(cut)
+        between = cuts[1:] if cuts[:1] == [INPUT_CUT] else cuts
+        if between and cuts != [LOCAL_CUT]:
+            self.bundle.manifest.cut_chain(between)
+        if not cuts or len(cuts) > MAX_STAGES:
+            raise PlanError(f"{len(cuts)} cuts were given; a plan has 1 to {MAX_STAGES}")
+        if machines is not None and (isinstance(machines, str) or len(machines) != len(cuts) or cuts == [LOCAL_CUT]):
+            raise PlanError(
+                f"machines={machines!r} beside cut={cut!r}: name as many gateways as there are cuts, the one that runs "
+                "what follows the first cut first"
+            )
+        return _Forced(cuts[0], tuple(cuts[1:]), codec, None if machines is None else tuple(machines))
+
+    def _candidate(self, options: tuple[Candidate, ...], forced: _Forced) -> Candidate:
+        codec = find_codec("raw" if forced.codec is None else forced.codec)
+        if forced.cut == LOCAL_CUT:
             return options[0]
-        wanted = None if cut in (None, INPUT_CUT) else self.bundle.manifest.cut(str(cut)).id
+        wanted = None if forced.cut == INPUT_CUT else forced.cut
         places = [option for option in options if option.offloads and option.exit is None and option.cut == wanted]
         for option in places:
             if option.codec == codec.name:
@@ -402,7 +470,9 @@ class Device:
         tensors: Tensors,
         begun: _Begun,
         plan: Plan,
-        presence: Presence | None,
+        route: Route,
+        request_id: bytes,
+        rank: Priority,
         analysis: Analysis | None,
         features: Mapping[str, float] | None,
         timings: dict[str, float],
@@ -412,9 +482,11 @@ class Device:
         mark = time.perf_counter()
         crossing = tensors if plan.cut is None else begun.crossing
         give_up_ms = self._give_up_ms(begun.cut, limit_ms)
-        reply, sent, received = None, 0, 0
+        pending, sent, received = None, 0, 0
+        made = {} if plan.cut is None else begun.outputs
+        presence = route.first
         if presence is None:
-            problem = self._exchange.absence()
+            problem = route.problem or self._exchange.absence()
         else:
             try:
                 zstd = ZSTD_LIBRARY in presence.knows
@@ -423,32 +495,46 @@ class Device:
                 encoded, problem = None, str(error)
             timings["encode"] = _since(mark)
             if encoded is not None:
-                request = self._request(plan, encoded, analysis, give_up_ms - _since(started))
+                remaining_ms = give_up_ms - _since(started)
+                request = self._request(plan, route, request_id, rank, encoded, analysis, remaining_ms)
                 mark = time.perf_counter()
-                pending = self._exchange.ask(request, presence.gateway_id, (give_up_ms - _since(started)) / 1e3)
-                reply, sent, received = pending.reply, pending.sent_bytes, pending.received_bytes
+                pending = self._exchange.ask(
+                    request,
+                    presence,
+                    (give_up_ms - _since(started)) / 1e3,
+                    directly=route.directly,
+                    outputs=len(self.bundle.outputs) - len(made) if plan.onward else None,
+                )
+                sent, received = pending.sent_bytes, pending.received_bytes
                 problem = pending.problem or ""
                 waited_ms = _since(mark)
-        if reply is not None:
+        if pending is not None and pending.reply is not None:
             mark = time.perf_counter()
-            answer, problem = self._decoded(reply, {} if plan.cut is None else begun.outputs)
+            answer, problem = self._decoded((*pending.partial, pending.reply), made)
             timings["pack"] = pending.held_ms
-            timings["gateway"] = reply.queue_ms + reply.compute_ms
+            timings["gateway"] = sum(reply.queue_ms + reply.compute_ms for reply in (*pending.partial, pending.reply))
             timings["link"] = max(0.0, waited_ms - timings["pack"] - timings["gateway"])
             timings["decode"] = _since(mark)
             if answer is not None:
                 self._sent(plan, features, sum(len(tensor.data) for tensor in request.tensors))
-                machines = tuple(stage.machine for stage in plan.stages)
+                machines = tuple(DEVICE if stage.machine == DEVICE else GATEWAY for stage in plan.stages)
                 return Result(answer, plan, timings, analysis, machines, sent, received)
         outputs = self._locally(begun, timings)
         return Result(outputs, plan, timings, analysis, ("device",), sent, received, fallback=problem)
 
     def _request(
-        self, plan: Plan, encoded: tuple[EncodedTensor, ...], analysis: Analysis | None, remaining_ms: float
+        self,
+        plan: Plan,
+        route: Route,
+        request_id: bytes,
+        rank: Priority,
+        encoded: tuple[EncodedTensor, ...],
+        analysis: Analysis | None,
+        remaining_ms: float,
     ) -> Request:
         features = () if analysis is None else tuple(list(analysis.features.items())[:MAX_FEATURES])
         return Request(
-            request_id=uuid.uuid4().bytes,
+            request_id=request_id,
             bundle_digest=self.bundle.digest,
             cut=plan.cut or "",
             codec=plan.codec,
@@ -456,21 +542,30 @@ class Device:
             score=0.0 if analysis is None else analysis.score,
             features=features,
             tensors=encoded,
+            priority=rank,
+            onward=tuple(
+                Stage(cut, Runner.GATEWAY, gateway.gateway_id)
+                for cut, gateway in zip(plan.onward, route.gateways[1:], strict=True)
+            ),
             takes_parity=fec_available(),
         )
 
-    def _decoded(self, reply: Reply, outputs: Tensors) -> tuple[Tensors | None, str]:
-        if reply.status is not Status.OK:
-            return None, f"the gateway refused: {reply.message or reply.status.name.lower()}"
-        places = tuple(place for place, spec in enumerate(self.bundle.outputs) if spec.name not in outputs)
-        if reply.outputs != places or reply.partial:
+    def _decoded(self, replies: Sequence[Reply], outputs: Tensors) -> tuple[Tensors | None, str]:
+        """All outputs, with those of the head; else what is wrong with the replies, of which the last is no partial."""
+        last = replies[-1]
+        if last.status is not Status.OK:
+            return None, f"the gateway refused: {last.message or last.status.name.lower()}"
+        wanted = [place for place, spec in enumerate(self.bundle.outputs) if spec.name not in outputs]
+        if sorted(place for reply in replies for place in reply.outputs) != wanted or last.partial:
             return None, "its reply is damaged: it brings other outputs than were asked for"
-        expected = [self.bundle.outputs[place] for place in places]
+        answer = dict(outputs)
         try:
-            answer = decode(reply.codec, reply.tensors, expected, {}, _MAX_REPLY_BYTES)
+            for reply in replies:
+                expected = [self.bundle.outputs[place] for place in reply.outputs]
+                answer |= decode(reply.codec, reply.tensors, expected, {}, _MAX_REPLY_BYTES)
         except CodecError as error:
             return None, f"its reply is damaged: {error}"
-        return self._ordered(outputs | answer), ""
+        return self._ordered(answer), ""
 
     def _locally(self, begun: _Begun, timings: dict[str, float]) -> Tensors:
         """The rest of the model, here."""
@@ -500,11 +595,6 @@ class Device:
         latest = limit_ms - rest_ms * _RESERVE - _RESERVE_MS
         return latest if latest > 0 else limit_ms
 
-    def _why_local(self, cut: str | None, presence: Presence | None) -> str | None:
-        if cut == LOCAL_CUT or presence is not None:
-            return None
-        return self._exchange.absence()
-
     def _ordered(self, outputs: Tensors) -> Tensors:
         return {spec.name: outputs[spec.name] for spec in self.bundle.outputs}
 
@@ -525,6 +615,14 @@ def _of_size(option: Candidate, predicted: tuple[float, float] | None) -> Candid
     size = math.ceil(predicted[0])
     # Most sizes are the calibrated means, which the options have already.
     return option if size == option.payload_bytes else replace(option, payload_bytes=size)
+
+
+def _priority_of(name: str) -> Priority:
+    """The class of this name; raises InputError where there is none."""
+    known = get_args(PriorityName)
+    if name not in known:
+        raise InputError(f"no priority is called {name!r}; known are {', '.join(known)}")
+    return Priority[name.upper()]
 
 
 def _since(mark: float) -> float:

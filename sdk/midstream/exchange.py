@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from midstream.communication import topics
 from midstream.communication.address import BrokerAddress
 from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler
+from midstream.communication.control import Cancel, Taken, decode_control, encode_control
+from midstream.communication.destination import Destination, to_gateway, to_pool
+from midstream.communication.directory import WHOLE_KEY, Directory, is_announcement
 from midstream.communication.lanes import Lanes
-from midstream.communication.load import LoadReport, decode_load
 from midstream.communication.packs import MAX_PACK_BYTES, decode_pack, request_id_of
-from midstream.communication.presence import Presence, decode_presence
+from midstream.communication.presence import Presence
 from midstream.communication.sending import Expected, Pending, Sender, fail
 from midstream.communication.transport import Message
 from midstream.communication.versions import common_version, decode_notice, disagreement, is_notice
-from midstream.communication.wire import Buffer, Limits, Request, Status, decode_reply
+from midstream.communication.wire import Buffer, Limits, Priority, Request, Status, decode_reply
 from midstream.errors import WireError
 from midstream.partitioning import LinkEstimate, LinkState
 
@@ -33,9 +35,15 @@ _CHUNKS_IN_FLIGHT = 2
 PROBE_EVERY_S = 2.0
 # After a failure a gateway is left alone for this long, doubled at each further one.
 _FIRST_REST_S, _LONGEST_REST_S = 0.5, 15.0
-_MAX_GATEWAYS = 256
 _LOST = "the connection to the broker was lost"
 _NAMED = 3
+# What a request has at most beside its tensors' data, where it is small.
+_HEADERS_BYTES = 4 << 10
+# Beyond what the link takes, a pool's member has so long to say that it has a request.
+_TAKE_S = 0.25
+_CANCEL_EXPIRY_S = 10
+# So often a pool is asked the same, where its members are silent.
+_POOL_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,23 @@ class _Rest:
 
     until: float
     length_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The gateways that run a plan's stages, in order; none where there are none, for the reason in ``problem``.
+
+    ``directly``: these and no others are meant.
+    """
+
+    gateways: tuple[Presence, ...]
+    problem: str = ""
+    directly: bool = False
+
+    @property
+    def first(self) -> Presence | None:
+        """Whom the device sends to."""
+        return self.gateways[0] if self.gateways else None
 
 
 class Exchange:
@@ -59,9 +84,10 @@ class Exchange:
         self._digest = bundle_digest
         self._limits = limits
         self._lock = threading.Condition()
-        self._gateways: dict[str, Presence] = {}
-        self._loads: dict[str, LoadReport] = {}
+        self._directory = Directory(bundle_digest)
         self._rests: dict[str, _Rest] = {}
+        # When the gateways last said something to this device.
+        self._heard: dict[str, float] = {}
         self._link = LinkEstimate()
         self._probed = 0.0
         self._reassembler = Reassembler(limits.max_message_bytes)
@@ -83,9 +109,10 @@ class Exchange:
         self._transport.subscribe(topics.load_filter())
         self._transport.subscribe(topics.reply_filter(self._device_id))
         self._transport.subscribe(topics.urgent_reply_filter(self._device_id), urgent=True)
+        self._transport.subscribe(topics.device_control_filter(self._device_id), urgent=True)
         self._transport.start()
         with self._lock:
-            self._lock.wait_for(lambda: self._serving() is not None, wait_s)
+            self._lock.wait_for(lambda: bool(self._able()), wait_s)
 
     def close(self) -> None:
         """Disconnect; whoever still waits is told."""
@@ -128,30 +155,68 @@ class Exchange:
         """Why the broker cannot be reached, if that is known."""
         return self._transport.last_error
 
-    def gateway(self) -> Presence | None:
-        """The least busy gateway that has this bundle and is not resting after a failure."""
+    def gateway(self, request_id: bytes) -> Presence | None:
+        """The least busy gateway that has this bundle and is not resting after a failure: of equals, this request's."""
         with self._lock:
-            return self._serving(resting=False) if self._transport.connected else None
+            awake = [gateway for gateway in self._able() if not self._is_resting(gateway.gateway_id)]
+            return self._directory.least_busy(awake, request_id) if self._transport.connected else None
 
-    def any_gateway(self) -> Presence | None:
-        """The same, resting ones included: for forced plans."""
+    def route(self, stages: int, machines: Sequence[str] | None, request_id: bytes, *, forced: bool) -> Route:
+        """The gateways for so many stages after the device's: those named, else the least busy, all of them different.
+
+        Forced plans may go to gateways that rest after a failure.
+        """
+        if machines is None and stages == 1:
+            gateway = self.any_gateway(request_id) if forced else self.gateway(request_id)
+            return Route(()) if gateway is None else Route((gateway,))
         with self._lock:
-            return self._serving() if self._transport.connected else None
+            able = self._able() if self._transport.connected else []
+            if machines is not None:
+                by_id = {gateway.gateway_id: gateway for gateway in able}
+                missing = [name for name in machines if name not in by_id]
+                if missing and able:
+                    return Route((), f"gateway {missing[0]} is not there, or has not this bundle")
+                return Route(() if missing else tuple(by_id[name] for name in machines), directly=True)
+            found: tuple[Presence, ...] = ()
+            left = list(able)
+            while len(found) < stages and (chosen := self._directory.least_busy(left, request_id)) is not None:
+                found += (chosen,)
+                left.remove(chosen)
+        if able and len(found) < stages:
+            return Route((), f"{stages} stages need as many gateways with this bundle; there are {len(able)}")
+        return Route(found if len(found) == stages else (), directly=True)
+
+    def any_gateway(self, request_id: bytes) -> Presence | None:
+        """The least busy gateway that has this bundle, resting ones included: for forced plans."""
+        with self._lock:
+            return self._directory.least_busy(self._able(), request_id) if self._transport.connected else None
 
     def wait_ms(self, gateway_id: str) -> float:
         """What a request that came now would wait at this gateway, by its last load report; 0 without one."""
         with self._lock:
-            return self._wait_ms(gateway_id)
+            report = self._directory.loads.get(gateway_id)
+        return 0.0 if report is None else report.wait_ms
+
+    def waits_ms(self, gateway_id: str) -> dict[str | None, float]:
+        """The same for single cuts of this bundle where it differs; None is the whole input."""
+        with self._lock:
+            report = self._directory.loads.get(gateway_id)
+        waits = {} if report is None else report.waits_ms.get(self._digest.hex(), {})
+        return {None if cut == WHOLE_KEY else cut: wait_ms for cut, wait_ms in waits.items()}
 
     def absence(self) -> str:
         """Why there is no gateway to plan with, for a person."""
         with self._lock:
             foreign = min(
-                (gateway for gateway in self._gateways.values() if common_version(gateway.wire_versions) is None),
+                (
+                    gateway
+                    for gateway in self._directory.gateways.values()
+                    if common_version(gateway.wire_versions) is None
+                ),
                 key=lambda gateway: gateway.gateway_id,
                 default=None,
             )
-            others = sorted(self._gateways)[:_NAMED]
+            others = sorted(self._directory.gateways)[:_NAMED]
             rests = [
                 self._rests[gateway.gateway_id].until for gateway in self._able() if gateway.gateway_id in self._rests
             ]
@@ -181,54 +246,133 @@ class Exchange:
         self._transport.publish(topic, bytes(small), expiry_s=1, on_ack=self._after_echo)
         self._transport.publish(topic, bytes(large), expiry_s=1, on_ack=lambda ms: self._after_transfer(large, ms))
 
-    def ask(self, request: Request, gateway_id: str, timeout_s: float) -> Pending:
-        """Send a request and wait for its reply; where there is none in time, ``problem`` says why.
+    def ask(
+        self,
+        request: Request,
+        gateway: Presence,
+        timeout_s: float,
+        *,
+        directly: bool = False,
+        outputs: int | None = None,
+    ) -> Pending:
+        """Send a request to a gateway and wait for its reply; where there is none in time, ``problem`` says why.
 
-        Nothing of it is left when this returns: what was not sent yet is not sent any more.
+        Unless it has to go ``directly``, a small one goes to the gateway's pool, and one whose gateway is lost to
+        another under the same id, while there is one and there is time. With ``outputs``, wait for the partial
+        replies of a plan of several stages, until they bring so many. Nothing of it is left when this returns: what was
+        not sent yet is not sent any more, and who may still have it is told that nobody waits.
         """
-        pending = self._sender.ask(request, gateway_id, timeout_s, self._expected(gateway_id, request))
+        until = time.monotonic() + timeout_s
+        asked: list[Destination] = []
+        sent_bytes = received_bytes = 0
+        destination: Destination | None = self._destination(request, gateway, directly)
+        while destination is not None:
+            began = time.monotonic()
+            left_ms = max(1, int((until - began) * 1e3))
+            attempt = replace(request, deadline_ms=min(request.deadline_ms, left_ms)) if asked else request
+            expected = self._expected(destination.gateway_id or gateway.gateway_id, request)
+            pending = self._sender.ask(attempt, destination, until - began, expected, outputs)
+            sent_bytes += pending.sent_bytes
+            received_bytes += pending.received_bytes
+            asked.append(destination)
+            instead = pending.lost and not directly and not request.onward and time.monotonic() < until
+            destination = self._instead(gateway, request, asked, began) if instead else None
+        pending.sent_bytes, pending.received_bytes = sent_bytes, received_bytes
+        self._settle(pending)
+        self._call_off(request.request_id, asked if pending.reply is None else asked[:-1])
+        return pending
+
+    def _destination(self, request: Request, gateway: Presence, directly: bool) -> Destination:
+        """Where a request goes first: to the gateway, or to its pool where that can be asked in its stead."""
+        onward = [stage.runner_id for stage in request.onward]
+        pool = None if directly or onward else self._pool(request, gateway)
+        return to_gateway(gateway.gateway_id, onward) if pool is None else pool
+
+    def _pool(self, request: Request, gateway: Presence, before: Iterable[str] = ()) -> Destination | None:
+        """The gateway's pool, where it has one of which no member rests, and the request is one chunk."""
+        size = sum(len(tensor.data) for tensor in request.tensors) + _HEADERS_BYTES
+        with self._lock:
+            pool_id, link = self._directory.pool_of(gateway, request.bundle_digest), self._link.state()
+            if pool_id is None or not self._transport.shares_subscriptions or size > self._chunk_bytes():
+                return None
+            members = [member.gateway_id for member in self._directory.members(pool_id)]
+            if any(map(self._is_resting, members)):
+                return None
+        within_s = _TAKE_S + (4 * link.rtt_ms + 2 * size * 8 / link.uplink_kbps) / 1e3
+        return to_pool(pool_id, members, within_s, before)
+
+    def _instead(
+        self, gateway: Presence, request: Request, asked: Sequence[Destination], since: float
+    ) -> Destination | None:
+        """Another destination for a request that was lost; None where there is none.
+
+        Best is a gateway that was heard since the request was sent. Where none was, the pool is asked again: the broker
+        gives it to another member.
+        """
+        tried = {destination.gateway_id for destination in asked}
+        before = frozenset().union(*(destination.answerers for destination in asked))
+        with self._lock:
+            left = [
+                other
+                for other in self._directory.alike(gateway, request.bundle_digest)
+                if other.gateway_id not in tried and not self._is_resting(other.gateway_id)
+            ]
+            heard = [other for other in left if self._heard.get(other.gateway_id, 0.0) > since]
+            chosen = self._directory.least_busy(heard or left, request.request_id)
+        if not heard and asked[-1].pool_id and len(asked) < _POOL_TRIES:
+            pool = self._pool(request, gateway, before)
+            if pool is not None:
+                return pool
+        return None if chosen is None else to_gateway(chosen.gateway_id, before=before)
+
+    def _settle(self, pending: Pending) -> None:
+        """Leave those alone for a while who did not answer; whoever did is asked again."""
         with self._lock:
             if pending.reply is None:
-                self._rest(gateway_id)
-            else:
-                self._rests.pop(gateway_id, None)
-        return pending
+                for gateway_id in pending.bearers:
+                    self._rest(gateway_id)
+            elif len(pending.bearers) == 1:
+                for gateway_id in pending.bearers:
+                    self._rests.pop(gateway_id, None)
+
+    def _call_off(self, request_id: bytes, asked: Sequence[Destination]) -> None:
+        """Tell those who may have a request, and are there, that nobody waits for it."""
+        if not asked or not self._transport.connected:
+            return
+        with self._lock:
+            there = set(self._directory.gateways)
+        called_off = {
+            topic
+            for destination in asked
+            if there & destination.bearers
+            for topic in destination.control_topics(self._device_id)
+        }
+        for topic in called_off:
+            self._transport.publish(
+                topic, encode_control(Cancel(request_id)), expiry_s=_CANCEL_EXPIRY_S, priority=Priority.CRITICAL
+            )
 
     def _expected(self, gateway_id: str, request: Request) -> Expected:
         """What the link and the gateway's presence say that this request will take."""
         with self._lock:
-            presence, link = self._gateways.get(gateway_id), self._link.state()
-            report = self._loads.get(gateway_id)
+            presence, link = self._directory.gateways.get(gateway_id), self._link.state()
+            wait_ms = self._directory.wait_ms(gateway_id, request.bundle_digest, request.cut)
         if presence is None:
             return Expected(link.rtt_ms, 0.0, 0.0, link.uplink_kbps)
-        digest, cut = request.bundle_digest.hex(), request.cut or "whole"
-        wait_ms = 0.0 if report is None else report.wait_at(digest, cut)
-        return Expected(link.rtt_ms, wait_ms, presence.tail_ms.get(digest, {}).get(cut, 0.0), link.uplink_kbps)
+        tails = presence.tail_ms.get(request.bundle_digest.hex(), {})
+        return Expected(link.rtt_ms, wait_ms, tails.get(request.cut or WHOLE_KEY, 0.0), link.uplink_kbps)
 
     def _chunk_bytes(self) -> int:
         """As much as the link takes in a while; a link that was not measured yet counts as a slow one."""
         wanted = self._link.uplink_kbps / 8 * _CHUNK_MS if self._link.uplink_samples else 0.0
         return min(CHUNK_BYTES, max(_SMALLEST_CHUNK_BYTES, int(wanted)))
 
-    def _serving(self, *, resting: bool = True) -> Presence | None:
-        now = time.monotonic()
-        awake = [
-            gateway
-            for gateway in self._able()
-            if resting or gateway.gateway_id not in self._rests or self._rests[gateway.gateway_id].until <= now
-        ]
-        return min(awake, key=lambda gateway: (self._wait_ms(gateway.gateway_id), gateway.gateway_id), default=None)
-
-    def _wait_ms(self, gateway_id: str) -> float:
-        report = self._loads.get(gateway_id)
-        return 0.0 if report is None else report.wait_ms
-
     def _able(self) -> list[Presence]:
-        return [
-            gateway
-            for gateway in self._gateways.values()
-            if self._digest in gateway.bundles and common_version(gateway.wire_versions) is not None
-        ]
+        return self._directory.able(self._digest)
+
+    def _is_resting(self, gateway_id: str) -> bool:
+        rest = self._rests.get(gateway_id)
+        return rest is not None and rest.until > time.monotonic()
 
     def _rest(self, gateway_id: str) -> None:
         last = self._rests.get(gateway_id)
@@ -240,43 +384,45 @@ class Exchange:
             self.probe()
         else:
             with self._lock:
-                self._gateways.clear()
-                self._loads.clear()
+                self._directory.clear()
+                self._heard.clear()
             self._sender.fail(_LOST, urgent=False)
 
     def _on_message(self, message: Message) -> None:
         try:
-            if message.topic.startswith(topics.PRESENCE_PREFIX):
-                self._on_presence(topics.parse_presence_topic(message.topic), decode_presence(message.payload))
-            elif message.topic.startswith(topics.LOAD_PREFIX):
-                self._on_load(topics.parse_load_topic(message.topic), decode_load(message.payload))
-            elif not message.retained:
+            if is_announcement(message.topic):
+                self._on_announcement(message)
+            elif message.retained:
+                return
+            elif topics.is_device_control(message.topic):
+                route = topics.parse_device_control_topic(message.topic)
+                self._said(route.gateway_id)
+                control = decode_control(message.payload)
+                if isinstance(control, Taken):
+                    self._sender.take(control.message_id, route.gateway_id)
+            else:
                 self._on_reply(message)
         except WireError as error:
             _log.warning("ignored a message on %s: %s", message.topic, error)
 
-    def _on_presence(self, gateway_id: str, presence: Presence | None) -> None:
+    def _said(self, gateway_id: str) -> None:
+        """This gateway has said something to this device."""
         with self._lock:
-            if presence is None:
-                self._gateways.pop(gateway_id, None)
-                self._loads.pop(gateway_id, None)
-            elif gateway_id in self._gateways or len(self._gateways) < _MAX_GATEWAYS:
-                self._gateways[gateway_id] = replace(presence, gateway_id=gateway_id)
-            self._lock.notify_all()
-        if presence is None:
-            self._sender.fail(f"gateway {gateway_id} is gone", gateway_id)
+            if gateway_id in self._directory.gateways:
+                self._heard[gateway_id] = time.monotonic()
 
-    def _on_load(self, gateway_id: str, report: LoadReport | None) -> None:
+    def _on_announcement(self, message: Message) -> None:
         with self._lock:
-            if report is None:
-                self._loads.pop(gateway_id, None)
-            elif (gateway_id in self._loads or len(self._loads) < _MAX_GATEWAYS) and report.follows(
-                self._loads.get(gateway_id)
-            ):
-                self._loads[gateway_id] = report
+            gone = self._directory.hear(message.topic, message.payload)
+            if gone is not None:
+                self._heard.pop(gone, None)
+            self._lock.notify_all()
+        if gone is not None:
+            self._sender.lose(gone)
 
     def _on_reply(self, message: Message) -> None:
         route = topics.parse_reply_topic(message.topic)
+        self._said(route.gateway_id)
         if is_notice(message.payload):
             notice = decode_notice(message.payload)
             asked = self._sender.asked(notice.request_id, route.gateway_id)

@@ -172,3 +172,53 @@ def test_one_request_alone_is_always_let_in() -> None:
     queue = EarliestDeadlineFirst(capacity=10, workers=1, capacity_bytes=100)
     assert queue.offer(large(0, 5000), now=0.0) is Admission.ACCEPTED
     assert queue.offer(large(1, 1), now=0.0) is Admission.FULL
+
+
+def test_who_no_longer_waits_leaves_room() -> None:
+    queue = EarliestDeadlineFirst(capacity=3, workers=1, capacity_bytes=30)
+    for number in range(3):
+        assert queue.offer(Ticket(10.0 + number, number, 1.0, 0.0, 10), 0.0) is Admission.ACCEPTED
+    assert queue.offer(Ticket(10.0, 9, 1.0, 0.0, 10), 0.0) is Admission.FULL
+    queue.remove({0, 2, 77})
+    assert queue.wait_s == 1.0
+    assert queue.offer(Ticket(9.0, 9, 1.0, 0.0, 20), 0.0) is Admission.ACCEPTED
+    assert [queue.take(), queue.take(), queue.take()] == [
+        Ticket(9.0, 9, 1.0, 0.0, 20),
+        Ticket(11.0, 1, 1.0, 0.0, 10),
+        None,
+    ]
+
+
+def test_what_is_late_leaves_and_the_others_stay() -> None:
+    queue = EarliestDeadlineFirst(capacity=8, workers=1)
+    for number, deadline in enumerate((5.0, 3.0, 8.0)):
+        assert queue.offer(Ticket(deadline, number, 0.5, 0.0), 0.0) is Admission.ACCEPTED
+    assert queue.expired(3.0) == []
+    assert [ticket.number for ticket in queue.expired(5.5)] == [1, 0]
+    assert (len(queue), queue.wait_s) == (1, 0.5)
+
+
+def test_only_what_is_due_before_makes_one_wait() -> None:
+    queue = EarliestDeadlineFirst(capacity=8, workers=2)
+    for number, deadline in enumerate((2.0, 4.0, 6.0)):
+        queue.offer(Ticket(deadline, number, 1.0, 0.0), 0.0)
+    assert [queue.wait_before_s(deadline) for deadline in (1.0, 2.0, 5.0, 9.0)] == [0.0, 0.5, 1.0, 1.5]
+
+
+def test_a_more_urgent_class_runs_first_and_waits_for_its_own_only() -> None:
+    queue = EarliestDeadlineFirst(capacity=20, workers=1)
+    for number, (deadline, priority) in enumerate([(5.0, 2), (4.0, 1), (3.5, 1)]):
+        assert queue.offer(Ticket(deadline, number, 1.0, 0.0, priority=priority), now=0.0) is Admission.ACCEPTED
+    # Three seconds of work wait, and none of it runs before this.
+    assert queue.offer(Ticket(1.0, 3, 1.0, 0.0, priority=0), now=0.0) is Admission.ACCEPTED
+    # All of it runs before this, although its deadline is the earliest.
+    assert queue.offer(Ticket(3.0, 4, 1.0, 0.0, priority=2), now=0.0) is Admission.LATE
+    assert drain(queue) == [3, 2, 1, 0]
+
+
+def test_what_has_expired_is_found_in_any_class() -> None:
+    queue = EarliestDeadlineFirst(capacity=20, workers=1)
+    for number, (deadline, priority) in enumerate([(9.0, 0), (2.0, 2), (1.5, 1), (9.0, 2)]):
+        queue.offer(Ticket(deadline, number, 0.1, 0.0, priority=priority), now=0.0)
+    assert [ticket.number for ticket in queue.expired(now=3.0)] == [2, 1]
+    assert drain(queue) == [0, 3]

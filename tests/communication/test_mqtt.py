@@ -98,11 +98,11 @@ def test_what_else_is_sent_is_as_in_the_standard() -> None:
 
 
 def test_what_a_broker_answers_is_understood() -> None:
-    beside = bytes.fromhex("21 0014 27 00100000 13 000a 22 000a 26 0001 61 0001 62 12 0001 78")
+    beside = bytes.fromhex("21 0014 27 00100000 13 000a 22 000a 26 0001 61 0001 62 12 0001 78 2a 00")
     answer = b"\x20" + bytes([3 + len(beside)]) + b"\0\0" + bytes([len(beside)]) + beside
     rest = bytes.fromhex("40 02 0007  40 03 0008 87  90 05 0009 00 01 87  b0 04 000a 00 00  d0 00  e0 01 8e  e0 00")
     assert packets(answer + rest) == [
-        mqtt.Connected(0, 20, 1 << 20, 10),
+        mqtt.Connected(0, 20, 1 << 20, 10, False),
         mqtt.Acknowledged(7, 0),
         mqtt.Acknowledged(8, 0x87),
         mqtt.Subscribed(9, b"\x01\x87"),
@@ -111,7 +111,7 @@ def test_what_a_broker_answers_is_understood() -> None:
         mqtt.Disconnected(0x8E),
         mqtt.Disconnected(0),
     ]
-    assert packets(bytes.fromhex("20 02 00 01")) == [mqtt.Connected(0x84, 0xFFFF, mqtt.MAX_PACKET_BYTES, None)]
+    assert packets(bytes.fromhex("20 02 00 01")) == [mqtt.Connected(0x84, 0xFFFF, mqtt.MAX_PACKET_BYTES)]
     assert mqtt.reason_name(0x87) == "Not authorized"
     assert mqtt.reason_name(0xEE) == "Reason 0xee"
 

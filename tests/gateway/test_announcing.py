@@ -16,6 +16,7 @@ from midstream.communication.presence import Presence, decode_presence
 from midstream.communication.transport import Message, MqttTransport
 from midstream.errors import PeerError
 from midstream.gateway.announcing import Announcer, free_memory_bytes
+from midstream.gateway.work import Load
 
 WAIT_S = 20.0
 
@@ -28,10 +29,10 @@ def test_presence_and_load_are_kept_for_who_comes_later(broker: Broker) -> None:
         gateway.start(WAIT_S, required=True)
         announcer = Announcer(gateway, "busy")
         announcer.presence(Presence("busy"))
-        announcer.load(2, 12.34, 0.5, now_s=10.0)
+        announcer.load(Load(2, 12.34, 0.5, {}), now_s=10.0)
         # Too soon, and then not.
-        announcer.load(9, 99.0, 1.0, now_s=10.05)
-        announcer.load(9, 99.0, 1.0, now_s=10.2)
+        announcer.load(Load(9, 99.0, 1.0, {}), now_s=10.05)
+        announcer.load(Load(9, 99.0, 1.0, {}), now_s=10.2)
         watcher.subscribe(topics.presence_topic("busy"))
         watcher.subscribe(topics.load_topic("busy"))
         watcher.start(WAIT_S, required=True)
@@ -57,7 +58,7 @@ def test_a_broker_that_takes_too_little_is_an_error_of_the_peer(
             gateway.start(WAIT_S, required=True)
             announcer = Announcer(gateway, "gw")
             presence = Presence("gw", (bytes(32),))
-            for announce in (lambda: announcer.presence(presence), lambda: announcer.load(0, 0.0, 0.0, 1.0)):
+            for announce in (lambda: announcer.presence(presence), lambda: announcer.load(Load(0, 0.0, 0.0, {}), 1.0)):
                 with pytest.raises(PeerError, match="takes too little at once for a gateway to announce itself"):
                     announce()
 

@@ -12,6 +12,7 @@ import onnx.parser
 import pytest
 
 from midstream.bundle import Bundle
+from midstream.communication.wire import EncodedTensor, Request, Runner, Stage
 from midstream.errors import BundleError
 from midstream.gateway.served import WHOLE_KEY, ServedBundle
 from midstream.manifest import COSTS_FILE, WEIGHTS_FILE, SliceCost
@@ -25,6 +26,11 @@ def faces(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("served") / "faces"
     convert(assets / "models" / "face_detection_short_range.tflite", target, Options(max_cuts=3))
     return target
+
+
+def asked(served: ServedBundle, cut: str = "", *onward: str) -> Request:
+    stages = tuple(Stage(later, Runner.GATEWAY, "next") for later in onward)
+    return Request(bytes(16), served.digest, cut, "raw", 1000, 0.0, (), (), onward=stages)
 
 
 def test_every_worker_has_its_own_copy(faces: Path) -> None:
@@ -41,10 +47,50 @@ def test_a_damaged_bundle_is_not_served(faces: Path) -> None:
 
 def test_it_knows_its_cuts_and_the_whole_input(faces: Path) -> None:
     served = ServedBundle(faces, workers=1)
-    assert served.knows("")
-    assert all(served.knows(cut.id) for cut in Bundle.open(faces).cuts)
-    assert not served.knows("c999")
-    assert not served.knows(WHOLE_KEY)
+    assert served.unknown_stage(asked(served)) is None
+    assert all(served.unknown_stage(asked(served, cut.id)) is None for cut in Bundle.open(faces).cuts)
+    for unknown in ("c999", WHOLE_KEY):
+        assert f"has no cut '{unknown}'" in (served.unknown_stage(asked(served, unknown)) or "")
+
+
+def test_a_stage_that_is_not_the_last_needs_a_slice_between_its_cuts(faces: Path) -> None:
+    served, manifest = ServedBundle(faces, workers=1), Bundle.open(faces).manifest
+    first, second = manifest.middles()[0]
+    assert served.unknown_stage(asked(served, first, second)) is None
+    assert served.unknown_stage(asked(served, "", first)) is None
+    assert "no slice from cut" in (served.unknown_stage(asked(served, second, first)) or "")
+    assert "has no cut 'c999'" in (served.unknown_stage(asked(served, first, "c999")) or "")
+
+
+def test_it_expects_of_a_stage_what_lies_between_its_tails_until_it_has_run(faces: Path) -> None:
+    served = ServedBundle(faces, workers=1)
+    first, second = served.bundles[0].manifest.middles()[0]
+    between = served.expected_ms(first) - served.expected_ms(second)
+    assert served.expected_ms(first, second) == max(0.0, between)
+    tail_ms = served.expected_ms(first)
+    served.ran(first, 2 * between, second)
+    assert served.expected_ms(first, second) == pytest.approx(1.2 * between)
+    assert served.expected_ms(first) == tail_ms
+
+
+def test_what_cannot_be_meant_is_told_from_the_table_alone(faces: Path) -> None:
+    served = ServedBundle(faces, workers=1)
+    cut = served.bundles[0].cuts[-1]
+    (spec,) = cut.tensors
+    shape = tuple(size or 1 for size in spec.shape)
+    right = EncodedTensor(shape, spec.dtype, b"")
+
+    def misfit(*tensors: EncodedTensor, codec: str = "raw", size_bytes: int = 1000) -> str:
+        request = replace(asked(served, cut.id), tensors=tensors, codec=codec)
+        return served.misfit(request, size_bytes) or ""
+
+    assert not misfit(right)
+    assert not misfit(right, size_bytes=2 * cut.payload_bytes)
+    assert "bytes; " in misfit(right, size_bytes=2 * cut.payload_bytes + (64 << 10) + 1)
+    assert "2 tensors came, needed 1" in misfit(right, right)
+    assert "came as float64" in misfit(replace(right, dtype=np.dtype(np.float64)))
+    assert "came as float32" in misfit(replace(right, shape=(*shape, 2)))
+    assert "zip" in misfit(right, codec="zip")
 
 
 def test_before_it_has_measured_it_expects_what_the_converter_measured(faces: Path) -> None:

@@ -6,11 +6,13 @@ import queue
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 from midstream.broker import Broker
@@ -39,10 +41,10 @@ def until(condition: Callable[[], bool], what: str, wait_s: float = WAIT_S) -> N
 class GatewayProcess:
     """``midstream gateway`` as a process of its own."""
 
-    def __init__(self, broker_url: str, bundle: Path, name: str) -> None:
+    def __init__(self, broker_url: str, bundle: Path, name: str, *options: str) -> None:
         self.name = name
         command = [sys.executable, "-m", "midstream.cli.main", "gateway", "--bundles", str(bundle)]
-        command += ["--broker", broker_url, "--id", name, "--workers", "2"]
+        command += ["--broker", broker_url, "--id", name, "--workers", "2", *options]
         self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
     def stop(self) -> int:
@@ -84,8 +86,10 @@ def start_gateway(faces_path: Path) -> Iterator[Callable[..., GatewayProcess]]:
     """Starts gateways; all of them end with the test."""
     started: list[GatewayProcess] = []
 
-    def start(broker: Broker, name: str = "gw-test", bundle: Path = faces_path) -> GatewayProcess:
-        started.append(GatewayProcess(broker.url, bundle, name))
+    def start(
+        broker: Broker, name: str = "gw-test", bundle: Path = faces_path, options: Sequence[str] = ()
+    ) -> GatewayProcess:
+        started.append(GatewayProcess(broker.url, bundle, name, *options))
         return started[-1]
 
     yield start
@@ -123,3 +127,42 @@ def device_with_gateway(bundle: Bundle, url: str, **options: object) -> Iterator
     with Device(bundle, url, **options) as device:  # type: ignore[arg-type]
         until(lambda: device.gateways > 0, "a gateway's presence")
         yield device
+
+
+_LADDER_OF_OUTPUTS = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[1, 64] x) => (float[1, 64] early, float[1, 64] middle, float[1, 64] late) {
+  a = MatMul(x, w)
+  b = Relu(a)
+  early = Sigmoid(b)
+  c = MatMul(b, w)
+  d = Relu(c)
+  middle = Sigmoid(d)
+  e = MatMul(d, w)
+  f = Relu(e)
+  h = MatMul(f, w)
+  late = Sigmoid(h)
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def outputs_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small quick model with an output after a quarter, after half and at its end."""
+    folder = tmp_path_factory.mktemp("outputs")
+    model = onnx.parser.parse_model(_LADDER_OF_OUTPUTS)
+    weights = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32) / 8
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    onnx.save(model, folder / "outputs.onnx")
+    convert(folder / "outputs.onnx", folder / "bundle", Options())
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def outputs(outputs_path: Path) -> Bundle:
+    return Bundle.open(outputs_path)
+
+
+@pytest.fixture
+def vector() -> Tensors:
+    return {"x": np.random.default_rng(7).normal(size=(1, 64)).astype(np.float32)}

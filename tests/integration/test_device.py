@@ -130,6 +130,8 @@ def test_a_gateway_with_other_bundles_is_said_to_be_there(
 ) -> None:
     gateway = start_gateway(broker)
     with Device(faces, broker.url) as device:
-        until(lambda: gateway.name in device._exchange._gateways, "the gateway's presence")
-        device._exchange._gateways[gateway.name] = replace(device._exchange._gateways[gateway.name], bundles=())
+        until(lambda: gateway.name in device._exchange._directory.gateways, "the gateway's presence")
+        device._exchange._directory.gateways[gateway.name] = replace(
+            device._exchange._directory.gateways[gateway.name], bundles=()
+        )
         assert device.infer(inputs).fallback == f"no gateway has this bundle; there are {gateway.name} with others"

@@ -71,7 +71,7 @@ def test_a_topic_that_names_nobody_is_one_line_in_the_log(
         client.publish(f"{topics.ROOT}/gw/{ID}/req/bad id!", b"junk", correlation=bytes(16))
         assert ask(request(faces, inputs)).status is Status.OK
     (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert "'midstream/1/gw/gw-here/req/bad id!' is not a request's topic" in line
+    assert "'midstream/1/gw/gw-here/req/bad id!' is not a gateway's topic" in line
 
 
 def test_a_request_whose_time_is_over_has_expired(

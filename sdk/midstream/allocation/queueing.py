@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Set
 from dataclasses import dataclass
 from enum import Enum
 
@@ -59,6 +60,10 @@ class EarliestDeadlineFirst:
         """What a request that came now would wait, if it came last."""
         return self._waiting_s / self._workers
 
+    def wait_before_s(self, deadline: float) -> float:
+        """What a request of this deadline would wait for those that are due before it."""
+        return sum(ticket.work_s for ticket in self._heap if ticket.deadline <= deadline) / self._workers
+
     def offer(self, ticket: Ticket, now: float) -> Admission:
         """Let a request in, or say why not. Only work that runs before it counts as its wait."""
         if len(self._heap) >= self._capacity or not self._fits(ticket.size_bytes):
@@ -80,6 +85,24 @@ class EarliestDeadlineFirst:
         if not self._heap:
             return None
         ticket = heapq.heappop(self._heap)
+        self._left(ticket)
+        return ticket
+
+    def remove(self, numbers: Set[int]) -> None:
+        """Let those go, of these numbers, that wait."""
+        gone = [ticket for ticket in self._heap if ticket.number in numbers]
+        self._heap = [ticket for ticket in self._heap if ticket.number not in numbers]
+        heapq.heapify(self._heap)
+        for ticket in gone:
+            self._left(ticket)
+
+    def expired(self, now: float) -> list[Ticket]:
+        """Let those go whose deadline has passed."""
+        gone = sorted(ticket for ticket in self._heap if ticket.deadline < now)
+        if gone:
+            self.remove({ticket.number for ticket in gone})
+        return gone
+
+    def _left(self, ticket: Ticket) -> None:
         self._bytes -= ticket.size_bytes
         self._waiting_s = max(0.0, self._waiting_s - ticket.work_s) if self._heap else 0.0
-        return ticket

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from midstream.allocation.rates import DEFAULT_RATES, Rates
 from midstream.cli.output import AcceleratorName, AcceleratorOption, notes, on_stop_signal
 from midstream.errors import BundleError
 
@@ -42,6 +43,19 @@ def gateway(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Requests run at once; default: one a core.")] = None,
     accelerator: AcceleratorOption = AcceleratorName.cpu,
+    pool: Annotated[
+        str | None,
+        typer.Option(
+            help="Share requests with the other gateways of this pool; with accounts, MIDSTREAM_POOL_SECRET has 16 "
+            "random characters or more, the same for all of them."
+        ),
+    ] = None,
+    device_messages: Annotated[
+        float, typer.Option(min=1, help="Messages that one device may send a second; beyond, it is refused.")
+    ] = DEFAULT_RATES.messages_per_s,
+    device_mbytes: Annotated[
+        float, typer.Option(min=0.001, help="MB that one device may send a second; beyond, it is refused.")
+    ] = DEFAULT_RATES.bytes_per_s / 1e6,
 ) -> None:
     """Serve the tails of bundles to devices; waits for the broker if it is not up yet."""
     from midstream.gateway import Gateway
@@ -53,6 +67,8 @@ def gateway(
         workers=workers,
         accelerator=accelerator.value,
         credentials=credentials,
+        pool=pool,
+        rates=Rates(device_messages, device_mbytes * 1e6),
     ) as serving:
         on_stop_signal(serving.stop)
         if serving.wait_connected(2.0):

@@ -94,6 +94,22 @@ class _Partial:
         return b"".join(rebuilt(whole, self.count))[: self.total]
 
 
+def single(chunk: bytes) -> bytes | None:
+    """The tag of a message that this chunk brings all of, and no parity; None where there are to be others.
+
+    Whether it is a chunk at all, `Reassembler.add` finds out.
+    """
+    if len(chunk) < _HEADER.size:
+        return None
+    *_, index, count, _, tag, parity = _HEADER.unpack_from(chunk)
+    return bytes(tag) if (index, count, parity) == (0, 1, 0) else None
+
+
+def message_id_of(chunk: bytes) -> bytes | None:
+    """The message id in a chunk's header, unread; None where it is too short to have one."""
+    return bytes(_HEADER.unpack_from(chunk)[3]) if len(chunk) >= _HEADER.size else None
+
+
 def chunk_count(total: int, chunk_bytes: int) -> int:
     """How many data chunks of at most ``chunk_bytes`` a message of ``total`` bytes takes."""
     return -(-total // (chunk_bytes - OVERHEAD_BYTES))

@@ -21,8 +21,9 @@ class Lanes:
 
     What is published as critical goes out on the second connection where there is one, else first on the main one, on
     which everything else goes. What is subscribed to as urgent comes on the second, and on the main one while there is
-    no second: for a moment it may come on both, or on none. The state is the main one's, which has the will; ``on_urgent_lost`` is called where the second ends. ``on_message`` is called for one message at a
-    time. `close` must not be called from a callback.
+    no second: for a moment it may come on both, or on none. The state is the main one's, which has the will;
+    ``on_urgent_lost`` is called where the second ends. ``on_message`` is called for one message at a time. `close` must
+    not be called from a callback.
     """
 
     def __init__(
@@ -68,6 +69,11 @@ class Lanes:
         """Whether the broker refused for good."""
         return self.main.given_up
 
+    @property
+    def shares_subscriptions(self) -> bool:
+        """Whether the broker, as far as it has said, hands each message on a shared subscription to one subscriber."""
+        return self.main.shares_subscriptions
+
     def start(self, wait_s: float = 0.0, required: bool = False) -> None:
         """Begin to connect; wait for the main connection as `MqttTransport.start` does."""
         self.urgent.start()
@@ -94,9 +100,7 @@ class Lanes:
         expiry_s: int | None = None,
     ) -> int:
         """How many bytes of payload `publish` takes; the broker takes as much on either."""
-        return self.main.payload_limit(
-            topic, correlation=correlation, response_topic=response_topic, expiry_s=expiry_s
-        )
+        return self.main.payload_limit(topic, correlation=correlation, response_topic=response_topic, expiry_s=expiry_s)
 
     def publish(
         self,

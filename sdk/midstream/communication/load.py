@@ -74,12 +74,15 @@ class LoadThrottle:
 
 
 def rounded(report: LoadReport) -> LoadReport:
-    """The report without what changes all the time: the wait to 0.1 ms, the load to a hundredth, memory to 16 MiB."""
+    """The report without what changes all the time: waits to 0.1 ms, the load to a hundredth, memory to 16 MiB."""
     free = report.free_bytes
     return replace(
         report,
         wait_ms=round(report.wait_ms, 1),
         load=round(report.load, 2),
+        waits_ms={
+            digest: {cut: round(ms, 1) for cut, ms in waits.items()} for digest, waits in report.waits_ms.items()
+        },
         free_bytes=None if free is None else free // _MEMORY_STEP * _MEMORY_STEP,
     )
 

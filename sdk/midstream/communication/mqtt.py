@@ -64,6 +64,7 @@ class PROPERTY(IntEnum):
     SERVER_KEEPALIVE = 0x13
     RECEIVE_MAXIMUM = 0x21
     MAXIMUM_PACKET_SIZE = 0x27
+    SHARED_SUBSCRIPTIONS = 0x2A
 
 
 # How the values of all properties are encoded: a number of bytes, or one of these.
@@ -139,7 +140,8 @@ class Connected:
     reason: int
     receive_maximum: int
     maximum_packet_bytes: int
-    server_keepalive_s: int | None
+    server_keepalive_s: int | None = None
+    shares_subscriptions: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +378,7 @@ def _published(flags: int, body: memoryview) -> Published:
 def _connected(body: memoryview) -> Connected:
     reason = body[1]
     if len(body) == 2 and reason == 1:  # MQTT 3.1.1's word for a version that it does not speak
-        return Connected(UNSUPPORTED_VERSION, 0xFFFF, MAX_PACKET_BYTES, None)
+        return Connected(UNSUPPORTED_VERSION, 0xFFFF, MAX_PACKET_BYTES)
     length, start = _variable(body, 2)
     found = _properties(body[start : start + length])
     receive = _number(found, PROPERTY.RECEIVE_MAXIMUM, 0xFFFF)
@@ -384,7 +386,13 @@ def _connected(body: memoryview) -> Connected:
     if not receive or not packet:
         raise ProtocolError("the broker takes nothing: its receive maximum or maximum packet size is 0")
     keepalive = found.get(PROPERTY.SERVER_KEEPALIVE)
-    return Connected(reason, receive, packet, None if keepalive is None else int.from_bytes(keepalive))
+    return Connected(
+        reason,
+        receive,
+        packet,
+        None if keepalive is None else int.from_bytes(keepalive),
+        bool(_number(found, PROPERTY.SHARED_SUBSCRIPTIONS, 1)),
+    )
 
 
 def _properties(data: memoryview) -> dict[int, memoryview]:

@@ -2,47 +2,75 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from midstream.communication import topics
-from midstream.communication.chunks import OVERHEAD_BYTES, split
+from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, split
+from midstream.communication.destination import Destination
 from midstream.communication.lanes import Lanes
 from midstream.communication.packing import SMALL_BYTES, Packer, SmallRequest, Way
 from midstream.communication.packs import MAX_PACK_BYTES, encode_pack
-from midstream.communication.wire import REQUEST_ID_BYTES, Priority, Reply, Request, encode_request
+from midstream.communication.wire import REQUEST_ID_BYTES, Priority, Reply, Request, Status, encode_request
 from midstream.errors import MidstreamError
 
 
 @dataclass
 class Pending:
-    """A request, under way or done. ``problem`` says why there is no reply.
+    """A request, under way or done. ``problem`` says why there is no reply; with ``lost`` another gateway may be asked.
 
+    ``destination`` is where it was sent, ``bearers`` are who has it, or may. Of several stages, ``partial`` are the
+    replies of those before the last, and ``outputs`` is how many outputs they all bring (None: as many as the reply).
     ``held_ms`` is how long it waited for others to be sent with; ``sent_bytes`` is its share of what they took.
     ``urgent`` is one that goes, and is answered, over the second connection.
     """
 
     request_id: bytes
-    gateway_id: str
+    destination: Destination
     started: float
+    bearers: frozenset[str]
+    outputs: int | None = None
     reply: Reply | None = None
+    partial: tuple[Reply, ...] = ()
+    taken: bool = False
+    lost: bool = False
     sent_bytes: int = 0
     received_bytes: int = 0
     problem: str | None = None
     held_ms: float = 0.0
     priority: Priority = Priority.NORMAL
     urgent: bool = False
+    rouse: Callable[[], None] = lambda: None
+    asker: int = field(default_factory=threading.get_ident)
     message_id: bytes | None = None
     done: threading.Event = field(default_factory=threading.Event)
+
+    def add(self, reply: Reply) -> bool:
+        """A reply has come: whether nothing more is to come. What one brings a second time is passed over."""
+        if reply.partial and self.outputs is not None:
+            if all(reply.outputs != other.outputs for other in self.partial):
+                self.partial += (reply,)
+        elif self.reply is None:
+            self.reply = reply
+        if self.reply is None:
+            return False
+        brought = sum(len(each.outputs) for each in (self.reply, *self.partial))
+        return self.reply.status is not Status.OK or self.outputs is None or brought >= self.outputs
 
     def fail(self, problem: str) -> None:
         """No reply will come, for this reason."""
         if not self.done.is_set():
             self.problem = problem
-            self.done.set()
+            self.finish()
+
+    def finish(self) -> None:
+        """Nothing more is to come; who waits for it may be reading the other connection."""
+        self.done.set()
+        if self.asker != threading.get_ident():
+            self.rouse()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +125,29 @@ class Sender:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def ask(self, request: Request, gateway_id: str, timeout_s: float, expected: Expected) -> Pending:
+    def ask(
+        self,
+        request: Request,
+        destination: Destination,
+        timeout_s: float,
+        expected: Expected,
+        outputs: int | None = None,
+    ) -> Pending:
         """Send a request and wait for its reply; where there is none in time, ``problem`` says why.
 
-        Nothing of it is left when this returns: what was not sent yet is not sent any more, unless others wait for it.
+        With ``outputs``, wait for partial replies too, until they bring so many. Nothing of it is left when this
+        returns: what was not sent yet is not sent any more, unless others wait for it.
         """
         urgent = request.priority is Priority.CRITICAL and self._transport.urgent.connected
         pending = Pending(
-            request.request_id, gateway_id, time.monotonic(), priority=request.priority, urgent=urgent
+            request.request_id,
+            destination,
+            time.monotonic(),
+            destination.bearers,
+            outputs,
+            priority=request.priority,
+            urgent=urgent,
+            rouse=self._transport.rouse,
         )
         until = pending.started + timeout_s
         with self._lock:
@@ -115,11 +158,16 @@ class Sender:
                 while not pending.done.is_set():
                     if not attend(pending.done.is_set, self._patience_s(pending, until)):
                         pending.done.wait(self._patience_s(pending, until))
-                    if not pending.done.is_set():
-                        if time.monotonic() >= until:
-                            pending.problem = "no answer in time"
-                            break
-                        self._send_overdue(gateway_id)
+                    if pending.done.is_set():
+                        break
+                    now = time.monotonic()
+                    if now >= until:
+                        pending.reply, pending.problem = None, "no answer in time"
+                        break
+                    if now >= _take_by(pending):
+                        pending.lost = True
+                        pending.fail(f"no gateway of pool {destination.pool_id} has taken it")
+                    self._send_overdue(destination.key)
         except (ValueError, MidstreamError) as error:
             pending.fail(_cannot_be_sent(error))
         finally:
@@ -131,28 +179,42 @@ class Sender:
         with self._lock:
             pending = self._pending.get(request_id)
             found = [pending] if pending is not None else list(self._sent.get(request_id, ()))
-        return [pending for pending in found if pending.gateway_id == gateway_id]
+        return [pending for pending in found if gateway_id in pending.destination.answerers]
 
     def answer(self, pending: Pending, reply: Reply, size_bytes: int) -> None:
-        """The reply has come."""
-        pending.received_bytes = size_bytes
-        pending.reply = reply
-        pending.done.set()
-        self._no_longer_under_way(pending)
+        """A reply has come."""
+        pending.received_bytes += size_bytes
+        if pending.add(reply):
+            pending.finish()
+            self._no_longer_under_way(pending)
 
-    def fail(self, problem: str, gateway_id: str | None = None, *, urgent: bool | None = None) -> None:
-        """No request is answered any more, or none of those to this gateway, or that are, or are not, urgent."""
+    def take(self, message_id: bytes, gateway_id: str) -> None:
+        """This gateway has said that it has a message that went to its pool."""
+        for pending in self.asked(message_id, gateway_id):
+            pending.bearers = frozenset((gateway_id,))
+            pending.taken = True
+
+    def fail(self, problem: str, *, urgent: bool | None = None) -> None:
+        """No request is answered any more, or none of those that are, or are not, urgent."""
         with self._lock:
-            waiting = [one for one in self._pending.values() if urgent in (None, one.urgent)]
-        fail(waiting if gateway_id is None else [one for one in waiting if one.gateway_id == gateway_id], problem)
-        self._transport.rouse()
+            waiting = [pending for pending in self._pending.values() if urgent in (None, pending.urgent)]
+        fail(waiting, problem)
+
+    def lose(self, gateway_id: str) -> None:
+        """This gateway is gone, and with it what it has, or may have."""
+        with self._lock:
+            lost = [pending for pending in self._pending.values() if gateway_id in pending.bearers]
+        for pending in lost:
+            pending.lost = True
+        fail(lost, f"gateway {gateway_id} is gone")
 
     def _patience_s(self, pending: Pending, until: float) -> float:
         """How long to wait for an answer, or until those must be sent with which this request waits."""
         with self._lock:
-            packer = self._packers.get(pending.gateway_id)
+            packer = self._packers.get(pending.destination.key)
             if packer is not None and packer.due_s is not None and packer.holds(pending.request_id):
                 until = min(until, packer.due_s)
+        until = min(until, _take_by(pending))
         return min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)
 
     def _leave(self, pending: Pending) -> None:
@@ -176,7 +238,7 @@ class Sender:
         if not self._packing or pending.urgent or len(message) > SMALL_BYTES:
             self._send_alone(message, pending, request.deadline_ms)
             return
-        pack_bytes = min(self._payload_limit(pending.gateway_id, request.deadline_ms), self._chunk_bytes())
+        pack_bytes = min(self._payload_limit(pending.destination, request.deadline_ms), self._chunk_bytes())
         way = Way(
             expected.round_trip_ms,
             expected.queue_ms,
@@ -189,7 +251,7 @@ class Sender:
         with self._lock:
             now = time.monotonic()
             small = SmallRequest(request.request_id, message, now, request.deadline_ms, expected.work_ms)
-            due = self._packers.setdefault(pending.gateway_id, Packer()).offer(small, way, now)
+            due = self._packers.setdefault(pending.destination.key, Packer()).offer(small, way, now)
         self._send_together(due, now)
 
     def _send_alone(self, message: bytes, pending: Pending, deadline_ms: int) -> None:
@@ -197,17 +259,17 @@ class Sender:
             message_id = self._register([pending])
         self._publish([message], message_id, [pending], deadline_ms)
 
-    def _send_overdue(self, gateway_id: str) -> None:
+    def _send_overdue(self, key: str) -> None:
         now = time.monotonic()
         with self._lock:
-            packer = self._packers.get(gateway_id)
+            packer = self._packers.get(key)
             due = () if packer is None else packer.overdue(now)
         self._send_together(due, now)
 
     def _no_longer_under_way(self, pending: Pending) -> None:
         now = time.monotonic()
         with self._lock:
-            packer = self._packers.get(pending.gateway_id)
+            packer = self._packers.get(pending.destination.key)
             due = () if packer is None else packer.forget(pending.request_id, now)
         self._send_together(due, now)
 
@@ -239,23 +301,23 @@ class Sender:
         self, messages: Sequence[bytes], message_id: bytes, asked: Sequence[Pending], deadline_ms: int
     ) -> None:
         """All chunks of these requests; where they cannot be sent, each is told why."""
-        gateway_id = asked[0].gateway_id
+        destination = asked[0].destination
         try:
             whole = messages[0] if len(messages) == 1 else encode_pack(messages)
-            limit = min(self._payload_limit(gateway_id, deadline_ms), self._chunk_bytes())
+            limit = min(self._payload_limit(destination, deadline_ms), CHUNK_BYTES)
+            if not destination.pool_id:  # which takes one chunk
+                limit = min(limit, self._chunk_bytes())
             chunks = split(whole, message_id, limit)
             transfer = _Transfer(sum(map(len, chunks)), len(chunks), time.monotonic())
             for message, pending in zip(messages, asked, strict=True):
                 pending.sent_bytes = transfer.size_bytes * len(message) // sum(map(len, messages))
-            topic = topics.request_topic(gateway_id, self._device_id)
-            reply_topic = topics.reply_topic(gateway_id, self._device_id)
             priority = min(pending.priority for pending in asked)
             for chunk in chunks:
                 if not self._transport.publish(
-                    topic,
+                    destination.request_topic(self._device_id),
                     chunk,
                     correlation=message_id,
-                    response_topic=reply_topic,
+                    response_topic=destination.reply_topic(self._device_id),
                     expiry_s=_expiry_s(deadline_ms),
                     on_ack=lambda _ms: self._acked(transfer),
                     priority=priority,
@@ -265,15 +327,13 @@ class Sender:
                     break
         except (ValueError, MidstreamError) as error:
             fail(asked, _cannot_be_sent(error))
-        if len(asked) > 1 and asked[0].done.is_set():
-            self._transport.rouse()
 
-    def _payload_limit(self, gateway_id: str, deadline_ms: int) -> int:
-        """How many bytes the broker takes at once of what goes to this gateway."""
+    def _payload_limit(self, destination: Destination, deadline_ms: int) -> int:
+        """How many bytes the broker takes at once of what goes there."""
         return self._transport.payload_limit(
-            topics.request_topic(gateway_id, self._device_id),
+            destination.request_topic(self._device_id),
             correlation=bytes(REQUEST_ID_BYTES),
-            response_topic=topics.reply_topic(gateway_id, self._device_id),
+            response_topic=destination.reply_topic(self._device_id),
             expiry_s=_expiry_s(deadline_ms),
         )
 
@@ -287,6 +347,12 @@ def fail(asked: Sequence[Pending], problem: str) -> None:
     """No reply will come to these, for this reason."""
     for pending in asked:
         pending.fail(problem)
+
+
+def _take_by(pending: Pending) -> float:
+    """Until when somebody of a pool must have said that it has this request."""
+    within_s = pending.destination.take_within_s
+    return math.inf if within_s is None or pending.taken or pending.done.is_set() else pending.started + within_s
 
 
 def _cannot_be_sent(error: Exception) -> str:

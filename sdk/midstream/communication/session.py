@@ -52,6 +52,7 @@ class Session:
         self.accepted = False
         self.refusal: Refusal | None = None
         self.packet_limit = mqtt.MAX_PACKET_BYTES
+        self.shares_subscriptions = True
         self._address = address
         self._client_id = client_id
         self._will = will
@@ -283,6 +284,7 @@ class Session:
         self.accepted = True
         self._window = min(MAX_IN_FLIGHT, packet.receive_maximum)
         self.packet_limit = packet.maximum_packet_bytes
+        self.shares_subscriptions = packet.shares_subscriptions
         if packet.server_keepalive_s is not None:
             self._keepalive_s = min(self._keepalive_s, packet.server_keepalive_s or self._keepalive_s)
 

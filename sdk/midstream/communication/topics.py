@@ -204,6 +204,11 @@ def parse_reply_topic(topic: str) -> Route:
     return Route(gateway_id, device_id, int(version))
 
 
+def is_device_control(topic: str) -> bool:
+    """Whether it is a topic of control messages of gateways to devices."""
+    return _GATEWAY_CONTROL.fullmatch(topic) is not None
+
+
 def parse_device_control_topic(topic: str) -> Route:
     """Which gateway sent which device a control message; raises WireError on any other topic."""
     version, device_id, gateway_id = _parse(_GATEWAY_CONTROL, topic, "a control message's")

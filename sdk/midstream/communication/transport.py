@@ -92,6 +92,7 @@ class MqttTransport:
         self._given_up = False
         self._last_error: str | None = None
         self._packet_limit = MAX_PACKET_BYTES
+        self._shares_subscriptions = True
         # Whose turn it is may use what is guarded by it: the session, and the waiters of the loop and of who attends.
         self._turn = _Turn()
         self._session: Session | None = None
@@ -119,6 +120,11 @@ class MqttTransport:
     def given_up(self) -> bool:
         """Whether the broker refused for good, so that it no longer tries."""
         return self._given_up
+
+    @property
+    def shares_subscriptions(self) -> bool:
+        """Whether the broker, as far as it has said, hands each message on a shared subscription to one subscriber."""
+        return self._shares_subscriptions
 
     def __enter__(self) -> MqttTransport:
         self.start()
@@ -209,9 +215,10 @@ class MqttTransport:
     ) -> bool:
         """Hand a message to the connection; never blocks. False where there is none, or too much waits for it already.
 
-        What waits goes by ``priority``, and of one class in order; what was sent is not overtaken any more. After ``expiry_s`` seconds it is not sent any more; `withdraw` takes it back before. ``on_ack`` is called on the
-        transport's thread with the milliseconds from here to the broker's PUBACK; never with QoS 0, or where the
-        connection breaks first.
+        What waits goes by ``priority``, and of one class in order; what was sent is not overtaken any more. After
+        ``expiry_s`` seconds it is not sent any more; `withdraw` takes it back before. ``on_ack`` is called on the
+        thread that reads the connection, with the milliseconds from here to the broker's PUBACK; never with QoS 0, or
+        where the connection breaks first.
 
         Raises ValueError for a payload of more than 1,500,000 bytes or more than the broker takes, a wildcard in the
         topic, or QoS 2.
@@ -457,6 +464,7 @@ class MqttTransport:
         with self._changed:
             filters = dict(self._filters)
             self._packet_limit = session.packet_limit
+            self._shares_subscriptions = session.shares_subscriptions
             self._last_error = None
             self._online = True
             self._changed.notify_all()

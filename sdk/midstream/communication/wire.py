@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import pairwise
 
-from midstream.communication.checksum import CRC_BYTES, Buffer, sealed
+from midstream.communication.checksum import CRC_BYTES, Buffer, crc32c, sealed
 from midstream.communication.framing import (
     DTYPES,
     MAGIC,
@@ -50,6 +50,7 @@ __all__ = [
     "Runner",
     "Stage",
     "Status",
+    "content_tag",
     "decode_reply",
     "decode_request",
     "decoded_bytes",
@@ -231,6 +232,19 @@ def with_deadline(request: bytes, deadline_ms: int) -> bytes:
     """A request as `encode_request` wrote it, with another time that remains."""
     view = memoryview(request)
     return sealed(view[:_DEADLINE_AT], _U32.pack(deadline_ms), view[_DEADLINE_AT + _U32.size : -CRC_BYTES])
+
+
+def content_tag(request: Buffer, deadline_ms: int) -> bytes:
+    """The last four bytes, the CRC-32C, that this request would have if so much time remained.
+
+    So two attempts at one request are known to ask the same.
+    """
+    view = memoryview(request)
+    remaining = _U32.pack(deadline_ms)
+    if view[_DEADLINE_AT : _DEADLINE_AT + _U32.size] == remaining:
+        return bytes(view[-CRC_BYTES:])
+    crc = crc32c(view[_DEADLINE_AT + _U32.size : -CRC_BYTES], crc32c(remaining, crc32c(view[:_DEADLINE_AT])))
+    return _U32.pack(crc)
 
 
 def decode_request(data: Buffer, limits: Limits = _LIMITS) -> Request:

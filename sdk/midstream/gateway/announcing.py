@@ -7,10 +7,11 @@ import uuid
 from pathlib import Path
 
 from midstream.communication import topics
+from midstream.communication.lanes import Lanes
 from midstream.communication.load import LOAD_EXPIRY_S, LoadReport, LoadThrottle, encode_load, rounded
 from midstream.communication.presence import Presence, encode_within
-from midstream.communication.transport import MqttTransport
 from midstream.errors import PeerError, WireError
+from midstream.gateway.work import Load
 
 _MEMINFO = Path("/proc/meminfo")
 
@@ -18,7 +19,7 @@ _MEMINFO = Path("/proc/meminfo")
 class Announcer:
     """Publishes a gateway's presence and load reports, retained. Not thread-safe, but for the transport."""
 
-    def __init__(self, transport: MqttTransport, gateway_id: str) -> None:
+    def __init__(self, transport: Lanes, gateway_id: str) -> None:
         self._transport = transport
         self._gateway_id = gateway_id
         self._presence: Presence | None = None
@@ -41,10 +42,19 @@ class Announcer:
         except (WireError, ValueError) as error:
             raise _takes_too_little(error) from None
 
-    def load(self, queue_length: int, wait_ms: float, load: float, now_s: float, *, always: bool = False) -> None:
+    def load(self, load: Load, now_s: float, *, always: bool = False) -> None:
         """Publish a report where it is time for this one, or ``always``. Raises PeerError as `presence` does."""
         report = rounded(
-            LoadReport(self._gateway_id, self._run, self._sequence, queue_length, wait_ms, load, free_memory_bytes())
+            LoadReport(
+                self._gateway_id,
+                self._run,
+                self._sequence,
+                load.queue_length,
+                load.wait_ms,
+                load.load,
+                free_memory_bytes(),
+                load.waits_ms,
+            )
         )
         if not always and now_s < self._throttle.due_s(report):
             return

@@ -7,10 +7,14 @@ from pathlib import Path
 
 from midstream.bundle import Bundle
 from midstream.communication.announcements import MAX_CUTS
+from midstream.communication.codecs import check_table, find_codec
+from midstream.communication.directory import WHOLE_KEY
+from midstream.communication.wire import Request
 from midstream.engines import Accelerator
+from midstream.errors import CodecError
 from midstream.partitioning import times_from_costs
+from midstream.tensors import TensorSpec
 
-WHOLE_KEY = "whole"
 # Sizes may grow where a model's shapes are dynamic.
 _DYNAMIC_GROWTH = 16
 _MAX_REQUEST_BYTES = 64 << 20
@@ -27,9 +31,14 @@ class ServedBundle:
         self.name = first.name
         self.digest = first.digest
         self.bases_id = first.bases_id
-        self.max_request_bytes = _request_bound(first)
+        # By cut, of which the empty one is the whole input.
+        self._request_bytes = _request_bounds(first)
+        self.max_request_bytes = max(self._request_bytes.values())
+        self._middles = frozenset(first.manifest.middles())
         self._lock = threading.Lock()
         self._tail_ms = _tails(first, 1.0)
+        # Of stages that end at a cut, as far as they were run here.
+        self._middle_ms: dict[tuple[str, str], float] = {}
 
     def measure(self) -> None:
         """Find out how fast this machine is: loads the whole model in every worker and runs it."""
@@ -40,21 +49,49 @@ class ServedBundle:
         with self._lock:
             self._tail_ms = _tails(first, factor)
 
-    def knows(self, cut_id: str) -> bool:
-        """Whether this bundle has the cut; empty stands for the whole input."""
-        return not cut_id or any(cut.id == cut_id for cut in self.bundles[0].cuts)
+    def unknown_stage(self, request: Request) -> str | None:
+        """What of this request's own stage the bundle has not; None where it has it. Empty is the whole input's cut."""
+        cuts = [request.cut, *(stage.cut for stage in request.onward[:1])]
+        for cut_id in cuts:
+            if cut_id and cut_id not in self._request_bytes:
+                return f"bundle {self.name!r} has no cut {cut_id!r}"
+        if all(cuts) and len(cuts) > 1 and (cuts[0], cuts[1]) not in self._middles:
+            return f"bundle {self.name!r} has no slice from cut {cuts[0]!r} to cut {cuts[1]!r}"
+        return None
 
-    def expected_ms(self, cut_id: str) -> float:
-        """What a request at this cut is expected to take here."""
+    def misfit(self, request: Request, size_bytes: int) -> str | None:
+        """What of a request at a cut that is known cannot be: its size, codec or table of tensors; None where nothing.
+
+        Looks at no tensor's data, and takes no memory for it.
+        """
+        most = self._request_bytes[request.cut]
+        if size_bytes > most:
+            return f"a request at cut {request.cut!r} has {size_bytes} bytes; {most} are allowed"
+        try:
+            find_codec(request.codec)
+            check_table(request.tensors, self.bundles[0].crossing_specs(request.cut or None), most)
+        except CodecError as error:
+            return str(error)
+        return None
+
+    def expected_ms(self, cut_id: str, next_cut: str | None = None) -> float:
+        """What a request at this cut is expected to take here, to the model's end or to the next cut."""
         with self._lock:
-            return self._tail_ms.get(cut_id or WHOLE_KEY, 0.0)
+            whole_ms = self._tail_ms.get(cut_id or WHOLE_KEY, 0.0)
+            if next_cut is None:
+                return whole_ms
+            rest_ms = whole_ms - self._tail_ms.get(next_cut, 0.0)
+            return self._middle_ms.get((cut_id, next_cut), max(0.0, rest_ms))
 
-    def ran(self, cut_id: str, ms: float) -> None:
+    def ran(self, cut_id: str, ms: float, next_cut: str | None = None) -> None:
         """Correct the expectation by what a run took; one run that took far longer counts as four times as long."""
-        key = cut_id or WHOLE_KEY
+        known = self.expected_ms(cut_id, next_cut) or ms
+        corrected = known + _SMOOTHING * (min(ms, 4 * known) - known)
         with self._lock:
-            known = self._tail_ms.get(key, ms)
-            self._tail_ms[key] = known + _SMOOTHING * (min(ms, 4 * known) - known)
+            if next_cut is None:
+                self._tail_ms[cut_id or WHOLE_KEY] = corrected
+            else:
+                self._middle_ms[cut_id, next_cut] = corrected
 
     def tail_ms(self) -> dict[str, float]:
         """Expected milliseconds by cut id, for the gateway's presence."""
@@ -67,10 +104,20 @@ def _tails(bundle: Bundle, factor: float) -> dict[str, float]:
     return {WHOLE_KEY: times.whole_ms, **times.tail_ms}
 
 
-def _request_bound(bundle: Bundle) -> int:
-    """The largest request that this bundle can mean."""
+def _request_bounds(bundle: Bundle) -> dict[str, int]:
+    """The largest request that can be meant at each cut, and at the whole input, whose key is empty.
+
+    No codec makes twice as much of what crosses; dynamic sizes may be larger than those that the bundle was verified
+    with.
+    """
     manifest = bundle.manifest
-    largest = max(bundle.input_bytes, *(cut.payload_bytes for cut in manifest.cuts), 0)
-    crossing = [*manifest.inputs, *(spec for cut in manifest.cuts for spec in cut.tensors)]
-    dynamic = any(None in spec.shape for spec in crossing)
-    return min(_MAX_REQUEST_BYTES, largest * (_DYNAMIC_GROWTH if dynamic else 2) + _OVERHEAD_BYTES)
+    sizes = {"": (bundle.input_bytes, manifest.inputs)}
+    sizes |= {cut.id: (cut.payload_bytes, cut.tensors) for cut in manifest.cuts}
+    return {
+        place: min(_MAX_REQUEST_BYTES, size * (_DYNAMIC_GROWTH if _dynamic(specs) else 2) + _OVERHEAD_BYTES)
+        for place, (size, specs) in sizes.items()
+    }
+
+
+def _dynamic(specs: tuple[TensorSpec, ...]) -> bool:
+    return any(None in spec.shape for spec in specs)

@@ -2,78 +2,39 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import math
 import os
 import threading
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket
+from midstream.allocation.rates import DEFAULT_RATES, Rates
 from midstream.communication import topics
 from midstream.communication.address import parse_broker_url
 from midstream.communication.announcements import MAX_BUNDLES
-from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler, split
-from midstream.communication.codecs import encode, optional_libraries
+from midstream.communication.codecs import optional_libraries
 from midstream.communication.fec import FEC_LIBRARY, fec_available
-from midstream.communication.framing import WIRE_VERSION, check_version
 from midstream.communication.lanes import Lanes
-from midstream.communication.packs import decode_pack, encode_pack, is_pack, request_id_of
 from midstream.communication.presence import Presence
 from midstream.communication.transport import Message
-from midstream.communication.versions import VersionNotice, encode_notice
-from midstream.communication.wire import (
-    REQUEST_ID_BYTES,
-    Buffer,
-    Limits,
-    Reply,
-    Request,
-    Status,
-    decode_request,
-    encode_reply,
-)
+from midstream.communication.wire import Buffer, Limits, Request, Status
 from midstream.engines import Accelerator
-from midstream.errors import (
-    AcceleratorError,
-    BundleError,
-    CodecError,
-    InputError,
-    MidstreamError,
-    PeerError,
-    WireError,
-    WireVersionError,
-)
+from midstream.errors import AcceleratorError, BundleError, MidstreamError, PeerError
 from midstream.gateway.announcing import Announcer
-from midstream.gateway.replies import HeldReplies
+from midstream.gateway.peers import Peers
+from midstream.gateway.pooling import checked_pool, secret_of_pool
+from midstream.gateway.posting import Post
+from midstream.gateway.receiving import Receiver
 from midstream.gateway.served import ServedBundle
+from midstream.gateway.work import Work
 
 _log = logging.getLogger("midstream.gateway")
 
 PRESENCE_EVERY_S = 1.0
 LOAD_EVERY_S = 0.1
-QUEUE_CAPACITY = 256
-QUEUE_CAPACITY_BYTES = 256 << 20
-# A worker that reads the connection looks around at least so often.
-_ATTEND_S = 10.0
-# Who sent what cannot be read is answered, too, but how long it waits is not known.
-_REFUSAL_S = 10.0
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A request that was let in; ``packed`` if it came with others, so that its reply may go with theirs."""
-
-    request: Request
-    device_id: str
-    served: ServedBundle
-    deadline: float
-    arrived: float
-    packed: bool
 
 
 class Gateway:
@@ -82,8 +43,11 @@ class Gateway:
     ``workers`` requests run at once, each with one engine thread and its own copy of the slices in use; the default is
     one for each core. ``credentials`` is the folder with this gateway's certificate where the broker wants one: its
     name is then the gateway's id. ``accelerator`` is what runs them, "edgetpu" never, as only heads are compiled for
-    it. Raises BundleError on a damaged bundle, AcceleratorError where the accelerator cannot be used, and InputError on
-    a wrong broker URL or wrong credentials, all at once; a broker that is not up yet is waited for.
+    it. With ``pool`` it shares requests with the other gateways of this pool, by a subscription whose name follows from
+    ``pool_secret`` (default: the environment's MIDSTREAM_POOL_SECRET; without accounts none is needed). ``rates`` bound
+    what it takes of one device. Raises BundleError on a damaged bundle, AcceleratorError where the accelerator cannot
+    be used, and InputError on a wrong broker URL, wrong credentials, or a pool that is none, all at once; a broker that
+    is not up yet is waited for.
     """
 
     def __init__(
@@ -95,16 +59,21 @@ class Gateway:
         workers: int | None = None,
         accelerator: Accelerator = "cpu",
         credentials: str | Path | None = None,
+        pool: str | None = None,
+        pool_secret: str | None = None,
+        rates: Rates = DEFAULT_RATES,
     ) -> None:
         address = parse_broker_url(broker, credentials=credentials)
         self.gateway_id = topics.check_id(address.client_name("gateway", gateway_id) or f"gw-{uuid.uuid4().hex[:12]}")
+        self._pool = None if pool is None else checked_pool(pool)
+        self._pool_secret = secret_of_pool(pool_secret, address.has_account) if pool is not None else ""
         if accelerator == "edgetpu":
             raise AcceleratorError(
                 "a gateway runs tails, and only heads are compiled for the Edge TPU: run the gateway on cpu, or ONNX "
                 "bundles on cuda or tensorrt, and give edgetpu to the device, midstream run --accelerator edgetpu"
             )
-        self._workers = max(1, workers or os.cpu_count() or 1)
-        served = [ServedBundle(path, self._workers, accelerator) for path in bundles]
+        workers = max(1, workers or os.cpu_count() or 1)
+        served = [ServedBundle(path, workers, accelerator) for path in bundles]
         if not served:
             raise BundleError(
                 "a gateway needs at least one bundle; convert a model first: midstream convert MODEL -o DIR"
@@ -116,18 +85,9 @@ class Gateway:
                 f"a gateway serves at most {MAX_BUNDLES} bundles, {len(self._served)} were given; start another one "
                 "for the rest of them"
             )
-        self._limits = Limits(*(max(bundle.max_request_bytes for bundle in served),) * 2)
-        self._reassembler = Reassembler(self._limits.max_message_bytes)
-        self._queue = EarliestDeadlineFirst(QUEUE_CAPACITY, self._workers, QUEUE_CAPACITY_BYTES)
-        self._jobs: dict[int, _Job] = {}
-        self._numbers = itertools.count()
-        self._changed = threading.Condition()
-        self._busy = 0
-        self._stopping = False
         self._stopped = threading.Event()
         self._news = threading.Event()
         self._cannot_announce: PeerError | None = None
-        self._threads: list[threading.Thread] = []
         presence = topics.presence_topic(self.gateway_id)
         self._transport = Lanes(
             address,
@@ -136,6 +96,11 @@ class Gateway:
             on_message=self._on_message,
             on_state=self._on_state,
         )
+        post = Post(self._transport, self.gateway_id)
+        limits = Limits(*(max(bundle.max_request_bytes for bundle in served),) * 2)
+        self._peers = Peers(self.gateway_id, {bundle.digest: bundle.bases_id for bundle in served})
+        self._work = Work(workers, post, self._peers, self._transport, self._news.set)
+        self._receiver = Receiver(post, self._peers, limits, rates, self._admit, self._work.cancel)
         self._announcer = Announcer(self._transport, self.gateway_id)
         self._announcing = threading.Lock()
 
@@ -145,12 +110,12 @@ class Gateway:
         try:
             for bundle in self._served.values():
                 bundle.measure()
-            for worker in range(self._workers):
-                name = f"midstream-worker-{worker}"
-                thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
-                thread.start()
-                self._threads.append(thread)
+            self._work.start()
+            self._transport.subscribe(topics.presence_filter())
+            self._transport.subscribe(topics.load_filter())
             self._transport.subscribe(topics.request_filter(self.gateway_id))
+            for topic_filter in topics.gateway_filters(self.gateway_id):
+                self._transport.subscribe(topic_filter)
             self._transport.start()
         except BaseException:
             self._close()
@@ -164,12 +129,7 @@ class Gateway:
 
     def _close(self) -> None:
         self.stop()
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        self._transport.rouse()
-        for thread in self._threads:
-            thread.join()
+        self._work.close()
         self._transport.close(last=(topics.presence_topic(self.gateway_id), b""))
 
     def serve(self) -> None:
@@ -220,7 +180,10 @@ class Gateway:
 
     def _on_state(self, connected: bool) -> None:
         _log.info("broker %s", "connected" if connected else "lost")
-        if connected:
+        if not connected:
+            self._peers.forget()
+        else:
+            self._join_pool()
             try:
                 self._announce_presence(always=True)
                 self._announce_load(always=True)
@@ -229,6 +192,17 @@ class Gateway:
                 self._cannot_announce = error
                 _log.warning("%s", error)
 
+    def _join_pool(self) -> None:
+        """Share the requests to the pool, where this broker can share."""
+        if self._pool is None:
+            return
+        shared, control = topics.pool_filters(self._pool, self._pool_secret)
+        self._transport.subscribe(control)
+        if self._transport.shares_subscriptions:
+            self._transport.subscribe(shared)
+        else:
+            _log.warning("the broker shares no subscriptions: devices ask the members of pool %s directly", self._pool)
+
     def _announce_presence(self, *, always: bool = False) -> None:
         presence = Presence(
             self.gateway_id,
@@ -236,227 +210,34 @@ class Gateway:
             tail_ms={digest.hex(): bundle.tail_ms() for digest, bundle in self._served.items()},
             knows=self._knows,
             bases={digest.hex(): bundle.bases_id for digest, bundle in self._served.items() if bundle.bases_id},
+            pools=() if self._pool is None else (self._pool,),
         )
         with self._announcing:
             self._announcer.presence(presence, always=always)
 
     def _announce_load(self, *, always: bool = False) -> None:
-        with self._changed:
-            waiting, wait_ms, load = len(self._queue), self._queue.wait_s * 1e3, self._busy / self._workers
+        load = self._work.load()
         with self._announcing:
-            self._announcer.load(waiting, wait_ms, load, time.monotonic(), always=always)
+            self._announcer.load(load, time.monotonic(), always=always)
 
     def _on_message(self, message: Message) -> None:
-        if message.retained:
-            return
-        try:
-            route = topics.parse_request_topic(message.topic)
-        except WireError as error:
-            _log.warning("ignored a message: %s", error)
-            return
-        device_id = route.device_id
-        try:
-            check_version(route.version, "topic")
-            whole = self._reassembler.add(device_id, message.payload)
-            if whole is None:
-                return
-            if not is_pack(whole):
-                self._read(device_id, whole, message.correlation, packed=False)
-                return
-            requests = decode_pack(whole)
-        except WireVersionError as error:
-            self._other_version(device_id, message.correlation, error, route.version)
-            return
-        except WireError as error:
-            self._unreadable(device_id, message.correlation, error)
-            return
-        for request in requests:
-            self._read(device_id, request, request_id_of(request), packed=True)
+        self._receiver.take(message)
 
-    def _read(self, device_id: str, data: Buffer, request_id: bytes | None, *, packed: bool) -> None:
-        """Take in a request, alone or out of a pack; ``request_id`` is what stands beside it."""
-        try:
-            request = decode_request(data, self._limits)
-            if request_id not in (None, request.request_id):
-                raise WireError("the correlation data is not the request's own id")
-        except WireVersionError as error:
-            self._other_version(device_id, request_id, error)
-        except WireError as error:
-            self._unreadable(device_id, request_id, error)
-        else:
-            refusal = self._admit(device_id, request, len(data), packed)
-            if refusal is not None:
-                self._refuse(device_id, request.request_id, *refusal, request.deadline_ms / 1e3)
-
-    def _other_version(
-        self, device_id: str, request_id: bytes | None, error: WireVersionError, version: int = WIRE_VERSION
-    ) -> None:
-        """Say which versions are spoken here, where a device that sends on topics of this version looks for it."""
-        _log.warning("ignored a message of %s: %s", device_id, error)
-        if request_id is not None and len(request_id) == REQUEST_ID_BYTES:
-            topic = topics.reply_topic(self.gateway_id, device_id, version)
-            notice = encode_notice(VersionNotice(request_id))
-            self._transport.publish(topic, notice, correlation=request_id, expiry_s=_expiry_s(_REFUSAL_S))
-
-    def _unreadable(self, device_id: str, request_id: bytes | None, error: WireError) -> None:
-        _log.warning("ignored a message of %s: %s", device_id, error)
-        if request_id is not None and len(request_id) == REQUEST_ID_BYTES:
-            self._refuse(device_id, request_id, Status.BAD_REQUEST, str(error), _REFUSAL_S)
-
-    def _admit(self, device_id: str, request: Request, size_bytes: int, packed: bool) -> tuple[Status, str] | None:
-        """Put a request in the queue, or say why not."""
+    def _admit(self, device_id: str, request: Request, data: Buffer, packed: bool) -> tuple[Status, str] | None:
+        """Let a request in, or say why not."""
         served = self._served.get(request.bundle_digest)
         if served is None:
             names = ", ".join(sorted(bundle.name for bundle in self._served.values()))
             digest = request.bundle_digest.hex()[:12]
             return Status.UNKNOWN_BUNDLE, f"this gateway has no bundle {digest}…; it has {names}"
-        if not served.knows(request.cut):
-            return Status.UNKNOWN_CUT, f"bundle {served.name!r} has no cut {request.cut!r}"
-        if request.onward:
-            return Status.CANNOT_FORWARD, "this gateway passes no request on; plan for a single gateway"
+        if unknown := served.unknown_stage(request):
+            return Status.UNKNOWN_CUT, unknown
         if request.deadline_ms == 0:
             return Status.EXPIRED, "its deadline had passed when it was sent"
-        now = time.monotonic()
-        job = _Job(request, device_id, served, now + request.deadline_ms / 1e3, now, packed)
-        with self._changed:
-            work_s = served.expected_ms(request.cut) / 1e3
-            ticket = Ticket(job.deadline, next(self._numbers), work_s, now, size_bytes, request.priority)
-            admission = self._queue.offer(ticket, now)
-            if admission is Admission.ACCEPTED:
-                self._jobs[ticket.number] = job
-                # A worker that reads the connection takes the first one itself.
-                if len(self._queue) > 1 or threading.current_thread() not in self._threads:
-                    self._changed.notify()
-                self._news.set()
-        return None if admission is Admission.ACCEPTED else (Status.BUSY, admission.value)
-
-    def _work(self, worker: int) -> None:
-        held = HeldReplies()
-        while (job := self._next(held)) is not None:
-            try:
-                self._reply(job, self._answer(job, worker), held)
-            except Exception as error:  # noqa: BLE001  whatever it is, it is logged, and this worker goes on
-                _log.exception("a request of %s could not be answered", job.device_id)
-                message = f"the gateway failed at it, and its log says how: {error}"
-                self._refuse(job.device_id, job.request.request_id, Status.FAILED, message, _REFUSAL_S)
-            finally:
-                with self._changed:
-                    self._busy -= 1
-                self._news.set()
-
-    def _next(self, held: HeldReplies) -> _Job | None:
-        """The job that is due first, once there is one; None when the gateway stops.
-
-        Replies that are held are sent before, unless they may wait for this job's.
-        """
-        with self._changed:
-            job = self._due_first()
-        if held and (
-            job is None
-            or not job.packed
-            or not held.waits_for(job.device_id, job.served.expected_ms(job.request.cut) / 1e3, time.monotonic())
-        ):
-            self._send_held(held)
-        while job is None:
-            with self._transport.attended() as attend:
-                attended = attend(self._has_news, _ATTEND_S)
-            with self._changed:
-                if not attended:
-                    self._changed.wait_for(self._has_news)
-                job = self._due_first()
-                if self._stopping:
-                    break
-        return job
-
-    def _has_news(self) -> bool:
-        """Whether a worker that waits has something to do: a job, or to end."""
-        return self._stopping or len(self._queue) > 0
-
-    def _due_first(self) -> _Job | None:
-        ticket = self._queue.take()
-        if ticket is None:
-            return None
-        self._busy += 1
-        return self._jobs.pop(ticket.number)
-
-    def _reply(self, job: _Job, reply: Reply, held: HeldReplies) -> None:
-        """Send a reply, or keep it for the next ones."""
-        now = time.monotonic()
-        message = encode_reply(reply)
-        if job.packed:
-            pack_bytes = self._chunk_bytes(job.device_id, None, job.deadline - now) - OVERHEAD_BYTES
-            if not held.takes(job.device_id, message, job.deadline, now, pack_bytes):
-                self._send_held(held)
-            if held.takes(job.device_id, message, job.deadline, now, pack_bytes):
-                held.add(job.device_id, message, job.deadline, now)
-                return
-        self._post(job.device_id, message, reply.request_id, reply.request_id, job.deadline - now)
-
-    def _send_held(self, held: HeldReplies) -> None:
-        """Send what is held, together where it is several."""
-        messages = held.take()
-        wait_s = held.deadline - time.monotonic()
-        try:
-            if len(messages) == 1:
-                request_id = request_id_of(messages[0])
-                self._post(held.device_id, messages[0], request_id, request_id, wait_s)
-            elif messages:
-                self._post(held.device_id, encode_pack(messages), uuid.uuid4().bytes, None, wait_s)
-        except (ValueError, MidstreamError) as error:
-            _log.warning("%d replies to %s cannot be sent: %s", len(messages), held.device_id, error)
-
-    def _answer(self, job: _Job, worker: int) -> Reply:
-        request, started = job.request, time.monotonic()
-        queue_ms = (started - job.arrived) * 1e3
-
-        def failed(status: Status, message: str) -> Reply:
-            return Reply(request.request_id, status, (), "raw", queue_ms, 0.0, message)
-
-        if started > job.deadline:
-            return failed(Status.EXPIRED, "its deadline passed in the queue")
-        bundle = job.served.bundles[worker]
-        cut = request.cut or None
-        try:
-            came = bundle.decode_for_tail(cut, request.codec, request.tensors, job.served.max_request_bytes)
-            began = time.perf_counter()
-            outputs = bundle.run_tail_on(came)
-            job.served.ran(request.cut, (time.perf_counter() - began) * 1e3)
-            # What came lossy may go back lossless: outputs are small, and they are the answer.
-            codec = "raw" if request.codec == "raw" else "lossless"
-            outputs = {spec.name: outputs[spec.name] for spec in bundle.outputs if spec.name in outputs}
-            encoded = encode(codec, outputs, {})
-        except (CodecError, InputError) as error:
-            return failed(Status.BAD_REQUEST, str(error))
-        except MidstreamError as error:
-            return failed(Status.FAILED, str(error))
-        compute_ms = (time.monotonic() - started) * 1e3
-        places = tuple(place for place, spec in enumerate(bundle.outputs) if spec.name in outputs)
-        return Reply(request.request_id, Status.OK, encoded, codec, queue_ms, compute_ms, outputs=places)
-
-    def _refuse(self, device_id: str, request_id: bytes, status: Status, message: str, wait_s: float) -> None:
-        _log.info("refused a request of %s: %s", device_id, message)
-        try:
-            self._send(device_id, Reply(request_id, status, (), "raw", 0.0, 0.0, message), wait_s)
-        except (ValueError, MidstreamError) as error:
-            _log.warning("a refusal to %s cannot be sent: %s", device_id, error)
-
-    def _send(self, device_id: str, reply: Reply, wait_s: float) -> None:
-        """Send a reply to a device that waits for it for so long."""
-        self._post(device_id, encode_reply(reply), reply.request_id, reply.request_id, wait_s)
-
-    def _post(
-        self, device_id: str, message: bytes, message_id: bytes, correlation: bytes | None, wait_s: float
-    ) -> None:
-        chunk_bytes = self._chunk_bytes(device_id, correlation, wait_s)
-        for chunk in split(message, message_id, chunk_bytes):
-            topic = topics.reply_topic(self.gateway_id, device_id)
-            self._transport.publish(topic, chunk, correlation=correlation, expiry_s=_expiry_s(wait_s))
-
-    def _chunk_bytes(self, device_id: str, correlation: bytes | None, wait_s: float) -> int:
-        topic = topics.reply_topic(self.gateway_id, device_id)
-        limit = self._transport.payload_limit(topic, correlation=correlation, expiry_s=_expiry_s(wait_s))
-        return min(limit, CHUNK_BYTES)
-
-
-def _expiry_s(wait_s: float) -> int:
-    return max(1, math.ceil(wait_s))
+        if misfit := served.misfit(request, len(data)):
+            return Status.BAD_REQUEST, misfit
+        if request.onward:
+            peer, problem = self._peers.runner(request)
+            if peer is None:
+                return Status.CANNOT_FORWARD, problem
+        return self._work.offer(served, device_id, request, data, packed)

@@ -16,7 +16,7 @@ from midstream.partitioning.costs import (
     with_reply,
 )
 from midstream.partitioning.link import LinkEstimate, LinkState
-from midstream.partitioning.plan import DEVICE, GATEWAY, LOCAL_CODEC, Plan, Stage
+from midstream.partitioning.plan import DEVICE, GATEWAY, LOCAL_CODEC, Plan, Stage, in_stages
 from midstream.partitioning.planner import (
     Objective,
     Prediction,
@@ -48,6 +48,7 @@ __all__ = [
     "candidates",
     "critical_path",
     "decide",
+    "in_stages",
     "layers_from_profile",
     "plan_for",
     "predict",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 DEVICE = "device"
@@ -24,9 +25,10 @@ class Plan:
 
     ``cut`` is None where the model is not split: one stage on the device (codec "none") or one on the
     gateway, which then gets the whole input. ``energy_mj`` is the device's; ``payload_bytes`` is what it
-    sends, as encoded. ``keeps_input`` says that no tensor which crosses is an input of the model. ``exit`` is the cut
-    after whose head an early exit is asked, which ends all where it answers; the predictions are means over its
-    ``exit_share``. ``why`` is one sentence for a person.
+    sends, as encoded. ``onward`` are the cuts at which further stages begin, each on a gateway of its own: the
+    predictions do not count the ways between gateways. ``keeps_input`` says that no tensor which crosses is an input of
+    the model. ``exit`` is the cut after whose head an early exit is asked, which ends all where it answers; the
+    predictions are means over its ``exit_share``. ``why`` is one sentence for a person.
     """
 
     stages: tuple[Stage, ...]
@@ -39,6 +41,7 @@ class Plan:
     keeps_input: bool = True
     exit: str | None = None
     exit_share: float = 0.0
+    onward: tuple[str, ...] = ()
 
     @property
     def offloads(self) -> bool:
@@ -46,7 +49,7 @@ class Plan:
         return any(stage.machine != DEVICE for stage in self.stages)
 
     def to_json(self) -> dict[str, Any]:
-        """What ``midstream plan --json`` prints; ``exit`` only where one is asked."""
+        """What ``midstream plan --json`` prints; ``exit`` and ``onward`` only where there are any."""
         told: dict[str, Any] = {
             "stages": [{"machine": stage.machine, "nodes": list(stage.nodes)} for stage in self.stages],
             "cut": self.cut,
@@ -58,4 +61,21 @@ class Plan:
         }
         if self.exit is not None:
             told["exit"] = {"cut": self.exit, "answered_share": self.exit_share}
+        if self.onward:
+            told["onward"] = list(self.onward)
         return told
+
+
+def in_stages(plan: Plan, onward: Sequence[tuple[str, tuple[int, ...]]], machines: Sequence[str]) -> Plan:
+    """The plan with its gateway's part in further stages: each begins at a cut, of the head's layers that are given.
+
+    ``machines`` are who runs them: the gateway's own part first.
+    """
+    *before, last = plan.stages
+    parts = []
+    left = last.nodes
+    for _, head in onward:
+        parts.append(tuple(node for node in left if node in head))
+        left = tuple(node for node in left if node not in head)
+    stages = tuple(Stage(machine, nodes) for machine, nodes in zip(machines, [*parts, left], strict=True))
+    return replace(plan, stages=(*before, *stages), onward=tuple(cut for cut, _ in onward))

@@ -7,8 +7,8 @@ always give the same plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Literal, get_args
 
@@ -32,14 +32,15 @@ class SystemState:
     """What is known right now.
 
     ``link`` is None where no gateway can be reached. Loads are 0–1 shares of a machine that others use;
-    from 1 on they count as 0.99. ``gateway_wait_ms`` is the wait in the gateway's queue, ``complexity`` the
-    input's score of 0–100.
+    from 1 on they count as 0.99. ``gateway_wait_ms`` is the wait in the gateway's queue, ``gateway_waits_ms`` the same
+    at single cuts (None: the whole input) where it differs, ``complexity`` the input's score of 0–100.
     """
 
     link: LinkState | None
     device_load: float = 0.0
     gateway_load: float = 0.0
     gateway_wait_ms: float = 0.0
+    gateway_waits_ms: Mapping[str | None, float] = field(default_factory=dict)
     complexity: float | None = None
 
 
@@ -173,7 +174,8 @@ def _predict(candidate: Candidate, state: SystemState, power: Power) -> Predicti
     upload_ms = candidate.payload_bytes * 8 / link.uplink_kbps
     download_ms = candidate.reply_bytes * 8 / link.downlink_kbps
     gateway_ms = candidate.gateway_ms / (1.0 - min(state.gateway_load, MAX_LOAD))
-    waiting_ms = link.rtt_ms + upload_ms + state.gateway_wait_ms + gateway_ms + candidate.decode_ms + download_ms
+    queue_ms = state.gateway_waits_ms.get(candidate.cut, state.gateway_wait_ms)
+    waiting_ms = link.rtt_ms + upload_ms + queue_ms + gateway_ms + candidate.decode_ms + download_ms
     radio_mj = power.radio_uj_per_byte * (candidate.payload_bytes + candidate.reply_bytes) / 1e3
     onward_mj = power.busy_w * candidate.encode_ms + power.idle_w * waiting_ms + radio_mj
     return Prediction(

@@ -1,6 +1,6 @@
 """The codec ladder: what each rung makes of a tensor, and back. All of it is pure."""
 
-from midstream.communication.codecs.coding import codes, decode, encode, kept_shares
+from midstream.communication.codecs.coding import check_table, codes, decode, encode, kept_shares
 from midstream.communication.codecs.entropy import zstd_available
 from midstream.communication.codecs.rungs import (
     ALL_RUNGS,
@@ -22,6 +22,7 @@ __all__ = [
     "TENSOR_RUNGS",
     "ZSTD_LIBRARY",
     "Codec",
+    "check_table",
     "codes",
     "decode",
     "encode",

@@ -87,7 +87,7 @@ def decode(
     what the codec writes. All sizes are checked before anything is decoded.
     """
     rung = find_codec(codec)
-    _check_all(encoded, specs, max_bytes)
+    check_table(encoded, specs, max_bytes)
     known = bases or {}
     return {
         spec.name: _decode_one(rung, tensor, spec, semantics.get(spec.name), known.get(spec.name))
@@ -103,7 +103,7 @@ def decode_codes(
     Raises CodecError as `decode` does.
     """
     rung = find_codec(codec)
-    _check_all(encoded, specs, max_bytes)
+    check_table(encoded, specs, max_bytes)
     found = {}
     for tensor, spec in zip(encoded, specs, strict=True):
         form = tensor.data[0] if tensor.shape and len(tensor.data) else 0
@@ -113,7 +113,8 @@ def decode_codes(
     return found
 
 
-def _check_all(encoded: Sequence[EncodedTensor], specs: Sequence[TensorSpec], max_bytes: int) -> None:
+def check_table(encoded: Sequence[EncodedTensor], specs: Sequence[TensorSpec], max_bytes: int) -> None:
+    """Raises CodecError where the number, a dtype or a shape is not that of ``specs``, or all are more than allowed."""
     if len(encoded) != len(specs):
         names = ", ".join(spec.name for spec in specs) or "none"
         raise CodecError(f"{len(encoded)} tensors came, needed {len(specs)}: {names}")

@@ -1,0 +1,140 @@
+"""What a gateway sends: replies, alone or together, refusals, which wire versions it speaks, what it passes on."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import uuid
+
+from midstream.communication import topics
+from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, split
+from midstream.communication.control import Taken, encode_control
+from midstream.communication.lanes import Lanes
+from midstream.communication.packs import encode_pack, request_id_of
+from midstream.communication.versions import VersionNotice, encode_notice
+from midstream.communication.wire import REQUEST_ID_BYTES, Priority, Reply, Status, encode_reply, encode_request
+from midstream.errors import MidstreamError
+from midstream.gateway.replies import HeldReplies
+from midstream.gateway.stages import Onward
+
+_log = logging.getLogger("midstream.gateway")
+
+# Who sent what cannot be read is answered, too, but how long it waits is not known.
+REFUSAL_S = 10.0
+
+
+class Post:
+    """Sends what is for devices, on the topics that follow from their ids. Thread-safe, but for the `HeldReplies`."""
+
+    def __init__(self, transport: Lanes, gateway_id: str) -> None:
+        self._transport = transport
+        self._gateway_id = gateway_id
+
+    def reply(
+        self,
+        device_id: str,
+        message: bytes,
+        deadline: float,
+        held: HeldReplies | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
+        """Send an encoded reply, or keep it in ``held`` for the next ones. Raises ValueError, MidstreamError.
+
+        ``deadline`` is on `time.monotonic`.
+        """
+        now = time.monotonic()
+        request_id = request_id_of(message)
+        if held is not None:
+            pack_bytes = self._chunk_bytes(device_id, None, deadline - now) - OVERHEAD_BYTES
+            if not held.takes(device_id, message, deadline, now, pack_bytes):
+                self.send_held(held)
+            if held.takes(device_id, message, deadline, now, pack_bytes):
+                held.add(device_id, message, deadline, now)
+                return
+        self._post(device_id, message, request_id, request_id, deadline - now, priority)
+
+    def forward(self, onward: Onward, device_id: str) -> bool:
+        """Send a request to the gateway that runs its next stage; False where it cannot go out."""
+        request, wait_s = onward.request, onward.request.deadline_ms / 1e3
+        topic = topics.forward_topic(onward.gateway_id, device_id, self._gateway_id)
+        correlation, expires_s = request.request_id, expiry_s(wait_s)
+        limit = self._transport.payload_limit(topic, correlation=correlation, expiry_s=expires_s)
+        return all(
+            self._transport.publish(
+                topic, chunk, correlation=correlation, expiry_s=expires_s, priority=request.priority
+            )
+            for chunk in split(encode_request(request), request.request_id, min(limit, CHUNK_BYTES))
+        )
+
+    def taken(self, device_id: str, message_id: bytes, tag: bytes) -> None:
+        """Tell a device that this gateway has its message of one chunk, which went to a pool."""
+        topic = topics.device_control_topic(device_id, self._gateway_id)
+        self._transport.publish(
+            topic,
+            encode_control(Taken(message_id, tag, 1, 1)),
+            expiry_s=expiry_s(REFUSAL_S),
+            priority=Priority.CRITICAL,
+        )
+
+    def send_held(self, held: HeldReplies) -> None:
+        """Send what is held, together where it is several."""
+        messages = held.take()
+        wait_s = held.deadline - time.monotonic()
+        try:
+            if len(messages) == 1:
+                request_id = request_id_of(messages[0])
+                self._post(held.device_id, messages[0], request_id, request_id, wait_s)
+            elif messages:
+                self._post(held.device_id, encode_pack(messages), uuid.uuid4().bytes, None, wait_s)
+        except (ValueError, MidstreamError) as error:
+            _log.warning("%d replies to %s cannot be sent: %s", len(messages), held.device_id, error)
+
+    def refuse(
+        self, device_id: str, request_id: bytes, status: Status, message: str, wait_s: float = REFUSAL_S
+    ) -> None:
+        """Say why there will be no answer, to a device that waits for so long."""
+        _log.info("refused a request of %s: %s", device_id, message)
+        try:
+            refusal = encode_reply(Reply(request_id, status, (), "raw", 0.0, 0.0, message))
+            self._post(device_id, refusal, request_id, request_id, wait_s)
+        except (ValueError, MidstreamError) as error:
+            _log.warning("a refusal to %s cannot be sent: %s", device_id, error)
+
+    def unreadable(self, device_id: str, request_id: bytes | None, error: MidstreamError) -> None:
+        """Say what is wrong with what came, where it says what to answer to."""
+        _log.warning("ignored a message of %s: %s", device_id, error)
+        if request_id is not None and len(request_id) == REQUEST_ID_BYTES:
+            self.refuse(device_id, request_id, Status.BAD_REQUEST, str(error))
+
+    def other_version(self, device_id: str, request_id: bytes | None, error: MidstreamError, version: int) -> None:
+        """Say which versions are spoken here, where a device that sends on topics of this version looks for it."""
+        _log.warning("ignored a message of %s: %s", device_id, error)
+        if request_id is not None and len(request_id) == REQUEST_ID_BYTES:
+            topic = topics.reply_topic(self._gateway_id, device_id, version)
+            notice = encode_notice(VersionNotice(request_id))
+            self._transport.publish(topic, notice, correlation=request_id, expiry_s=expiry_s(REFUSAL_S))
+
+    def _post(
+        self,
+        device_id: str,
+        message: bytes,
+        message_id: bytes,
+        correlation: bytes | None,
+        wait_s: float,
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
+        topic_of = topics.urgent_reply_topic if priority is Priority.CRITICAL else topics.reply_topic
+        topic = topic_of(self._gateway_id, device_id)
+        for chunk in split(message, message_id, self._chunk_bytes(device_id, correlation, wait_s)):
+            self._transport.publish(topic, chunk, correlation=correlation, expiry_s=expiry_s(wait_s), priority=priority)
+
+    def _chunk_bytes(self, device_id: str, correlation: bytes | None, wait_s: float) -> int:
+        topic = topics.reply_topic(self._gateway_id, device_id)
+        limit = self._transport.payload_limit(topic, correlation=correlation, expiry_s=expiry_s(wait_s))
+        return min(limit, CHUNK_BYTES)
+
+
+def expiry_s(wait_s: float) -> int:
+    """A Message Expiry Interval: whole seconds, at least one."""
+    return max(1, math.ceil(wait_s))

@@ -1,0 +1,138 @@
+"""One stage of a request: decoded, run and encoded, for the device or for the gateway that runs the next stage."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from midstream.bundle import Bundle
+from midstream.communication.codecs import encode
+from midstream.communication.presence import Presence
+from midstream.communication.wire import MAX_DEADLINE_MS, Reply, Request, Status, forwarded
+from midstream.errors import CodecError, InputError, MidstreamError
+from midstream.gateway.duplicates import Identity
+from midstream.gateway.peers import Peers, knows_zstd
+from midstream.gateway.served import ServedBundle
+from midstream.tensors import Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request that was let in; ``packed`` if it came with others, so that its reply may go with theirs.
+
+    Times are seconds on `time.monotonic`.
+    """
+
+    request: Request
+    device_id: str
+    served: ServedBundle
+    deadline: float
+    arrived: float
+    packed: bool
+    identity: Identity
+
+    @property
+    def next_cut(self) -> str | None:
+        """Where the stage ends; None where it ends with the model."""
+        return self.request.onward[0].cut if self.request.onward else None
+
+    @property
+    def expected_ms(self) -> float:
+        """What the stage is expected to take."""
+        return self.served.expected_ms(self.request.cut, self.next_cut)
+
+
+@dataclass(frozen=True, slots=True)
+class Onward:
+    """A request for the gateway that runs the next stage."""
+
+    gateway_id: str
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stage has made: a reply, a request to pass on, or both: then the reply is partial."""
+
+    reply: Reply | None
+    onward: Onward | None = None
+
+
+def run_stage(job: Job, worker: int, peers: Peers) -> Outcome:
+    """Run a job's stage in this worker's copy of the bundle."""
+    started = time.monotonic()
+    queue_ms = (started - job.arrived) * 1e3
+    if started > job.deadline:
+        return refusal(job, Status.EXPIRED, "its deadline passed in the queue", queue_ms)
+    try:
+        if job.request.onward:
+            return _run_middle(job, job.served.bundles[worker], peers, queue_ms, started)
+        return _run_tail(job, job.served.bundles[worker], queue_ms, started)
+    except (CodecError, InputError) as error:
+        return refusal(job, Status.BAD_REQUEST, str(error), queue_ms)
+    except MidstreamError as error:
+        return refusal(job, Status.FAILED, str(error), queue_ms)
+
+
+def refusal(job: Job, status: Status, message: str, queue_ms: float = 0.0) -> Outcome:
+    """No stage was run, or what it made is of no use, for this reason."""
+    return Outcome(Reply(job.request.request_id, status, (), "raw", queue_ms, 0.0, message))
+
+
+def _run_tail(job: Job, bundle: Bundle, queue_ms: float, started: float) -> Outcome:
+    request = job.request
+    came = bundle.decode_for_tail(request.cut or None, request.codec, request.tensors, job.served.max_request_bytes)
+    began = time.perf_counter()
+    outputs = bundle.run_tail_on(came)
+    job.served.ran(request.cut, (time.perf_counter() - began) * 1e3)
+    return Outcome(_reply(job, bundle, outputs, queue_ms, started))
+
+
+def _run_middle(job: Job, bundle: Bundle, peers: Peers, queue_ms: float, started: float) -> Outcome:
+    request, next_cut = job.request, job.request.onward[0].cut
+    came = bundle.decode(request.cut or None, request.codec, request.tensors, job.served.max_request_bytes)
+    began = time.perf_counter()
+    if request.cut:
+        crossing, outputs = bundle.run_middle(request.cut, next_cut, came)
+    else:
+        crossing, outputs = bundle.run_head(next_cut, bundle.check_inputs(came))
+    job.served.ran(request.cut, (time.perf_counter() - began) * 1e3, next_cut)
+    peer, problem = peers.runner(request)
+    if peer is None:
+        return refusal(job, Status.CANNOT_FORWARD, problem, queue_ms)
+    passed = _passed_on(job, bundle, peer, crossing)
+    if passed is None:
+        return refusal(job, Status.EXPIRED, "its deadline passed before it could be passed on", queue_ms)
+    reply = _reply(job, bundle, outputs, queue_ms, started) if outputs else None
+    return Outcome(reply, passed)
+
+
+def _passed_on(job: Job, bundle: Bundle, peer: Presence, crossing: Tensors) -> Onward | None:
+    """The request for the next stage; None where its time is over."""
+    codec = job.request.codec
+    encoded = bundle.encode(job.request.onward[0].cut, codec, crossing, knows_zstd(peer))
+    remaining_ms = int((job.deadline - time.monotonic()) * 1e3)
+    if remaining_ms < 1:
+        return None
+    _, request = forwarded(job.request, codec, encoded, min(remaining_ms, MAX_DEADLINE_MS))
+    return Onward(peer.gateway_id, request)
+
+
+def _reply(job: Job, bundle: Bundle, outputs: Tensors, queue_ms: float, started: float) -> Reply:
+    """A reply with these outputs; partial where further stages make the others."""
+    # What came lossy may go back lossless: outputs are small, and they are the answer.
+    codec = "raw" if job.request.codec == "raw" else "lossless"
+    ordered = {spec.name: outputs[spec.name] for spec in bundle.outputs if spec.name in outputs}
+    places = tuple(place for place, spec in enumerate(bundle.outputs) if spec.name in outputs)
+    encoded = encode(codec, ordered, {})
+    compute_ms = (time.monotonic() - started) * 1e3
+    return Reply(
+        job.request.request_id,
+        Status.OK,
+        encoded,
+        codec,
+        queue_ms,
+        compute_ms,
+        outputs=places,
+        partial=bool(job.request.onward),
+    )

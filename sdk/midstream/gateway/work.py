@@ -1,0 +1,230 @@
+"""The gateway's work: requests that were let in, and the threads that run them in the order of their deadlines."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket
+from midstream.communication.directory import WHOLE_KEY
+from midstream.communication.lanes import Lanes
+from midstream.communication.wire import Buffer, Request, Status, encode_reply
+from midstream.gateway.duplicates import Ledger, identity
+from midstream.gateway.peers import Peers
+from midstream.gateway.posting import Post
+from midstream.gateway.replies import HeldReplies
+from midstream.gateway.served import ServedBundle
+from midstream.gateway.stages import Job, Outcome, refusal, run_stage
+
+_log = logging.getLogger("midstream.gateway")
+
+QUEUE_CAPACITY = 256
+QUEUE_CAPACITY_BYTES = 256 << 20
+# Of so many tails that were asked for last, it is known how much time their requests have.
+_TAILS = 16
+_SMOOTHING = 0.2
+# A worker that reads the connection looks around at least so often.
+_ATTEND_S = 10.0
+# A wait at a tail that differs by less is not told of.
+_SAME_MS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy the workers are: as in `LoadReport`."""
+
+    queue_length: int
+    wait_ms: float
+    load: float
+    waits_ms: dict[str, dict[str, float]]
+
+
+class Work:
+    """Workers, and the queue that they take from. Thread-safe; `start` and `close` bracket its life.
+
+    ``on_change`` is called, on any thread, when there is more or less to do.
+    """
+
+    def __init__(self, workers: int, post: Post, peers: Peers, transport: Lanes, on_change: Callable[[], None]) -> None:
+        self._workers = workers
+        self._post = post
+        self._peers = peers
+        self._transport = transport
+        self._on_change = on_change
+        self._changed = threading.Condition()
+        # Guarded by _changed.
+        self._queue = EarliestDeadlineFirst(QUEUE_CAPACITY, workers, QUEUE_CAPACITY_BYTES)
+        self._jobs: dict[int, Job] = {}
+        self._numbers = itertools.count()
+        self._ledger = Ledger()
+        # By worker: until when its job is expected to run.
+        self._running: dict[int, float] = {}
+        # By bundle and tail: how many seconds its requests have until their deadline.
+        self._slacks_s: dict[tuple[str, str], float] = {}
+        self._stopping = False
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start the workers."""
+        for worker in range(self._workers):
+            thread = threading.Thread(target=self._run, args=(worker,), name=f"midstream-worker-{worker}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def close(self) -> None:
+        """Finish what is there, and end the workers."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._transport.rouse()
+        for thread in self._threads:
+            thread.join()
+
+    def load(self) -> Load:
+        """How busy the workers are now.
+
+        The waits at single tails follow from how much time their requests have: the queue is one of deadlines, so that
+        who has less of it waits less.
+        """
+        now = time.monotonic()
+        with self._changed:
+            wait_ms = self._wait_s(math.inf, now) * 1e3
+            waits_ms: dict[str, dict[str, float]] = {}
+            for (digest, tail), slack_s in self._slacks_s.items():
+                tail_ms = self._wait_s(now + slack_s, now) * 1e3
+                if abs(tail_ms - wait_ms) >= _SAME_MS:
+                    waits_ms.setdefault(digest, {})[tail] = tail_ms
+            return Load(len(self._queue), wait_ms, len(self._running) / self._workers, waits_ms)
+
+    def offer(
+        self, served: ServedBundle, device_id: str, request: Request, message: Buffer, packed: bool
+    ) -> tuple[Status, str] | None:
+        """Put a request in the queue, or say why not. One that is there runs once; one that was answered is again."""
+        now = time.monotonic()
+        deadline = now + request.deadline_ms / 1e3
+        answer = None
+        with self._changed:
+            expired = [self._jobs.pop(ticket.number) for ticket in self._queue.expired(now)]
+            for late in expired:
+                self._ledger.end(late.identity, None, now)
+            known = self._ledger.runs(device_id, request, message)
+            if not known:
+                answer = self._ledger.answer(device_id, request, message, now)
+            admission = Admission.ACCEPTED
+            if not known and answer is None:
+                of = identity(device_id, request, message)
+                admission = self._let_in(Job(request, device_id, served, deadline, now, packed, of), len(message))
+        for late in expired:
+            self._post.refuse(late.device_id, late.request.request_id, Status.EXPIRED, "its deadline has passed")
+        if answer is not None:
+            self._post.reply(device_id, answer, deadline, priority=request.priority)
+        if admission is not Admission.ACCEPTED:
+            return Status.BUSY, admission.value
+        self._on_change()
+        return None
+
+    def cancel(self, device_id: str, request_id: bytes) -> None:
+        """Do not begin this device's request of this id."""
+        with self._changed:
+            unwanted = {
+                number: job
+                for number, job in self._jobs.items()
+                if (job.device_id, job.request.request_id) == (device_id, request_id)
+            }
+            self._queue.remove(unwanted.keys())
+            for number, job in unwanted.items():
+                del self._jobs[number]
+                self._ledger.end(job.identity, None, job.arrived)
+        if unwanted:
+            self._on_change()
+
+    def _let_in(self, job: Job, size_bytes: int) -> Admission:
+        ticket = Ticket(
+            job.deadline, next(self._numbers), job.expected_ms / 1e3, job.arrived, size_bytes, job.request.priority
+        )
+        admission = self._queue.offer(ticket, job.arrived)
+        if admission is Admission.ACCEPTED:
+            self._jobs[ticket.number] = job
+            self._ledger.begin(job.identity)
+            tail = (job.request.bundle_digest.hex(), job.request.cut or WHOLE_KEY)
+            slack_s = job.deadline - job.arrived
+            known_s = self._slacks_s.pop(tail, slack_s)
+            self._slacks_s[tail] = known_s + _SMOOTHING * (slack_s - known_s)
+            if len(self._slacks_s) > _TAILS:
+                del self._slacks_s[next(iter(self._slacks_s))]
+            # A worker that reads the connection takes the first one itself.
+            if len(self._queue) > 1 or threading.current_thread() not in self._threads:
+                self._changed.notify()
+        return admission
+
+    def _wait_s(self, deadline: float, now: float) -> float:
+        """What a request that came now would wait for a worker."""
+        wait_s = self._queue.wait_before_s(deadline)
+        if len(self._running) < self._workers:
+            return wait_s
+        return wait_s + sum(max(0.0, until - now) for until in self._running.values()) / self._workers
+
+    def _run(self, worker: int) -> None:
+        held = HeldReplies()
+        while (job := self._next(worker, held)) is not None:
+            answer = None
+            try:
+                answer = self._deliver(job, run_stage(job, worker, self._peers), held)
+            except Exception as error:  # noqa: BLE001  whatever it is, it is logged, and this worker goes on
+                _log.exception("a request of %s could not be answered", job.device_id)
+                message = f"the gateway failed at it, and its log says how: {error}"
+                self._post.refuse(job.device_id, job.request.request_id, Status.FAILED, message)
+            finally:
+                with self._changed:
+                    del self._running[worker]
+                    self._ledger.end(job.identity, answer, time.monotonic())
+                self._on_change()
+
+    def _deliver(self, job: Job, outcome: Outcome, held: HeldReplies) -> bytes | None:
+        """Send what a stage has made: the answer, where that is what it is."""
+        if outcome.onward is not None and not self._post.forward(outcome.onward, job.device_id):
+            outcome = refusal(job, Status.CANNOT_FORWARD, "too much waits to be sent by this gateway already")
+        if outcome.reply is None:
+            return None
+        message = encode_reply(outcome.reply)
+        self._post.reply(job.device_id, message, job.deadline, held if job.packed else None, job.request.priority)
+        final = outcome.reply.status is Status.OK and outcome.onward is None
+        return message if final else None
+
+    def _next(self, worker: int, held: HeldReplies) -> Job | None:
+        """The job that is due first, once there is one; None when the gateway stops.
+
+        Replies that are held are sent before, unless they may wait for this job's.
+        """
+        with self._changed:
+            job = self._due_first(worker)
+        if held and (
+            job is None or not job.packed or not held.waits_for(job.device_id, job.expected_ms / 1e3, time.monotonic())
+        ):
+            self._post.send_held(held)
+        while job is None:
+            with self._transport.attended() as attend:
+                attended = attend(self._has_news, _ATTEND_S)
+            with self._changed:
+                if not attended:
+                    self._changed.wait_for(self._has_news)
+                job = self._due_first(worker)
+                if self._stopping:
+                    break
+        return job
+
+    def _has_news(self) -> bool:
+        """Whether a worker that waits has something to do: a job, or to end."""
+        return self._stopping or len(self._queue) > 0
+
+    def _due_first(self, worker: int) -> Job | None:
+        ticket = self._queue.take()
+        if ticket is None:
+            return None
+        self._running[worker] = time.monotonic() + ticket.work_s
+        return self._jobs.pop(ticket.number)

@@ -1,0 +1,182 @@
+"""Gateways that share requests: whoever dies, another one answers, within the deadline."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from midstream.broker import Broker
+from midstream.bundle import Bundle
+from midstream.communication import topics
+from midstream.communication.chunks import message_id_of, single
+from midstream.communication.codecs import optional_libraries
+from midstream.communication.control import Taken, encode_control
+from midstream.communication.fec import FEC_LIBRARY, fec_available
+from midstream.communication.presence import Presence, encode_presence
+from midstream.communication.transport import Message, MqttTransport
+from midstream.device import Device, Result
+from midstream.gateway.pooling import secret_of_pool
+from midstream.link import LinkEmulator
+from midstream.tensors import Tensors
+
+from .conftest import WAIT_S, GatewayProcess, until
+
+POOL = ("--pool", "attic")
+DEADLINE_MS = 10_000.0
+KNOWS = (*optional_libraries(), *((FEC_LIBRARY,) if fec_available() else ()))
+
+
+@pytest.fixture
+def members(broker: Broker, start_gateway: Callable[..., GatewayProcess], outputs_path: Path) -> list[GatewayProcess]:
+    return [start_gateway(broker, name, outputs_path, POOL) for name in ("gw-a", "gw-b")]
+
+
+@contextmanager
+def listening(broker: Broker, *filters: str) -> Iterator[list[str]]:
+    """The topics of all messages on these."""
+    heard: list[str] = []
+    spy = MqttTransport(
+        broker.url, "spy", on_message=lambda message: heard.append(message.topic), on_state=lambda _: None
+    )
+    with spy:
+        for topic_filter in filters:
+            spy.subscribe(topic_filter)
+        spy.start(WAIT_S, required=True)
+        yield heard
+
+
+@contextmanager
+def device_in_front_of(bundle: Bundle, broker: Broker, gateways: int) -> Iterator[Device]:
+    with Device(bundle, broker.url, deadline_ms=DEADLINE_MS, packing=False) as device:
+        until(lambda: device.gateways == gateways, "the gateways")
+        yield device
+
+
+def answered(result: Result, want: Tensors) -> bool:
+    same = all(np.array_equal(want[name], result.outputs[name]) for name in want)
+    return same and result.ran_on == ("device", "gateway")
+
+
+def test_small_requests_go_to_the_pool_and_each_member_gets_some(
+    broker: Broker, members: list[GatewayProcess], outputs: Bundle, vector: Tensors
+) -> None:
+    want = outputs.run(vector)
+    filters = ("midstream/1/+/+/req/+", "midstream/1/dev/+/rep/+", "midstream/1/dev/+/ctl/+")
+    with listening(broker, *filters) as heard, device_in_front_of(outputs, broker, 2) as device:
+        for _ in range(8):
+            result = device.infer(vector, cut="c2")
+            assert answered(result, want), result.fallback
+        asked = [topic for topic in heard if "/req/" in topic]
+        assert asked == [topics.pool_request_topic("attic", device.device_id)] * 8
+        until(lambda: sum("/rep/" in topic for topic in heard) == 8, "all replies to be heard")
+        until(lambda: sum("/ctl/" in topic for topic in heard) == 8, "all to be taken")
+        replies = Counter(topics.parse_reply_topic(topic).gateway_id for topic in heard if "/rep/" in topic)
+        assert replies == {"gw-a": 4, "gw-b": 4}
+
+
+def test_what_is_named_or_large_or_cannot_be_shared_goes_to_one_gateway(
+    broker: Broker,
+    start_gateway: Callable[..., GatewayProcess],
+    members: list[GatewayProcess],
+    outputs: Bundle,
+    vector: Tensors,
+    faces: Bundle,
+    inputs: Tensors,
+) -> None:
+    want = outputs.run(vector)
+    with listening(broker, "midstream/1/+/+/req/+") as heard, device_in_front_of(outputs, broker, 2) as device:
+        assert answered(device.infer(vector, cut="c2", machines=["gw-b"]), want)
+        device._exchange._transport._shares_subscriptions = False
+        assert answered(device.infer(vector, cut="c2"), want)
+        until(lambda: len(heard) == 2, "both requests to be heard")
+        assert heard[0] == topics.request_topic("gw-b", device.device_id)
+        assert not any("/pool/" in topic for topic in heard)
+        heard.clear()
+    for name in ("gw-c", "gw-d"):
+        start_gateway(broker, name, options=POOL)
+    with listening(broker, "midstream/1/+/+/req/+") as heard, device_in_front_of(faces, broker, 2) as device:
+        assert device.infer(inputs, cut="input").ran_on == ("gateway",)
+        # A pool of which some have another bundle is none for this one.
+        assert device.infer(inputs, cut=faces.cuts[-1].id).ran_on == ("device", "gateway")
+        assert not any("/pool/" in topic for topic in heard)
+
+
+def test_a_pool_of_one_is_that_gateway(
+    broker: Broker, start_gateway: Callable[..., GatewayProcess], outputs_path: Path, outputs: Bundle, vector: Tensors
+) -> None:
+    start_gateway(broker, "gw-a", outputs_path, POOL)
+    with listening(broker, "midstream/1/+/+/req/+") as heard, device_in_front_of(outputs, broker, 1) as device:
+        assert answered(device.infer(vector, cut="c2"), outputs.run(vector))
+        until(lambda: heard == [topics.request_topic("gw-a", device.device_id)], "the request to be heard")
+
+
+@pytest.mark.parametrize("kill", [True, False])
+def test_a_member_killed_or_frozen_mid_request_loses_none(
+    broker: Broker, members: list[GatewayProcess], outputs: Bundle, vector: Tensors, kill: bool
+) -> None:
+    want = outputs.run(vector)
+    with device_in_front_of(outputs, broker, 2) as device, ThreadPoolExecutor(6) as threads:
+        members[0].process.send_signal(signal.SIGSTOP)
+        waiting = [threads.submit(device.infer, vector, cut="c2") for _ in range(6)]
+        # The other one has answered its own; what is left is with the one that is frozen.
+        until(lambda: 0 < device.pending < 6, "the requests to be sent")
+        if kill:
+            members[0].process.kill()
+        for future in waiting:
+            result = future.result(WAIT_S)
+            assert answered(result, want), result.fallback
+            assert result.timings_ms["total"] < DEADLINE_MS
+        members[0].process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("pool", [True, False])
+def test_a_gateway_that_has_taken_a_request_and_dies_is_replaced(
+    broker: Broker,
+    start_gateway: Callable[..., GatewayProcess],
+    outputs_path: Path,
+    outputs: Bundle,
+    vector: Tensors,
+    pool: bool,
+) -> None:
+    """The first says that it has the request, and vanishes: its will alone tells the device."""
+    asked: list[str] = []
+
+    def take(message: Message) -> None:
+        asked.append(message.topic)
+        message_id, tag = message_id_of(message.payload), single(message.payload)
+        assert message_id is not None
+        assert tag is not None
+        device_id = topics.parse_inbound(message.topic).device_id
+        dying.publish(topics.device_control_topic(device_id, "dying"), encode_control(Taken(message_id, tag, 1, 1)))
+
+    presence = Presence("dying", (outputs.digest,), knows=KNOWS, pools=("attic",) if pool else ())
+    topic = topics.presence_topic("dying")
+    with (
+        ExitStack() as life,
+        ExitStack() as path,
+        device_in_front_of(outputs, broker, 0) as device,
+        ThreadPoolExecutor(16) as threads,
+    ):
+        link = path.enter_context(LinkEmulator(("127.0.0.1", broker.port)))
+        dying = MqttTransport(link.url, "dying", will=(topic, b""), on_message=take, on_state=lambda _: None)
+        life.enter_context(dying)
+        dying.start(WAIT_S, required=True)
+        if pool:
+            dying.subscribe(topics.pool_filters("attic", secret_of_pool(None, has_account=False))[0])
+        dying.subscribe(topics.request_filter("dying"))
+        dying.publish(topic, encode_presence(presence), retain=True)
+        start_gateway(broker, "gw-b", outputs_path, POOL if pool else ())
+        until(lambda: device.gateways == 2, "both")
+        waiting = [threads.submit(device.infer, vector, cut="c2") for _ in range(16)]
+        until(lambda: 0 < device.pending == len(asked), "the other to have answered, and this one to have the rest")
+        path.close()
+        for future in waiting:
+            result = future.result(WAIT_S)
+            assert answered(result, outputs.run(vector)), result.fallback
