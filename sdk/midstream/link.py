@@ -38,8 +38,8 @@ class LinkEmulator:
     """A link to ``target`` (host, port), which clients reach at ``url`` for as long as the ``with`` block runs.
 
     Rates are in kbit/s (1000 bits a second), shared by all connections of a direction; None is as fast as it goes.
-    "Up" is from the clients to the target. Half of ``rtt_ms`` is added each way. What is about to leave waits in one queue
-    for all connections, of ``queue_ms`` where a wire is busy; before that, connections take turns. Thread-safe.
+    "Up" is from the clients to the target. Half of ``rtt_ms`` is added each way. What is about to leave a busy wire
+    waits in one queue of ``queue_ms`` for all connections; before that, they take turns. Thread-safe.
 
     Raises InputError for a rate that is not above 0 (`cut` is for that) or a negative round trip.
     """
