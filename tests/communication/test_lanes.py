@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import queue
+import socket
+import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 from midstream.broker import Broker
+from midstream.communication import mqtt
 from midstream.communication.lanes import Lanes
 from midstream.communication.transport import Message, MqttTransport
 from midstream.communication.wire import Priority
@@ -68,15 +73,35 @@ def test_what_is_urgent_comes_once_and_again_when_the_second_connection_was_lost
         settle(both.main)
         assert both.publish("test/urgent", b"1")
         assert came.get(timeout=WAIT_S).payload == b"1"
-        # Another client of the same id takes its place.
-        with MqttTransport(broker.url, "lanes-urgent", on_message=came.put, on_state=lambda _up: None) as other:
-            other.start(WAIT_S, required=True)
+        # Another client of the same id takes its place, once.
+        with socket.create_connection(("127.0.0.1", broker.port)) as other:
+            other.sendall(mqtt.connect("lanes-urgent", 60))
             assert lost.wait(WAIT_S)
         settle(both.urgent)
         settle(both.main)
         assert both.publish("test/urgent", b"2")
         assert came.get(timeout=WAIT_S).payload == b"2"
     assert came.empty()
+
+
+def test_where_an_account_has_one_connection_there_is_one(
+    tmp_path: Path, mosquitto: Callable[[Path, list[str]], AbstractContextManager[int]]
+) -> None:
+    passwords = tmp_path / "passwords"
+    subprocess.run(["mosquitto_passwd", "-c", "-b", str(passwords), "kitchen", "hunter2"], check=True)
+    passwords.chmod(0o644)
+    lines = ["allow_anonymous false", f"password_file {passwords}", "use_username_as_clientid true"]
+    came: queue.Queue[Message] = queue.Queue()
+    with mosquitto(tmp_path, lines) as port:
+        one = lanes(f"mqtt://kitchen:hunter2@127.0.0.1:{port}", came)
+        one.subscribe("test/urgent", urgent=True)
+        with one:
+            assert one.urgent._thread is not None
+            one.urgent._thread.join(WAIT_S)
+            assert not one.urgent._thread.is_alive()
+            settle(one.main)
+            assert one.publish("test/urgent", b"1", priority=Priority.CRITICAL)
+            assert came.get(timeout=WAIT_S).payload == b"1"
 
 
 def test_who_attends_gets_its_answer_and_is_let_go_when_the_connection_ends(broker: Broker) -> None:

@@ -6,14 +6,24 @@ their replies and control messages have a second connection, and share the link 
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import Final
 
 from midstream.communication.address import BrokerAddress
 from midstream.communication.transport import Message, MqttTransport
 from midstream.communication.wire import Priority
+
+logger = logging.getLogger("midstream.transport")
+
+# One connection ends the other where it does so within this time, and so often.
+_CLASH_S: Final = 1.0
+_CLASHES: Final = 3
 
 
 class Lanes:
@@ -40,7 +50,11 @@ class Lanes:
         self._on_message = on_message
         self._on_urgent_lost = on_urgent_lost
         self._urgent_filters: dict[str, int] = {}
-        self.main = MqttTransport(broker, client_id, will=will, on_message=self._receive, on_state=on_state)
+        self._on_state = on_state
+        self._clashes_lock = threading.Lock()
+        self._clashes = 0
+        self._began: dict[MqttTransport, float] = {}
+        self.main = MqttTransport(broker, client_id, will=will, on_message=self._receive, on_state=self._on_main_state)
         self.urgent = MqttTransport(
             broker, f"{client_id}-urgent", on_message=self._receive, on_state=self._on_urgent_state
         )
@@ -156,7 +170,38 @@ class Lanes:
         with self._one_at_a_time:
             self._on_message(message)
 
+    def _on_main_state(self, connected: bool) -> None:
+        self._look_for_clashes(connected, self.main, self.urgent)
+        self._on_state(connected)
+
+    def _look_for_clashes(self, connected: bool, changed: MqttTransport, other: MqttTransport) -> None:
+        """Do without the second connection where each one ends the other, as the broker lets an account have one only.
+
+        Not every broker says so: it shows in that one ends as soon as the other has begun, again and again.
+        """
+        now = time.monotonic()
+        with self._clashes_lock:
+            if connected:
+                self._began[changed] = now
+                return
+            self._clashes += now - self._began.get(other, -math.inf) < _CLASH_S
+            if self._clashes != _CLASHES:
+                return
+            self._clashes += 1
+        logger.warning(
+            "%r has one connection only, as the broker ends one for the other: critical requests may wait for large "
+            "ones; let it take two for each account (mosquitto: no use_username_as_clientid)",
+            self.main,
+        )
+        # Not on a connection's thread, which it waits for.
+        threading.Thread(target=self._have_one, name="midstream-one-lane", daemon=True).start()
+
+    def _have_one(self) -> None:
+        self.urgent.close()
+        self._on_urgent_state(False)
+
     def _on_urgent_state(self, connected: bool) -> None:
+        self._look_for_clashes(connected, self.urgent, self.main)
         for topic_filter, qos in list(self._urgent_filters.items()):
             if connected:
                 self.main.unsubscribe(topic_filter)
