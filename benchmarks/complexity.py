@@ -9,13 +9,14 @@ hour). Writes docs/benchmarks/complexity.md and a plot for pictures and one for 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import get_args
 
 import cv2
 import numpy as np
-from models import ROOT, machine, table, verdict, write_page
+from models import ROOT, machine, processor_series_ms, table, verdict, write_page
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
@@ -23,19 +24,19 @@ from midstream.analysis import Analysis
 from midstream.analysis import analyze as classical
 from midstream.analysis.sound import ArraySound
 from midstream.complexity import FEATURES, analyze_image, analyze_sound
+from midstream.complexity import Trained as Kind
 from midstream.drawing.canvas import plain_matplotlib
 from midstream.manifest import EngineName
-from midstream_training.corpus import Corpus, Kind, bench_of, inputs, measured
+from midstream_training.corpus import Corpus, inputs, measured, measured_pairs
+from midstream_training.examples import counted_cuts, cut_costs
 from midstream_training.linear import Linear
 from midstream_training.pairs import pairs
 from midstream_training.sources import PICTURES, VOICES, fetch
-from midstream_training.targets import LEAST_DEVIATION, Bench, Reference, raw_target
-from midstream_training.train import COUNTS
+from midstream_training.targets import LEAST_DEVIATION, Reference, raw_target
+from midstream_training.train import COUNTS, PAIRS
 
 Floats = NDArray[np.float64]
 RATE = 16_000
-PAIRS = 300
-MEASURED_PAIRS = 10
 RUNS = 200
 PLOTS = ROOT / "docs" / "benchmarks" / "complexity"
 
@@ -48,6 +49,7 @@ class Judged:
     learned: Corpus
     tested: Corpus
     reference: Reference
+    linear: Linear
     scores: dict[str, Floats]
     learned_scores: dict[str, Floats]
 
@@ -95,16 +97,16 @@ def judge(kind: Kind) -> Judged:
     }
     truth = reference.percentile(raw_target(tested.sizes, tested.disagreements, reference))
     return Judged(
-        kind, learned, tested, reference,
+        kind, learned, tested, reference, linear,
         {"the target itself": truth} | {name: way("test") for name, way in ways.items()},
         {"the target itself": targets} | {name: way("train") for name, way in ways.items()},
     )  # fmt: skip
 
 
 def _summary(judged: Judged) -> str:
-    cost = _cost(judged, judged.tested)
+    cost = cut_costs(judged.tested, judged.reference)
     truth = judged.scores["the target itself"]
-    columns = _counted(judged)
+    columns = counted_cuts(judged.tested, judged.reference)
     constant = np.mean([_constant_mape(judged, column) for column in columns])
     rows, ranks, errors = [], {}, {}
     for name, scores in judged.scores.items():
@@ -150,30 +152,32 @@ def _cuts(judged: Judged) -> str:
 
 
 def _pairs(judged: Judged) -> str:
-    kind, bench = judged.kind, bench_of(judged.kind)
-    scored: dict[str, list[bool]] = {}
-    true: dict[str, list[bool]] = {}
-    for pair in pairs(kind, "test", PAIRS):
-        before, after = (_analysed(kind, each).score for each in (pair.before, pair.after))
-        name = pair.change + (" ↑" if pair.sign > 0 else " ↓")
-        scored.setdefault(name, []).append((after - before) * pair.sign > 0)
-        if len(true.setdefault(name, [])) < MEASURED_PAIRS:
-            first, second = (_measured_target(judged, bench, each) for each in (pair.before, pair.after))
-            true[name].append((second - first) * pair.sign > 0)
-    scored["all"] = [each for right in scored.values() for each in right]
-    true["all"] = [each for right in true.values() for each in right]
-    rows = [[name, len(right), f"{100 * np.mean(right):.0f} %", f"{sum(true[name])} of {len(true[name])}",
-             verdict(float(np.mean(right)) >= 0.95)] for name, right in scored.items()]  # fmt: skip
+    kind, count = judged.kind, PAIRS[judged.kind]["test"]
+    sizes, hard = measured_pairs(kind, "test", count)
+    raw = [raw_target(sizes[:, side], hard[:, side], judged.reference) for side in (0, 1)]
+    rises = np.sign(raw[1] - raw[0])
+    changes, ways = [], {"network": np.zeros(count), "linear": np.zeros(count), "cost": rises}
+    asked = np.zeros(count)
+    for index, pair in enumerate(pairs(kind, "test", count)):
+        found = [_analysed(kind, each) for each in (pair.before, pair.after)]
+        scored = judged.linear(np.array([[each.features[name] for name in FEATURES[kind]] for each in found]))
+        ways["network"][index] = np.sign(found[1].score - found[0].score)
+        ways["linear"][index] = np.sign(np.clip(scored[1], 0, 100) - np.clip(scored[0], 0, 100))
+        asked[index] = pair.sign
+        changes.append(f"{pair.change} {'↑' if pair.sign > 0 else '↓'}")
+    rows = []
+    for name in [*dict.fromkeys(changes), "all"]:
+        part = np.array([name in (change, "all") for change in changes])
+        net, linear, cost = (float((ways[way][part] == asked[part]).mean()) for way in ("network", "linear", "cost"))
+        along = float((ways["network"][part] == rises[part]).mean())
+        rows.append([name, part.sum(), f"{100 * net:.0f} %", verdict(net >= 0.95), f"{100 * linear:.0f} %",
+                     f"{100 * cost:.0f} %", f"{100 * along:.0f} %"])  # fmt: skip
     return (
-        "Whether the score rises (↑) or falls (↓) as it should; measured: whether the measured cost itself does, "
-        "of the first pairs.\n\n" + table("change| pairs| right| measured|asked: 95 %", rows)
+        "Pairs of an input and what became of it. As asked: the score rises (↑) where information was added, falls (↓) "
+        "where it was removed; beside it the linear model's score, and the cost itself, measured as the target is. "
+        "With the cost: the network's score goes where the measured cost goes, whatever was asked.\n\n"
+        + table("change| pairs| as asked|asked: 95 %| linear| cost| with the cost", rows)
     )
-
-
-def _measured_target(judged: Judged, bench: Bench, array: NDArray[np.generic]) -> float:
-    found = bench.picture(array) if judged.kind == "image" else bench.sound(array)
-    sizes, hard = (np.array([list(part.values())]) for part in (found.sizes, found.disagreements))
-    return float(raw_target(sizes, hard, judged.reference)[0])
 
 
 def _times() -> str:
@@ -181,36 +185,34 @@ def _times() -> str:
     photograph = next(iter(inputs("image", "test", np.array([2_000_001]))))
     small, large = (np.asarray(cv2.resize(photograph, size), np.uint8) for size in ((640, 480), (1920, 1080)))
     second = (0.1 * rng.standard_normal(RATE)).astype(np.float32)
-    rows = []
-    for what, asked, run, plain in (
-        ("picture, 640×480", 2.0, lambda engine: analyze_image(small, engine=engine),
-         lambda: classical(small, "image")),
-        ("picture, 1920×1080", 4.0, lambda engine: analyze_image(large, engine=engine),
-         lambda: classical(large, "image")),
-        ("a second of 16 kHz", 2.0, lambda engine: analyze_sound(ArraySound(second, RATE), engine),
-         lambda: classical(second, "audio", RATE)),
-    ):  # fmt: skip
-        base = _ms(plain)
-        for engine in ("litert", "onnx"):
-            took = _ms(lambda run=run, engine=engine: run(engine))
-            rows.append([what, engine, asked, f"{np.median(took):.2f}", f"{np.min(took):.2f}", f"{np.median(base):.2f}",
-                         verdict(float(np.median(took)) <= asked)])  # fmt: skip
+    whats: tuple[tuple[str, float, Callable[[], object], Callable[[EngineName], object]], ...] = (
+        ("picture, 640×480", 2.0, lambda: classical(small, "image"),
+         lambda engine: analyze_image(small, engine=engine)),
+        ("picture, 1920×1080", 4.0, lambda: classical(large, "image"),
+         lambda engine: analyze_image(large, engine=engine)),
+        ("a second of 16 kHz", 2.0, lambda: classical(second, "audio", RATE),
+         lambda engine: analyze_sound(ArraySound(second, RATE), engine)),
+    )  # fmt: skip
+    runs: list[tuple[str, str, float | None, Callable[[], object]]] = []
+    for what, asked, plain, whole in whats:
+        runs.append((what, "without the network", None, plain))
+        runs += [(what, engine, asked, partial(whole, engine)) for engine in get_args(EngineName)]
+    runs.append(("cv2.resize 1920×1080 to 640×360, by area", "–", None,
+                 lambda: cv2.resize(large, (640, 360), interpolation=cv2.INTER_AREA)))  # fmt: skip
+    series = processor_series_ms([run for *_, run in runs], RUNS)
+    yardstick = float(np.median(series[-1]))
+    rows = [
+        [what, engine, "–" if asked is None else asked, f"{np.median(took):.2f}", f"{np.min(took):.2f}",
+         f"{np.median(took) / yardstick:.2f}", "–" if asked is None else verdict(float(np.median(took)) <= asked)]
+        for (what, engine, asked, _), took in zip(runs, series, strict=True)
+    ]  # fmt: skip
     return (
         "## Time\n\n"
-        + table("what|engine| asked, ms| median| least| without the network, median|", rows)
-        + f"\n\nMilliseconds of processor time of one thread, {RUNS} runs, the whole analysis."
+        + table("what|engine| asked, ms| median| least| ratio|", rows)
+        + "\n\nMilliseconds of processor time of one thread, the whole analysis: features, resizing and network. "
+        f"{RUNS} runs that take turns. Ratio: of the median, to the median of the resize in the last row. "
+        "The first of each three finds the caches cold."
     )
-
-
-def _ms(run: Callable[[], object]) -> list[float]:
-    for _ in range(5):
-        run()
-    found = []
-    for _ in range(RUNS):
-        start = time.thread_time()
-        run()
-        found.append((time.thread_time() - start) * 1e3)
-    return found
 
 
 def _analysed(kind: Kind, array: NDArray[np.generic], engine: EngineName = "litert") -> Analysis:
@@ -219,21 +221,6 @@ def _analysed(kind: Kind, array: NDArray[np.generic], engine: EngineName = "lite
 
 def _classical(kind: Kind, array: NDArray[np.generic]) -> Analysis:
     return classical(array, kind, RATE if kind == "audio" else None)
-
-
-def _counted(judged: Judged) -> list[int]:
-    """Columns of cuts, not of the input, that vary."""
-    return [
-        column
-        for column, name in enumerate(judged.tested.size_names)
-        if " / input / " not in name and judged.reference.size_std[column] >= LEAST_DEVIATION
-    ]
-
-
-def _cost(judged: Judged, corpus: Corpus) -> Floats:
-    columns = _counted(judged)
-    logs = (np.log(corpus.sizes) - judged.reference.size_mean) / judged.reference.size_std
-    return np.asarray(logs[:, columns].mean(axis=1))
 
 
 def _constant_mape(judged: Judged, column: int) -> float:
@@ -267,7 +254,7 @@ def _plot(judged: Judged) -> None:
         figure = Figure(figsize=(12, 3.4), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         for axes, way in zip(figure.subplots(1, len(ways), sharey=True), ways, strict=True):
-            cost = _cost(judged, judged.tested)
+            cost = cut_costs(judged.tested, judged.reference)
             axes.scatter(judged.scores[way], cost, s=7, alpha=0.6, color="#1d4ed8")
             axes.set_title(f"{way}: {_rank(judged.scores[way], cost):.3f}", fontsize=9)
             axes.set_xlabel("score")

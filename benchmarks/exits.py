@@ -150,7 +150,7 @@ def digit_network(inputs: Array, labels: NDArray[np.int64]) -> Any:
     image = keras.Input((SIDE, SIDE, 1), name="image")
     x = keras.layers.MaxPooling2D()(conv(conv(image, 16), 32))
     x = keras.layers.MaxPooling2D()(conv(conv(x, 32), 64))
-    for channels in (96, 128, 128, 128):
+    for channels in (96, 128, 128, 128, 128, 128):
         x = conv(x, channels)
     x = keras.layers.Dropout(0.3)(keras.layers.GlobalAveragePooling2D()(x))
     model = keras.Model(image, keras.layers.Dense(10, activation="softmax", name="scores")(x))
@@ -174,7 +174,7 @@ def keyword_network(inputs: Array, labels: NDArray[np.int64]) -> Any:
     x = keras.layers.Reshape((*inputs.shape[1:], 1))(keras.layers.BatchNormalization(momentum=0.9)(frames))
     x = keras.layers.Conv2D(72, (10, 4), strides=2, padding="same", use_bias=False)(x)
     x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(x))
-    for _ in range(7):
+    for _ in range(11):
         x = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
         x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(x))
         x = keras.layers.Conv2D(72, 1, use_bias=False)(x)

@@ -12,7 +12,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +21,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from models import machine, table, verdict, write_page
+from models import machine, processor_series_ms, table, verdict, write_page
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
@@ -305,7 +304,7 @@ def time_section() -> str:
         ("cv2.resize 1920×1080 to 640×360, by area", None, lambda: cv2.resize(large, (640, 360), interpolation=3)),
         ("copy of 1920×1080×3 bytes", None, lambda: large.copy()),
     )
-    series = _processor_ms([run for _, _, run in runs])
+    series = processor_series_ms([run for _, _, run in runs], ROUNDS)
     yardstick = median(series[-2])
     rows = []
     for (name, asked, _), times in zip(runs, series, strict=True):
@@ -319,22 +318,13 @@ def time_section() -> str:
     return "\n\n".join([
         "## Time",
         f"Milliseconds of processor time of one thread, of {ROUNDS} runs that take turns: what else the machine does "
-        "takes its share of the caches, but not of the clock. Ratio: of the median, to the median of the resize.",
+        "takes its share of the caches, but not of the clock. Ratio: of the median, to the median of the resize. The "
+        "features and the formula's score alone; with the network: [what the score predicts](complexity.md).",
         table("what| asked| median| least| ratio|", rows),
         f"`import midstream` takes {median(imports):.3f} s (0.4 asked: {verdict(median(imports) <= 0.4)}), median of 5 "
         f"processes. After an image and a sound were analysed, of librosa, numba, scipy, soundfile and matplotlib "
         f"{loaded or 'none'} was imported ({verdict(not loaded)}).",
     ])  # fmt: skip
-
-
-def _processor_ms(runs: Sequence[Callable[[], object]]) -> list[list[float]]:
-    times: list[list[float]] = [[] for _ in runs]
-    for _ in range(ROUNDS + 1):
-        for run, series in zip(runs, times, strict=True):
-            start = time.thread_time()
-            run()
-            series.append((time.thread_time() - start) * 1e3)
-    return [series[1:] for series in times]
 
 
 def _import_seconds() -> float:

@@ -44,6 +44,17 @@ def interleaved_series(runs: Sequence[Callable[[], object]], rounds: int) -> lis
     return times
 
 
+def processor_series_ms(runs: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
+    """Milliseconds of processor time of one thread, of each; they take turns, and the first round does not count."""
+    series: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds + 1):
+        for run, took in zip(runs, series, strict=True):
+            start = time.thread_time()
+            run()
+            took.append((time.thread_time() - start) * 1e3)
+    return [took[1:] for took in series]
+
+
 def machine() -> str:
     """Processor kind and cores, for the page."""
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"

@@ -438,7 +438,7 @@ the same manner, and its heads and tails code themselves where that is quicker b
 A *static* range is what QUANTIZE and DEQUANTIZE have: set at conversion, so that a larger value is clipped, which the
 codec must not do. The *dynamic* one is made of REDUCE_MAX, REDUCE_MIN, SUB, MUL, DIV, ROUND and a QUANTIZE that only
 rounds; back, of a DEQUANTIZE of scale 1, SUB and MUL. LiteRT copies what goes in and out, which is in the figures.
-TFLite slices of a bundle do not code: a head would be slower, and a tail would save some hundredths of a millisecond.
+So TFLite heads of a bundle do not encode, and tails decode where that is quicker.
 
 Measured in {seconds:.0f} s on {machine()}, load {os.getloadavg()[0]:.1f}.
 """

@@ -74,3 +74,11 @@ def test_a_file_that_does_not_fit_ends_it_there(tmp_path: Path) -> None:
     assert [next(samples)["x"].shape for _ in range(2)] == [(1, 1000)] * 2
     with pytest.raises(InputError, match=r"b\.npz"):
         next(samples)
+
+
+def test_a_folder_of_two_kinds_is_refused_and_nothing_is_left_out_silently(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((1, 4), np.float32))
+    (tmp_path / "b.png").write_bytes(b"")
+    types = InputTypes((TensorSpec("x", np.dtype(np.float32), (1, 4)),))
+    with pytest.raises(InputError, match=r"holds both arrays \(a\.npz\) and media \(b\.png\); give a folder of one"):
+        list(calibration_samples(tmp_path, types, {"x": (1, 4)}))

@@ -144,17 +144,22 @@ def verify(
             {"id": p.id, "max_abs_error": p.max_abs_error, "verified": p.passes(manifest.tolerance)} for p in proofs
         ]
         alone = len(manifest.cuts)
-        print_json({"verified": not failed, "cuts": rows[:alone], "middles": rows[alone:]})
+        middles = alone + len(manifest.middles())
+        print_json(
+            {"verified": not failed, "cuts": rows[:alone], "middles": rows[alone:middles], "coding": rows[middles:]}
+        )
     if failed:
         worst = max(failed, key=lambda proof: proof.max_abs_error)
         raise VerificationError(
             f"{bundle}: {len(failed)} of {len(proofs)} cuts do not give what the whole model gives here, worst cut "
             f"{worst.id} by {worst.max_abs_error:.3g}; convert the model again on this machine"
         )
+    coding = len(proofs) - len(manifest.cuts) - len(manifest.middles())
     if not as_json:
         notes.print(
             f"{bundle}: all files intact, {len(manifest.cuts)} cuts and {len(manifest.middles())} pairs of cuts give "
-            "what the whole model gives",
+            "what the whole model gives"
+            + (f"; {coding} that code what crosses give what the codec gives" if coding else ""),
         )
 
 

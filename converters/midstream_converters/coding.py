@@ -28,12 +28,13 @@ _KEPT = 1 / 16
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """Head and tail of a cut that code what crosses themselves, and what coding takes at either end."""
+    """Head and tail of a cut that code what crosses themselves, by name, and what coding takes at either end.
 
-    head: Slice
-    tail: Slice
-    encoding: CodingCost
-    decoding: CodingCost
+    There is no head where slices of the format can decode but not encode.
+    """
+
+    slices: Mapping[str, Slice]
+    costs: Mapping[str, CodingCost]
 
 
 def may_code(source: Source, codec: str, halves: Halves) -> bool:
@@ -52,6 +53,20 @@ def may_code(source: Source, codec: str, halves: Halves) -> bool:
 def carried(made: Tensors, codec: str, name: str) -> Stepped:
     """The codes that a head has made of a tensor."""
     return Stepped.of(*(made[key] for key in carrier_names(codec, name)))
+
+
+def codes_of(crossing: Tensors) -> dict[str, Stepped] | None:
+    """The codec's own codes; None where a tensor has none."""
+    found = {name: quantise(_flat(values), 0.0) for name, values in crossing.items()}
+    return {name: each for name, each in found.items() if each is not None} if None not in found.values() else None
+
+
+def carriers(codec: str, codes: Mapping[str, Stepped], crossing: Tensors) -> Tensors:
+    """What a tail that decodes takes."""
+    found: Tensors = {}
+    for name, stepped in codes.items():
+        found |= zip(carrier_names(codec, name), stepped.carriers(crossing[name].shape), strict=True)
+    return found
 
 
 def right(theirs: Stepped, values: Tensor) -> bool:

@@ -277,23 +277,22 @@ class _Work:
             if (middle := part.result()) is not None:
                 self._add(middle_name(first.candidate.id, second.candidate.id), middle)
 
-    def _coding_of(self, kept: Sequence[Proven], pool: Pool) -> Iterator[tuple[Proven, str, Future[Coded | None]]]:
+    def _coding_of(self, kept: Sequence[Proven], pool: Pool) -> Iterator[Future[Coded | None]]:
         """The work on heads and tails that code what crosses themselves."""
         source = self._opened.source
         for codec in CARRIERS:
             fit = [proven for proven in kept if may_code(source, codec, proven.halves)]
             for proven in fit[:CODED_CUTS]:
-                yield proven, codec, pool.submit(Prover.prove_coding, proven, codec)
+                yield pool.submit(Prover.prove_coding, proven, codec)
 
-    def _code(self, made: Sequence[tuple[Proven, str, Future[Coded | None]]]) -> None:
+    def _code(self, made: Sequence[Future[Coded | None]]) -> None:
         """Heads and tails that code what crosses themselves; which ones pay is for the times to say."""
-        for done, (proven, codec, part) in enumerate(made):
+        for done, work in enumerate(made):
             self._progress("coding", done, len(made))
-            if (coded := part.result()) is not None:
-                head, tail = (name(proven.candidate.id, codec) for name in (head_name, tail_name))
-                self._add(head, coded.head)
-                self._add(tail, coded.tail)
-                self._coding |= {head: coded.encoding, tail: coded.decoding}
+            if (coded := work.result()) is not None:
+                for name, part in coded.slices.items():
+                    self._add(name, part)
+                self._coding |= coded.costs
 
     def _compile(self, heads: Sequence[Slice]) -> bool:
         """Heads as the Edge TPU runs them, beside the plain ones; a warning names one on which the compiler fails.

@@ -160,8 +160,11 @@ class Source(Protocol):
     ) -> Slice:
         """A program that runs these layers from these values to those. Thread-safe."""
 
+    def decodes(self, codec: str) -> bool:
+        """Whether slices can decode what they take in this codec themselves."""
+
     def encoders(self, codec: str, values: Sequence[str]) -> Encoders | None:
-        """Programs to time the coding of these values by; None where slices cannot carry out the codec themselves."""
+        """Programs to time the encoding of these values by; None where slices cannot encode themselves."""
 
     def operators(self, part: Slice) -> Counter[str]:
         """The operators that the runtime makes of a program, and how many of each; none where it keeps the layers."""

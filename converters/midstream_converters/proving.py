@@ -13,7 +13,7 @@ from pathlib import Path
 from midstream.communication.codecs.steps import dequantise
 from midstream.engines import Engine, Program
 from midstream.errors import BundleError, InputError
-from midstream.manifest import RejectedCut, SliceCost
+from midstream.manifest import RejectedCut, SliceCost, head_name, tail_name
 from midstream.tensors import Tensors, TensorSpec
 from midstream_converters import coding, exact, slicing
 from midstream_converters.coding import Coded
@@ -125,9 +125,9 @@ class Prover:
         """Head and tail that code what crosses themselves, where `may_code`; None where they do it wrongly."""
         plain, sample = proven.halves, self._samples[0]
         names = tuple(spec.name for spec in plain.cut.tensors)
-        encoders = self._source.encoders(codec, names)
-        if encoders is None:
+        if not self._source.decodes(codec):
             return None
+        encoders = self._source.encoders(codec, names)
         coded = slicing.halves(
             self._source,
             proven.candidate,
@@ -135,28 +135,37 @@ class Prover:
             tail_without=plain.tail.record.without,
             codec=codec,
         )
+        slices, costs = {}, {}
         try:
-            with self._load(coded.head) as head:
+            with self._load(plain.head if encoders is None else coded.head) as head:
                 made = head.run(sample)
             crossing = {name: made[name] for name in names}
-            codes = {name: coding.carried(made, codec, name) for name in crossing}
-            if coding.digest(crossing) != proven.crossed:
+            if encoders is not None:
+                codes = {name: coding.carried(made, codec, name) for name in crossing}
+                if coding.digest(crossing) != proven.crossed or not all(
+                    coding.right(codes[name], crossing[name]) for name in crossing
+                ):
+                    return None
+                with self._load(encoders.plain) as alone, self._load(encoders.coding) as encoder:
+                    costs[head_name(plain.cut.id, codec)] = coding.encoding_cost(alone, encoder, codec, crossing)
+                slices[head_name(plain.cut.id, codec)] = coded.head
+            elif (found := coding.codes_of(crossing)) is not None:
+                codes = found
+            else:
                 return None
-            if not all(coding.right(codes[name], crossing[name]) for name in crossing):
-                return None
+            carried = crossing | coding.carriers(codec, codes, crossing)
             decoded: Tensors = {name: dequantise(codes[name]).reshape(crossing[name].shape) for name in crossing}
             with self._load(plain.tail) as tail:
                 want = tail.run(decoded)
             with self._load(coded.tail) as tail:
-                if max_abs_error(want, tail.run(made)) > 0:
+                if max_abs_error(want, tail.run(carried)) > 0:
                     return None
-            with self._load(encoders.plain) as alone, self._load(encoders.coding) as encoder:
-                encoding = coding.encoding_cost(alone, encoder, codec, crossing)
             first, decoding_first = self._first_layers(proven.candidate, plain.tail, coded.tail, codec)
             with self._load(first) as alone, self._load(decoding_first) as decoder:
                 read = {name: each for name, each in codes.items() if name in first.record.inputs}
-                decoding = coding.decoding_cost(alone, decoder, made, read)
-            return Coded(coded.head, coded.tail, encoding, decoding)
+                costs[tail_name(plain.cut.id, codec)] = coding.decoding_cost(alone, decoder, carried, read)
+            slices[tail_name(plain.cut.id, codec)] = coded.tail
+            return Coded(slices, costs)
         except (BundleError, InputError):
             return None
 

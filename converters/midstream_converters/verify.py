@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from midstream.bundle import Bundle
+from midstream.communication.codecs.steps import dequantise
+from midstream.manifest import CARRIERS, head_name, tail_name
 from midstream.tensors import Tensors
+from midstream_converters import coding
 from midstream_converters.difference import max_abs_error
 
 Run = Callable[[Tensors], Tensors]
@@ -15,7 +18,11 @@ Run = Callable[[Tensors], Tensors]
 
 @dataclass(frozen=True, slots=True)
 class CutProof:
-    """How far a cut's answer is from the whole model's; of several stages, ``id`` names the cuts with + between."""
+    """How far a cut's answer is from the whole model's.
+
+    Of several stages, ``id`` names the cuts with + between. Of slices that code what crosses themselves it is the cut
+    and the codec, and the distance is to what the plain slices and the codec give.
+    """
 
     id: str
     max_abs_error: float
@@ -38,14 +45,47 @@ def prove(cuts: tuple[str, ...], split: Run, samples: Sequence[Tensors], expecte
 def verify_bundle(
     bundle: Bundle, samples: Sequence[Tensors], progress: Callable[[int, int], None] = lambda _done, _all: None
 ) -> list[CutProof]:
-    """Repeat the proof of every cut of a bundle, and of every pair of cuts with a slice between them, here and now."""
+    """Repeat every proof of a bundle here and now: of cuts, of slices between two cuts, and of those that code."""
     expected = [bundle.run(sample) for sample in samples]
     chains = [(cut.id,) for cut in bundle.cuts] + list(bundle.manifest.middles())
+    coded = [
+        (cut.id, codec)
+        for cut in bundle.cuts
+        for codec in CARRIERS
+        if tail_name(cut.id, codec) in bundle.manifest.slices
+    ]
+    total = len(chains) + len(coded)
     proofs = []
     for done, chain in enumerate(chains):
-        progress(done, len(chains))
+        progress(done, total)
         proofs.append(prove(chain, partial(bundle.run_split, cut=chain), samples, expected))
         for cut_id in chain:
             bundle.unload(cut_id)
-    progress(len(chains), len(chains))
+    for done, (cut_id, codec) in enumerate(coded, len(chains)):
+        progress(done, total)
+        error = max(_coding_error(bundle, cut_id, codec, sample) for sample in samples)
+        proofs.append(CutProof(f"{cut_id} {codec}", error))
+        bundle.unload(cut_id)
+    progress(total, total)
     return proofs
+
+
+def _coding_error(bundle: Bundle, cut_id: str, codec: str, sample: Tensors) -> float:
+    """How far slices that code are from the plain ones and the codec; infinite where the codes are not the codec's."""
+    inputs = bundle.check_inputs(sample)
+    crossing, _ = bundle.run_head(cut_id, inputs)
+    codes = coding.codes_of(crossing)
+    error = 0.0
+    if head_name(cut_id, codec) in bundle.manifest.slices:
+        made = bundle.run_slice(head_name(cut_id, codec), inputs)
+        error = max(max_abs_error({name: value}, {name: made[name]}) for name, value in crossing.items())
+        if codes is not None:
+            codes = {name: coding.carried(made, codec, name) for name in crossing}
+            if not all(coding.right(codes[name], value) for name, value in crossing.items()):
+                return float("inf")
+    if codes is None:
+        return error
+    decoded: Tensors = {name: dequantise(codes[name]).reshape(value.shape) for name, value in crossing.items()}
+    want = bundle.run_tail(cut_id, decoded)
+    found = bundle.run_slice(tail_name(cut_id, codec), coding.carriers(codec, codes, crossing))
+    return max(error, max_abs_error(want, found))

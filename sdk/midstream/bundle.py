@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import threading
 import time
@@ -291,6 +292,10 @@ class Bundle:
         outputs = {spec.name: made[spec.name] for spec in self.outputs if spec.name in made}
         return crossing, outputs
 
+    def run_slice(self, name: str, tensors: Tensors) -> Tensors:
+        """What a slice of this name makes of these tensors, its own inputs among them. Raises BundleError."""
+        return self._run(name, tensors)
+
     def run_tail(self, cut_id: str | None, tensors: Tensors) -> Tensors:
         """The outputs that follow from the tensors at this cut; None stands for the whole model."""
         return self._run(WHOLE if cut_id is None else tail_name(cut_id), tensors)
@@ -418,13 +423,14 @@ class Bundle:
     @contextmanager
     def _as_checked(self) -> Iterator[None]:
         """What is read from the files within is what `open` checked; raises BundleError where it is not."""
-        self._check_identities()
+        self.check_unchanged()
         try:
             yield
         finally:
-            self._check_identities()
+            self.check_unchanged()
 
-    def _check_identities(self) -> None:
+    def check_unchanged(self) -> None:
+        """Raise BundleError where the folder's files are no longer those that were opened."""
         for name, identity in self._checked.items():
             path = self.path / name
             try:
@@ -495,9 +501,10 @@ def _misfit(early_exit: Exit, manifest: Manifest) -> str | None:
         counts.append(pooling.count(spec.shape))
     if sum(count or 0 for count in counts) != len(early_exit.weights) or None in counts:
         return f"has weights for {len(early_exit.weights)} numbers, and others cross at {early_exit.cut!r}"
-    last = manifest.outputs[0].shape[-1] if manifest.outputs[0].shape else None
-    if last not in (None, len(early_exit.bias)):
-        return f"gives {len(early_exit.bias)} scores, and the model {last}"
+    output, scores = manifest.outputs[0], len(early_exit.bias)
+    sizes = [1 if size is None else size for size in output.shape]
+    if math.prod(sizes) != scores and not (output.shape[-1:] == (None,) and math.prod(sizes) == 1):
+        return f"gives {scores} scores, and the model {output}"
     return None
 
 

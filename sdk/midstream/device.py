@@ -19,6 +19,7 @@ import numpy as np
 from midstream.analysis import Analysis
 from midstream.bundle import Bundle
 from midstream.communication.address import parse_broker_url
+from midstream.communication.choosing import Route
 from midstream.communication.codecs import ZSTD_LIBRARY, decode, find_codec, optional_libraries
 from midstream.communication.codecs.steps import Stepped
 from midstream.communication.fec import fec_available
@@ -38,7 +39,7 @@ from midstream.communication.wire import (
 )
 from midstream.complexity import analyze_inputs
 from midstream.errors import CodecError, InputError, MissingExtraError, PlanError
-from midstream.exchange import Exchange, Route
+from midstream.exchange import Exchange
 from midstream.inputs import ImageInput, prepare_image
 from midstream.partitioning import (
     DEVICE,

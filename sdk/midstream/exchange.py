@@ -6,20 +6,21 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from midstream.communication import topics
 from midstream.communication.address import BrokerAddress
+from midstream.communication.choosing import Gateways, Route
 from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler
 from midstream.communication.control import Cancel, Taken, decode_control, encode_control
 from midstream.communication.destination import Destination, to_gateway, to_pool
-from midstream.communication.directory import WHOLE_KEY, Directory, is_announcement
+from midstream.communication.directory import WHOLE_KEY, is_announcement
 from midstream.communication.lanes import Lanes
 from midstream.communication.packs import MAX_PACK_BYTES, decode_pack, request_id_of
 from midstream.communication.presence import Presence
 from midstream.communication.sending import Expected, Pending, Sender, fail
 from midstream.communication.transport import Message
-from midstream.communication.versions import common_version, decode_notice, disagreement, is_notice
+from midstream.communication.versions import decode_notice, disagreement, is_notice
 from midstream.communication.wire import Buffer, Limits, Priority, Request, Status, decode_reply
 from midstream.errors import WireError
 from midstream.partitioning import LinkEstimate, LinkState
@@ -32,11 +33,8 @@ _PROBE_BYTES = (64, 32 << 10)
 _CHUNK_MS = 100.0
 _SMALLEST_CHUNK_BYTES = 8 << 10
 _CHUNKS_IN_FLIGHT = 2
-PROBE_EVERY_S = 2.0
-# After a failure a gateway is left alone for this long, doubled at each further one.
-_FIRST_REST_S, _LONGEST_REST_S = 0.5, 15.0
 _LOST = "the connection to the broker was lost"
-_NAMED = 3
+PROBE_EVERY_S = 2.0
 # What a request has at most beside its tensors' data, where it is small.
 _HEADERS_BYTES = 4 << 10
 # Beyond what the link takes, a pool's member has so long to say that it has a request.
@@ -44,31 +42,6 @@ _TAKE_S = 0.25
 _CANCEL_EXPIRY_S = 10
 # So often a pool is asked the same, where its members are silent.
 _POOL_TRIES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class _Rest:
-    """How long a gateway that failed is left alone."""
-
-    until: float
-    length_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """The gateways that run a plan's stages, in order; none where there are none, for the reason in ``problem``.
-
-    ``directly``: these and no others are meant.
-    """
-
-    gateways: tuple[Presence, ...]
-    problem: str = ""
-    directly: bool = False
-
-    @property
-    def first(self) -> Presence | None:
-        """Whom the device sends to."""
-        return self.gateways[0] if self.gateways else None
 
 
 class Exchange:
@@ -84,10 +57,7 @@ class Exchange:
         self._digest = bundle_digest
         self._limits = limits
         self._lock = threading.Condition()
-        self._directory = Directory(bundle_digest)
-        self._rests: dict[str, _Rest] = {}
-        # When the gateways last said something to this device.
-        self._heard: dict[str, float] = {}
+        self._gateways = Gateways(bundle_digest)
         self._link = LinkEstimate()
         self._probed = 0.0
         self._reassembler = Reassembler(limits.max_message_bytes)
@@ -112,7 +82,7 @@ class Exchange:
         self._transport.subscribe(topics.device_control_filter(self._device_id), urgent=True)
         self._transport.start()
         with self._lock:
-            self._lock.wait_for(lambda: bool(self._able()), wait_s)
+            self._lock.wait_for(lambda: bool(self._gateways.serving()), wait_s)
 
     def close(self) -> None:
         """Disconnect; whoever still waits is told."""
@@ -133,7 +103,7 @@ class Exchange:
     def gateways(self) -> int:
         """How many gateways that have this bundle are there."""
         with self._lock:
-            return len(self._able()) if self._transport.connected else 0
+            return len(self._gateways.serving()) if self._transport.connected else 0
 
     @property
     def pending(self) -> int:
@@ -155,78 +125,34 @@ class Exchange:
         """Why the broker cannot be reached, if that is known."""
         return self._transport.last_error
 
-    def gateway(self, request_id: bytes) -> Presence | None:
-        """The least busy gateway that has this bundle and is not resting after a failure: of equals, this request's."""
-        with self._lock:
-            awake = [gateway for gateway in self._able() if not self._is_resting(gateway.gateway_id)]
-            return self._directory.least_busy(awake, request_id) if self._transport.connected else None
-
     def route(self, stages: int, machines: Sequence[str] | None, request_id: bytes, *, forced: bool) -> Route:
         """The gateways for so many stages after the device's: those named, else the least busy, all of them different.
 
-        Forced plans may go to gateways that rest after a failure.
+        Only forced plans go to gateways that rest after a failure.
         """
-        if machines is None and stages == 1:
-            gateway = self.any_gateway(request_id) if forced else self.gateway(request_id)
-            return Route(()) if gateway is None else Route((gateway,))
+        if not self._transport.connected:
+            return Route(())
         with self._lock:
-            able = self._able() if self._transport.connected else []
-            if machines is not None:
-                by_id = {gateway.gateway_id: gateway for gateway in able}
-                missing = [name for name in machines if name not in by_id]
-                if missing and able:
-                    return Route((), f"gateway {missing[0]} is not there, or has not this bundle")
-                return Route(() if missing else tuple(by_id[name] for name in machines), directly=True)
-            found: tuple[Presence, ...] = ()
-            left = list(able)
-            while len(found) < stages and (chosen := self._directory.least_busy(left, request_id)) is not None:
-                found += (chosen,)
-                left.remove(chosen)
-        if able and len(found) < stages:
-            return Route((), f"{stages} stages need as many gateways with this bundle; there are {len(able)}")
-        return Route(found if len(found) == stages else (), directly=True)
-
-    def any_gateway(self, request_id: bytes) -> Presence | None:
-        """The least busy gateway that has this bundle, resting ones included: for forced plans."""
-        with self._lock:
-            return self._directory.least_busy(self._able(), request_id) if self._transport.connected else None
+            return self._gateways.route(stages, machines, request_id, time.monotonic(), forced=forced)
 
     def wait_ms(self, gateway_id: str) -> float:
         """What a request that came now would wait at this gateway, by its last load report; 0 without one."""
         with self._lock:
-            report = self._directory.loads.get(gateway_id)
+            report = self._gateways.loads.get(gateway_id)
         return 0.0 if report is None else report.wait_ms
 
     def waits_ms(self, gateway_id: str) -> dict[str | None, float]:
         """The same for single cuts of this bundle where it differs; None is the whole input."""
         with self._lock:
-            report = self._directory.loads.get(gateway_id)
+            report = self._gateways.loads.get(gateway_id)
         waits = {} if report is None else report.waits_ms.get(self._digest.hex(), {})
         return {None if cut == WHOLE_KEY else cut: wait_ms for cut, wait_ms in waits.items()}
 
     def absence(self) -> str:
         """Why there is no gateway to plan with, for a person."""
         with self._lock:
-            foreign = min(
-                (
-                    gateway
-                    for gateway in self._directory.gateways.values()
-                    if common_version(gateway.wire_versions) is None
-                ),
-                key=lambda gateway: gateway.gateway_id,
-                default=None,
-            )
-            others = sorted(self._directory.gateways)[:_NAMED]
-            rests = [
-                self._rests[gateway.gateway_id].until for gateway in self._able() if gateway.gateway_id in self._rests
-            ]
-        if self._transport.connected and rests:
-            return f"the gateway rests for {max(0.0, min(rests) - time.monotonic()):.1f} s after a failure"
-        if self._transport.connected and foreign is not None:
-            return f"no gateway can be asked: {disagreement(foreign.gateway_id, foreign.wire_versions)}"
-        if self._transport.connected and others:
-            return f"no gateway has this bundle; there are {', '.join(others)} with others"
-        return f"no gateway is there{f': {self.last_error}' if self.last_error else ''}"
+            why = self._gateways.absence(time.monotonic()) if self._transport.connected else None
+        return why or f"no gateway is there{f': {self.last_error}' if self.last_error else ''}"
 
     def link(self) -> LinkState:
         """The link as transfers and probes have shown it."""
@@ -289,58 +215,44 @@ class Exchange:
         return to_gateway(gateway.gateway_id, onward) if pool is None else pool
 
     def _pool(self, request: Request, gateway: Presence, before: Iterable[str] = ()) -> Destination | None:
-        """The gateway's pool, where it has one of which no member rests, and the request is one chunk."""
+        """The gateway's pool, where it has one that can be asked, and the request is one chunk."""
         size = sum(len(tensor.data) for tensor in request.tensors) + _HEADERS_BYTES
         with self._lock:
-            pool_id, link = self._directory.pool_of(gateway, request.bundle_digest), self._link.state()
-            if pool_id is None or not self._transport.shares_subscriptions or size > self._chunk_bytes():
-                return None
-            members = [member.gateway_id for member in self._directory.members(pool_id)]
-            if any(map(self._is_resting, members)):
-                return None
+            pool, link = self._gateways.pool(gateway, time.monotonic()), self._link.state()
+        if pool is None or not self._transport.shares_subscriptions:
+            return None
         within_s = _TAKE_S + (4 * link.rtt_ms + 2 * size * 8 / link.uplink_kbps) / 1e3
-        return to_pool(pool_id, members, within_s, before)
+        destination = to_pool(*pool, within_s, before)
+        return destination if size <= self._sender.chunk_bytes(destination, request.deadline_ms) else None
 
     def _instead(
         self, gateway: Presence, request: Request, asked: Sequence[Destination], since: float
     ) -> Destination | None:
         """Another destination for a request that was lost; None where there is none.
 
-        Best is a gateway that was heard since the request was sent. Where none was, the pool is asked again: the broker
-        gives it to another member.
+        Where no other gateway was heard meanwhile, a pool is asked again: the broker gives it to another member.
         """
-        tried = {destination.gateway_id for destination in asked}
-        before = frozenset().union(*(destination.answerers for destination in asked))
         with self._lock:
-            left = [
-                other
-                for other in self._directory.alike(gateway, request.bundle_digest)
-                if other.gateway_id not in tried and not self._is_resting(other.gateway_id)
-            ]
-            heard = [other for other in left if self._heard.get(other.gateway_id, 0.0) > since]
-            chosen = self._directory.least_busy(heard or left, request.request_id)
-        if not heard and asked[-1].pool_id and len(asked) < _POOL_TRIES:
-            pool = self._pool(request, gateway, before)
-            if pool is not None:
-                return pool
-        return None if chosen is None else to_gateway(chosen.gateway_id, before=before)
+            chosen, heard = self._gateways.instead(gateway, request.request_id, asked, since, time.monotonic())
+        if chosen is not None and not heard and asked[-1].pool_id and len(asked) < _POOL_TRIES:
+            return self._pool(request, gateway, asked[-1].answerers) or chosen
+        return chosen
 
     def _settle(self, pending: Pending) -> None:
         """Leave those alone for a while who did not answer; whoever did is asked again."""
         with self._lock:
-            if pending.reply is None:
-                for gateway_id in pending.bearers:
-                    self._rest(gateway_id)
-            elif len(pending.bearers) == 1:
-                for gateway_id in pending.bearers:
-                    self._rests.pop(gateway_id, None)
+            for gateway_id in pending.bearers:
+                if pending.reply is None:
+                    self._gateways.failed(gateway_id, time.monotonic())
+                elif len(pending.bearers) == 1:
+                    self._gateways.answered(gateway_id)
 
     def _call_off(self, request_id: bytes, asked: Sequence[Destination]) -> None:
         """Tell those who may have a request, and are there, that nobody waits for it."""
         if not asked or not self._transport.connected:
             return
         with self._lock:
-            there = set(self._directory.gateways)
+            there = set(self._gateways.gateways)
         called_off = {
             topic
             for destination in asked
@@ -355,8 +267,8 @@ class Exchange:
     def _expected(self, gateway_id: str, request: Request) -> Expected:
         """What the link and the gateway's presence say that this request will take."""
         with self._lock:
-            presence, link = self._directory.gateways.get(gateway_id), self._link.state()
-            wait_ms = self._directory.wait_ms(gateway_id, request.bundle_digest, request.cut)
+            presence, link = self._gateways.gateways.get(gateway_id), self._link.state()
+            wait_ms = self._gateways.wait_ms(gateway_id, request.bundle_digest, request.cut)
         if presence is None:
             return Expected(link.rtt_ms, 0.0, 0.0, link.uplink_kbps)
         tails = presence.tail_ms.get(request.bundle_digest.hex(), {})
@@ -367,25 +279,12 @@ class Exchange:
         wanted = self._link.uplink_kbps / 8 * _CHUNK_MS if self._link.uplink_samples else 0.0
         return min(CHUNK_BYTES, max(_SMALLEST_CHUNK_BYTES, int(wanted)))
 
-    def _able(self) -> list[Presence]:
-        return self._directory.able(self._digest)
-
-    def _is_resting(self, gateway_id: str) -> bool:
-        rest = self._rests.get(gateway_id)
-        return rest is not None and rest.until > time.monotonic()
-
-    def _rest(self, gateway_id: str) -> None:
-        last = self._rests.get(gateway_id)
-        length = _FIRST_REST_S if last is None else min(2 * last.length_s, _LONGEST_REST_S)
-        self._rests[gateway_id] = _Rest(time.monotonic() + length, length)
-
     def _on_state(self, connected: bool) -> None:
         if connected:
             self.probe()
         else:
             with self._lock:
-                self._directory.clear()
-                self._heard.clear()
+                self._gateways.clear()
             self._sender.fail(_LOST, urgent=False)
 
     def _on_message(self, message: Message) -> None:
@@ -406,16 +305,12 @@ class Exchange:
             _log.warning("ignored a message on %s: %s", message.topic, error)
 
     def _said(self, gateway_id: str) -> None:
-        """This gateway has said something to this device."""
         with self._lock:
-            if gateway_id in self._directory.gateways:
-                self._heard[gateway_id] = time.monotonic()
+            self._gateways.said(gateway_id, time.monotonic())
 
     def _on_announcement(self, message: Message) -> None:
         with self._lock:
-            gone = self._directory.hear(message.topic, message.payload)
-            if gone is not None:
-                self._heard.pop(gone, None)
+            gone = self._gateways.hear(message.topic, message.payload)
             self._lock.notify_all()
         if gone is not None:
             self._sender.lose(gone)

@@ -118,6 +118,14 @@ class Exit:
     whole_ms: float
     chance: Chance | None = None
 
+    @property
+    def assured(self) -> float:
+        """The agreement that can be counted on: what was asked for, or what was found where that is less.
+
+        The threshold was chosen to show no more than ``target``; a few held-out answers without a mistake show less.
+        """
+        return min(self.target, self.agreement)
+
     def share_of(self, features: Mapping[str, float] | None) -> float:
         """How likely an input with these features is answered, 0 to 1."""
         known = None if self.chance is None or features is None else self.chance.of(features)
@@ -126,18 +134,28 @@ class Exit:
     def answer(self, crossing: Tensors, specs: Sequence[TensorSpec], output: TensorSpec) -> Tensors | None:
         """The model's output from what crosses the cut, or None where this exit is not sure enough.
 
-        ``specs`` are those of the crossing tensors, ``output`` that of the model's output.
+        ``specs`` are those of the crossing tensors, ``output`` that of the model's output. Several inputs at once, a
+        batch, are never answered.
         """
-        found = pooled(self.poolings, crossing, specs) @ self.weights + self.bias
-        # Not finite is not sure.
-        if not confidence(found[np.newaxis])[0] >= self.threshold:
+        pooled_over = [crossing[name] for name, pooling in self.poolings.items() if pooling.axis is not None]
+        if any(len(tensor) != 1 or not tensor.size for tensor in pooled_over):
             return None
-        return {self.output: as_output(found, self.scores, output)}
+        found = self.scores_of(pooled(self.poolings, crossing, specs)[np.newaxis])
+        # Not finite is not sure.
+        if not np.isfinite(found).all() or confidence(found)[0] < self.threshold:
+            return None
+        return {self.output: as_output(found[0], self.scores, output)}
+
+    def scores_of(self, numbers: NDArray[np.float32]) -> NDArray[np.float32]:
+        """N × C numbers as `logits` gives them, from N × F of `pooled`; not finite where those are too large."""
+        with np.errstate(all="ignore"):
+            return numbers @ self.weights + self.bias
 
 
 def pooled(poolings: Mapping[str, Pooling], crossing: Tensors, specs: Sequence[TensorSpec]) -> NDArray[np.float32]:
-    """The numbers of all crossing tensors, in the order of their specifications."""
-    return np.concatenate([poolings[spec.name].numbers(crossing[spec.name], spec) for spec in specs])
+    """The numbers of all crossing tensors, in the order of ``specs``; not finite where they are too large."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.concatenate([poolings[spec.name].numbers(crossing[spec.name], spec) for spec in specs])
 
 
 def real(tensor: Tensor, spec: TensorSpec) -> NDArray[np.float32]:
@@ -174,6 +192,11 @@ def choices(found: NDArray[np.floating]) -> NDArray[np.int64]:
     return (found[:, 0] > 0).astype(np.int64) if found.shape[1] == 1 else found.argmax(1).astype(np.int64)
 
 
+def told(found: NDArray[np.floating], scores: Scores, spec: TensorSpec) -> NDArray[np.int64]:
+    """The `choices` of N × C numbers once each is the model's output, where quantising makes some equal."""
+    return choices(np.array([logits(as_output(row, scores, spec), spec, scores) for row in found]))
+
+
 def as_output(found: NDArray[np.floating], scores: Scores, spec: TensorSpec) -> Tensor:
     """C numbers as the model's output, of its dtype and shape, quantised where the model's is."""
     values = found.astype(np.float64)
@@ -185,5 +208,8 @@ def as_output(found: NDArray[np.floating], scores: Scores, spec: TensorSpec) -> 
     if spec.scale is not None:
         limits = np.iinfo(spec.dtype.name)
         values = np.clip(np.rint(values / spec.scale) + (spec.zero_point or 0), limits.min, limits.max)
-    shape = tuple(1 if size is None else size for size in spec.shape[:-1])
-    return values.astype(spec.dtype).reshape(*shape, -1)
+    # A vector along whichever axis, such as [1, C, 1, 1]; the last where the specification leaves that open.
+    shape = [1 if size is None else size for size in spec.shape]
+    if math.prod(shape) != len(values):
+        shape[-1] = -1
+    return values.astype(spec.dtype).reshape(shape)

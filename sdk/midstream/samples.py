@@ -53,7 +53,14 @@ def _archives(path: Path) -> list[Path]:
     if not path.exists():
         raise InputError(f"calibration data {path} does not exist; give an .npz file, or a folder of them or of media")
     if path.is_dir():
-        return sorted(path.glob("*.npz"))
+        found = sorted(path.glob("*.npz"))
+        media = next((file for file in sorted(path.iterdir()) if found and media_kind(file)), None)
+        if media is not None:
+            raise InputError(
+                f"calibration data {path} holds both arrays ({found[0].name}) and media ({media.name}); give a folder "
+                "of one kind"
+            )
+        return found
     return [path] if path.suffix == ".npz" else []
 
 

@@ -46,8 +46,8 @@ def unseal(data: bytes, path: str, version: int, remedy: str = CONVERT) -> dict[
     found = body.get("format")
     if type(found) is int and found != version:
         raise BundleError(
-            f"{path} has bundle format version {found}; this midstream reads version {version}. "
-            f"{remedy.capitalize()} with this release, or install the one that wrote it"
+            f"{path} has bundle format version {found}; this midstream reads version {version}; "
+            f"install the release that wrote it, or with this one {remedy}"
         )
     try:
         intact = seal(body) == data

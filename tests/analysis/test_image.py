@@ -6,6 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from midstream.analysis import analyze, analyze_image
+from midstream.analysis.image import shrunk
 from midstream.errors import InputError
 from midstream.tensors import Tensor
 
@@ -89,6 +90,35 @@ def test_a_large_picture_is_shrunk_first() -> None:
     large = np.asarray(cv2.resize(scene(), (1280, 960), interpolation=cv2.INTER_NEAREST))
     same = np.asarray(cv2.resize(scene(), (640, 480), interpolation=cv2.INTER_NEAREST))
     assert features(large) == features(same)
+
+
+@pytest.mark.parametrize("shape", [(1, 9000), (9000, 1), (3, 5001), (999, 1281), (1281, 999)])
+def test_every_shape_can_be_shrunk(shape: tuple[int, int]) -> None:
+    small = shrunk(np.full(shape, 77, np.uint8), 640)
+    assert max(small.shape) == 640
+    assert np.all(small == 77)
+
+
+def test_shrinking_leaves_nothing_out() -> None:
+    dots = np.zeros((1200, 1600), np.uint8)
+    dots[::8, ::8] = 255
+    small = shrunk(dots, 200)
+    assert small.min() == small.max() == 4
+
+
+def test_step_density_is_the_share_of_neighbours_that_differ() -> None:
+    stripes = np.repeat(np.arange(0, 240, 30, dtype=np.uint8), 4)
+    rows = np.tile(stripes, (32, 1))
+    steps, neighbours = 7 * 32, 2 * 31 * 32
+    assert features(rows)["step_density"] == pytest.approx(steps / neighbours)
+    assert features(np.ascontiguousarray(rows.T))["step_density"] == pytest.approx(steps / neighbours)
+
+
+def test_strong_compression_leaves_fewer_steps() -> None:
+    picture = scene()
+    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 5])
+    coarse = np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.uint8)
+    assert features(coarse)["step_density"] < features(picture)["step_density"]
 
 
 def test_every_edge_density_is_of_the_same_scale() -> None:

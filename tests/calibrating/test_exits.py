@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from gratings import CLASSES, pictures
 
+from midstream.analysis import Analysis
 from midstream.bundle import Bundle
 from midstream.calibrating import check_exit_target, learn_exit, remove_exit, write_exit
 from midstream.calibrating.chances import fit_chance
-from midstream.calibrating.exits import parted, threshold
+from midstream.calibrating.exits import kind_of_scores, parted, ridges, threshold, ways_to_pool
 from midstream.errors import BundleError, InputError
-from midstream.exits import EXITS_FILE, Chance, Exit, Pooling, as_output, choices, confidence, logits
+from midstream.exits import EXITS_FILE, Chance, Exit, Pooling, as_output, choices, confidence, logits, told
 from midstream.exits_file import exit_to_bytes
 from midstream.seal import seal
 from midstream.tensors import TensorSpec
@@ -92,6 +93,39 @@ def test_a_quantised_output_is_answered_quantised() -> None:
     assert as_output(np.array([900.0, -900.0, 0.0]), "logits", spec).tolist() == [[127, -128, -128]]
 
 
+@pytest.mark.parametrize(
+    ("shape", "given"),
+    [
+        ((3,), (3,)),
+        ((1, 1, 1, 3), (1, 1, 1, 3)),
+        ((1, 3, 1, 1), (1, 3, 1, 1)),
+        ((None, 3, 1, 1), (1, 3, 1, 1)),
+        ((None, None), (1, 3)),
+    ],
+)
+def test_an_answer_has_the_shape_of_the_model_s(shape: tuple[int | None, ...], given: tuple[int, ...]) -> None:
+    spec = TensorSpec("scores", FLOAT32, shape)
+    answer = np.array([0.1, 0.7, 0.2], np.float32).reshape(given)
+    assert kind_of_scores(spec, [answer, answer]) == "shares"
+    back = as_output(logits(answer, spec, "shares"), "shares", spec)
+    assert back.shape == given
+    assert np.allclose(back, answer)
+
+
+def test_what_is_more_or_less_than_one_vector_is_no_scores() -> None:
+    spec = TensorSpec("scores", FLOAT32, (None, None))
+    for shapes in ([(2, 3)], [(1, 3), (1, 4)], [()], [(1, 0)], [(1, 4097)]):
+        assert kind_of_scores(spec, [np.zeros(shape, np.float32) for shape in shapes]) is None
+
+
+def test_what_quantising_makes_equal_is_told_as_the_output_is() -> None:
+    spec = TensorSpec("scores", INT8, (1, 3), scale=0.5, zero_point=0)
+    found = np.array([[10.0, 10.2, 0.0], [70.0, 90.0, 0.0], [1.0, 2.0, 0.0]])
+    assert choices(found).tolist() == [1, 1, 1]
+    # 10.2 is rounded to 10, and 90 is more than 63.5, the most there is.
+    assert told(found, "logits", spec).tolist() == [0, 0, 1]
+
+
 def test_how_sure_an_answer_is() -> None:
     assert confidence(np.array([[1.0, 4.0, 2.5], [3.0, 3.0, 0.0]])).tolist() == [1.5, 0.0]
     assert confidence(np.array([[-2.0], [0.5]])).tolist() == [2.0, 0.5]
@@ -103,18 +137,18 @@ def test_the_threshold_takes_as_many_answers_as_show_the_agreement() -> None:
     sure = np.arange(600, 0, -1).astype(np.float64)
     right = np.ones(600, bool)
     assert threshold(sure, right, 0.99) == 1.0
-    # 0.99²²⁹ is just above one tenth.
-    assert threshold(sure[:229], right[:229], 0.99) is None
-    assert threshold(sure[:230], right[:230], 0.99) == sure[229]
+    # 0.99²⁹⁸ is just above one twentieth.
+    assert threshold(sure[:298], right[:298], 0.99) is None
+    assert threshold(sure[:299], right[:299], 0.99) == sure[298]
     wrong = right.copy()
-    wrong[400:] = False
-    # Of 401 answers one may be wrong; two take 531.
-    assert threshold(sure, wrong, 0.99) == sure[400]
+    wrong[500:] = False
+    # Of 501 answers one may be wrong, for which it takes 473; two take 628.
+    assert threshold(sure, wrong, 0.99) == sure[500]
 
 
 def test_answers_as_sure_as_each_other_are_given_together() -> None:
-    sure = np.concatenate([np.full(250, 2.0), np.full(50, 1.0)])
-    right = np.concatenate([np.ones(250, bool), np.zeros(50, bool)])
+    sure = np.concatenate([np.full(320, 2.0), np.full(50, 1.0)])
+    right = np.concatenate([np.ones(320, bool), np.zeros(50, bool)])
     assert threshold(sure, right, 0.99) == 2.0
     right[[0, 1]] = False
     assert threshold(sure, right, 0.99) is None
@@ -193,11 +227,78 @@ def test_what_is_not_finite_is_never_answered(gratings: Bundle, learned: Exit) -
             assert learned.answer(crossing, specs, gratings.outputs[0]) is None
 
 
+def exit_of(weights: Any, pooling: Pooling, **fields: Any) -> Exit:
+    """An exit on a tensor "t", of shares in "o"."""
+    taught = np.array(weights, np.float32)
+    known = {"bundle": "", "cut": "c1", "output": "o", "scores": "shares", "poolings": {"t": pooling}, "threshold": 1.0}
+    known |= {"target": 0.99, "answered_share": 0.5, "agreement": 0.99, "samples": 300, "held_out": 100}
+    known |= {"weights": taught, "bias": np.zeros(taught.shape[1], np.float32)}
+    return Exit(**(known | {"head_ms": 1.0, "exit_ms": 0.1, "whole_ms": 4.0} | fields))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("tensor", [[3e38, 0.0], [2e38, 3e38], [3e38, 3e38]])
+def test_finite_values_too_large_to_add_up_are_not_answered(tensor: list[float]) -> None:
+    output = TensorSpec("o", FLOAT32, (1, 3))
+    flat = exit_of([[3, 0, -1], [0, 0, 1]], Pooling(None))
+    assert flat.answer({"t": np.array([tensor], np.float32)}, [TensorSpec("t", FLOAT32, (1, 2))], output) is None
+    summed = exit_of([[3, 0, -1], [0, 0, 1]], Pooling(-1))
+    row = np.array(tensor, np.float32).reshape(1, 2, 1)
+    assert summed.answer({"t": row}, [TensorSpec("t", FLOAT32, (1, 2, 1))], output) is None
+
+
+def test_a_batch_and_what_is_empty_are_not_answered() -> None:
+    early = exit_of(np.zeros((2, 3)), Pooling(1), bias=np.array([5, 0, 0], np.float32))
+    specs, output = [TensorSpec("t", FLOAT32, (None, 1, None, None))], TensorSpec("o", FLOAT32, (None, 3))
+    assert early.answer({"t": np.ones((1, 1, 4, 4), np.float32)}, specs, output) is not None
+    for shape in ((2, 1, 4, 4), (0, 1, 4, 4), (1, 1, 0, 4)):
+        assert early.answer({"t": np.ones(shape, np.float32)}, specs, output) is None
+
+
+def test_no_more_is_assured_than_was_asked_or_found() -> None:
+    assert exit_of([[1, 0]], Pooling(None), target=0.95, agreement=1.0).assured == 0.95
+    assert exit_of([[1, 0]], Pooling(None), target=0.99, agreement=0.97).assured == 0.97
+
+
+def test_sequences_in_onnx_are_pooled_over_either_axis() -> None:
+    specs = [TensorSpec("t", FLOAT32, (1, 16, 100)), TensorSpec("p", FLOAT32, (1, 8, 4, 4))]
+    onnx = {tuple(each.axis for each in way.values()) for way in ways_to_pool(specs, "onnx")}
+    assert onnx == {(-1, 1), (1, 1)}
+    assert {tuple(each.axis for each in way.values()) for way in ways_to_pool(specs, "litert")} == {(-1, -1)}
+    # Where the steps are of no fixed number, only one of the two can be.
+    (way, *_) = ways_to_pool([TensorSpec("t", FLOAT32, (1, 16, None))], "onnx")
+    assert way["t"].axis == 1
+
+
+def test_what_is_constant_but_for_its_rounding_teaches_nothing() -> None:
+    rng = np.random.default_rng(8)
+    known = rng.standard_normal(300)
+    nearly = np.float32(0.7) * (1 + 1e-7 * known)
+    for weights, bias in ridges(np.stack([known, nearly], 1), known[:, None]).values():
+        assert weights[1] == 0
+        assert np.abs(bias).max() < 1
+
+
+def test_many_small_scores_of_their_own_are_no_shares() -> None:
+    rng = np.random.default_rng(9)
+    alone = [(0.02 * rng.random((1, 200))).astype(np.float32) for _ in range(5)]
+    assert kind_of_scores(TensorSpec("o", FLOAT32, (1, 200)), alone) == "logits"
+    whole = [rng.dirichlet(np.ones(200)) for _ in range(5)]
+    assert (
+        kind_of_scores(TensorSpec("o", FLOAT32, (1, 200)), [row[None].astype(np.float32) for row in whole]) == "shares"
+    )
+    spec = TensorSpec("o", INT8, (1, 200), scale=1 / 256, zero_point=-128)
+    assert kind_of_scores(spec, [(np.floor(row * 256) - 128).astype(np.int8)[None] for row in whole]) == "shares"
+
+
 def test_too_few_inputs_cannot_show_an_agreement(gratings: Bundle) -> None:
     samples = [{"picture": each} for each in pictures(20, 5)[0]]
-    with pytest.raises(InputError, match=r"20 inputs cannot show an agreement of 0\.99: .* it takes 307; give more"):
+    with pytest.raises(InputError, match=r"20 inputs cannot show an agreement of 0\.99: .* it takes 398; give more"):
         learn_exit(gratings, samples)
-    for target in (0.0, 1.0, -1.0):
+    # However little is asked for: parts and what is held out take some.
+    with pytest.raises(InputError, match="it takes 40; give more"):
+        learn_exit(gratings, samples, target=0.2)
+    for target in (0.0, 1.0, -1.0, 1e-20, NAN):
         with pytest.raises(InputError, match="cannot be shown of an exit"):
             learn_exit(gratings, samples, target=target)
 
@@ -206,6 +307,24 @@ def test_inputs_of_one_kind_teach_nothing(gratings: Bundle) -> None:
     found = learn_exit(gratings, [{"picture": pictures(1, 5)[0][0]}] * 40, target=0.9)
     assert found.exit is None
     assert found.reason == "the model gives all inputs the same answer; give inputs of all kinds"
+
+
+def test_an_input_that_is_no_number_is_named(gratings: Bundle) -> None:
+    given = pictures(60, 5)[0]
+    given[7, 0, 0, 3, 3] = np.nan
+    with pytest.raises(InputError, match="input 8 of 60 has NaN or infinite elements; leave it out"):
+        learn_exit(gratings, [{"picture": each} for each in given], target=0.9)
+
+
+def test_where_an_input_has_no_features_none_are_used(
+    gratings: Bundle, learned: Exit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analyses = iter([None] + [Analysis("tensor", 0.0, {"a": 1.0})] * 599)
+    monkeypatch.setattr("midstream.calibrating.exits.analyze_inputs", lambda *_: next(analyses))
+    samples = [{"picture": each} for each in pictures(600, 5)[0]]
+    found = learn_exit(gratings, samples, target=0.95, cuts=[learned.cut])
+    assert found.exit is not None, found
+    assert found.exit.chance is None
 
 
 def test_models_that_are_no_classifiers_are_told(made: Callable[[str], Bundle]) -> None:
@@ -241,6 +360,18 @@ def test_an_exit_is_kept_with_its_bundle_and_is_no_part_of_its_identity(
     remove_exit(opened)
     remove_exit(opened)
     assert Bundle.open(copy).early_exit is None
+
+
+def test_another_bundle_in_its_place_is_given_no_exit(copy: Path, learned: Exit) -> None:
+    opened = Bundle.open(copy)
+    for file in list(copy.iterdir()):
+        content = file.read_bytes()
+        file.unlink()
+        file.write_bytes(content)
+    for act in (lambda: write_exit(opened, learned), lambda: remove_exit(opened)):
+        with pytest.raises(BundleError, match="was replaced or changed since the bundle was opened"):
+            act()
+    assert not (copy / EXITS_FILE).exists()
 
 
 def test_without_an_exit_nothing_is_answered(gratings: Bundle) -> None:

@@ -212,3 +212,22 @@ def test_inputs_of_other_sizes_are_told(midstream: Midstream, digits: Path, tmp_
     ended = midstream("calibrate", digits, "--calibration", tmp_path / "a.npz")
     assert ended.code == 2
     assert "a.npz" in ended.error
+
+
+def test_inspect_says_what_tells_sizes_beforehand(midstream: Midstream, calibrated: Path) -> None:
+    ladder = Bundle.open(calibrated).ladder
+    assert ladder is not None
+    told = midstream("inspect", calibrated, "--json").json["predictors"]
+    rungs = [(place.cut, rung) for place in ladder.places for rung in place.rungs]
+    assert [(each["cut"], each["codec"]) for each in told["payload_bytes"]] == [
+        (cut, rung.codec) for cut, rung in rungs
+    ]
+    assert [each["by"] == "features" for each in told["payload_bytes"]] == [rung.size is not None for _, rung in rungs]
+    assert told["reply_bytes"] == {"by": "mean", "error": 0.0}
+    shown = " ".join(midstream("inspect", calibrated).out.split())
+    assert f"of {len(rungs)} rungs" in shown
+
+
+def test_a_bundle_that_was_not_calibrated_predicts_nothing(midstream: Midstream, digits: Path) -> None:
+    assert midstream("inspect", digits, "--json").json["predictors"] == {}
+    assert "sizes of payloads" not in midstream("inspect", digits).out

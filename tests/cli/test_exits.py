@@ -37,9 +37,10 @@ def test_exits_as_json_then_planned_and_inspected(midstream: Midstream, bundle: 
     assert (found["samples"], found["held_out"], found["target"]) == (450, 150, 0.95)
     assert (found["head_ms"] + found["exit_ms"]) / found["whole_ms"] <= 0.5
     assert 0 < found["answered_share"] <= 1
+    assert found["assured"] == min(0.95, found["agreement"])
     assert midstream("inspect", bundle, "--json").json["exit"] == found
     where = ("--device", "pi4", "--gateway", "x86-laptop", "--uplink-kbps", "0", "--rtt-ms", "5", "--json")
-    plan = midstream("plan", bundle, *where, "--min-agreement", f"{min(0.95, found['agreement']):.4f}").json
+    plan = midstream("plan", bundle, *where, "--min-agreement", f"{found['assured']}").json
     assert plan["exit"] == {"cut": found["cut"], "answered_share": found["answered_share"]}
     assert "exit" not in midstream("plan", bundle, *where).json
 
@@ -65,6 +66,14 @@ def test_too_few_inputs_are_one_line(midstream: Midstream, bundle: Path, inputs:
     ended = midstream("exits", bundle, "--calibration", inputs, "--samples", "40")
     assert ended.code == 2
     assert "40 inputs cannot show an agreement of 0.99" in ended.error.replace("\n", " ")
+
+
+def test_a_list_of_no_cuts_deletes_nothing(midstream: Midstream, bundle: Path, inputs: Path) -> None:
+    (bundle / EXITS_FILE).write_text("{}")
+    ended = midstream("exits", bundle, "--calibration", inputs, "--agreement", "0.95", "--cuts", " ,")
+    assert ended.code == 2
+    assert "--cuts ' ,' names no cut" in ended.error
+    assert (bundle / EXITS_FILE).exists()
 
 
 def test_a_damaged_exit_is_told_and_can_be_learned_again(midstream: Midstream, bundle: Path, inputs: Path) -> None:

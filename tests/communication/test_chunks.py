@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from midstream.communication import chunks as chunks_module
 from midstream.communication import fec
 from midstream.communication.checksum import crc32c, sealed
-from midstream.communication.chunks import CHUNK_BYTES, MIN_CHUNK_BYTES, OVERHEAD_BYTES, Reassembler, chunk_count, split
+from midstream.communication.chunks import (
+    CHUNK_BYTES,
+    MIN_CHUNK_BYTES,
+    OVERHEAD_BYTES,
+    Reassembler,
+    chunk_count,
+    message_id_of,
+    single,
+    split,
+)
 from midstream.errors import MissingExtraError, WireError
 
 from .golden import FOLDER, in_parts
@@ -319,3 +328,14 @@ def test_too_much_parity_is_not_made(size: int, parity: int) -> None:
     with pytest.raises(WireError, match=f"{parity} parity chunks beside"):
         split(message_of(size), ID, MIN_CHUNK_BYTES, parity)
     assert split(message_of(500_000), ID, MIN_CHUNK_BYTES, 11)
+
+
+def test_a_message_of_one_chunk_is_known_before_it_is_read() -> None:
+    (alone,) = split(b"x" * 100, ID)
+    assert single(alone) == b"xxxx"
+    assert message_id_of(alone) == ID
+    with_parity = sealed(alone[:32], b"\1", alone[33:-4])
+    assert single(with_parity) is None
+    assert [single(chunk) for chunk in split(b"x" * 9000, ID, 5000)] == [None, None]
+    assert single(b"MC") is None
+    assert message_id_of(b"MC") is None

@@ -499,3 +499,18 @@ def test_a_cut_link_is_noticed_and_a_restored_one_taken_again(broker: Broker, co
         assert client.next_state() is True
         client.transport.publish("test/cut", b"again")
         assert client.next_message().payload == b"again"
+
+
+@pytest.mark.parametrize(("said", "shares"), [(b"", True), (b"\x2a\x01", True), (b"\x2a\x00", False)])
+def test_a_broker_says_whether_it_shares_subscriptions(said: bytes, shares: bool) -> None:
+    """By Shared Subscription Available in its CONNACK; where it says nothing, it does."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"mqtt://127.0.0.1:{server.getsockname()[1]}"
+        transport = MqttTransport(url, "asks", on_message=lambda _: None, on_state=lambda _: None)
+        with transport:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(bytes([0x20, 3 + len(said), 0, 0, len(said)]) + said)
+                transport.start(10.0, required=True)
+                assert transport.shares_subscriptions is shares

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from midstream.bundle import Bundle
 from midstream.communication.codecs.steps import Stepped, dequantise, holds, quantise
 from midstream.engines import Program, engine_for
-from midstream.manifest import WEIGHTS_FILE, Manifest, carrier_names, head_name, tail_name
+from midstream.manifest import WEIGHTS_FILE, CodingCost, Manifest, carrier_names, head_name, tail_name
 from midstream.tensors import Tensors
-from midstream_converters.coding import digest, right
+from midstream_converters.coding import carriers, codes_of, digest, right
 from midstream_converters.convert import CODED_CUTS, convert
 from midstream_converters.opening import Options
+from midstream_converters.verify import verify_bundle
 
 MODELS = Path(__file__).parents[1] / "models"
 # 64 KiB cross after each of the first layers, 4 KiB after the mean.
@@ -196,3 +198,66 @@ def test_what_crosses_is_known_again_by_its_bits() -> None:
     assert digest({"a": values.copy()}) == known
     values[0, 3, 2, 1] = np.nextafter(values[0, 3, 2, 1], np.float32(9))
     assert digest({"a": values}) != known
+
+
+def test_verify_repeats_the_proof_of_slices_that_code(large: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def proofs() -> dict[str, float]:
+        found = verify_bundle(large, [{"x": noise()}, {"x": np.zeros_like(noise())}])
+        return {proof.id: proof.max_abs_error for proof in found if proof.id.endswith(" int8")}
+
+    assert proofs() == {f"{cut} int8": 0.0 for cut in coded(large.manifest)}
+    # A slice that coded otherwise: half as fine.
+    run_slice = Bundle.run_slice
+
+    def coarser(bundle: Bundle, name: str, tensors: Tensors) -> Tensors:
+        made = run_slice(bundle, name, tensors)
+        return {key: value // 2 if value.dtype == np.uint8 and value.ndim else value for key, value in made.items()}
+
+    monkeypatch.setattr(Bundle, "run_slice", coarser)
+    assert set(proofs().values()) == {math.inf}
+
+
+@pytest.fixture(scope="module")
+def segments(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A TFLite model at some of whose cuts more than 64 KiB cross."""
+    target = tmp_path_factory.mktemp("segments") / "bundle"
+    convert(assets / "models" / "selfie_segmentation.tflite", target, Options(max_cuts=4))
+    return Bundle.open(target)
+
+
+def test_tails_of_tflite_decode_and_their_heads_do_not_encode(segments: Bundle) -> None:
+    tails = [cut for cut in segments.cuts if tail_name(cut.id, "int8") in segments.manifest.slices]
+    assert tails
+    assert all(head_name(cut.id, "int8") not in segments.manifest.slices for cut in segments.cuts)
+    assert set(segments.costs.coding) == {tail_name(cut.id, "int8") for cut in tails}
+    (spec,) = segments.inputs
+    sample = {spec.name: np.random.default_rng(1).random(spec.shape).astype(np.float32)}
+    for cut in tails:
+        crossing, _ = segments.run_head(cut.id, sample)
+        codes = codes_of(crossing)
+        assert codes is not None
+        decoded = {name: dequantise(codes[name]).reshape(value.shape) for name, value in crossing.items()}
+        found = segments.run_slice(tail_name(cut.id, "int8"), carriers("int8", codes, crossing))
+        for name, value in segments.run_tail(cut.id, decoded).items():
+            assert found[name].tobytes() == value.tobytes()
+    told = {proof.id: proof.max_abs_error for proof in verify_bundle(segments, [sample])}
+    assert {key: error for key, error in told.items() if key.endswith(" int8")} == {f"{c.id} int8": 0.0 for c in tails}
+
+
+def test_what_comes_over_the_wire_is_decoded_within_the_tail_where_that_pays(segments: Bundle) -> None:
+    (spec,) = segments.inputs
+    sample = {spec.name: np.random.default_rng(2).random(spec.shape).astype(np.float32)}
+    (cut, *_) = (cut.id for cut in segments.cuts if tail_name(cut.id, "int8") in segments.manifest.slices)
+    quick = replace(segments.costs, coding={tail_name(cut, "int8"): CodingCost(0.0, 1.0)})
+    slow = replace(segments.costs, coding={tail_name(cut, "int8"): CodingCost(1.0, 1.0)})
+    outputs = []
+    for costs, wanted in ((quick, tail_name(cut, "int8")), (slow, tail_name(cut))):
+        bundle = Bundle.open(segments.path)
+        bundle.costs = costs
+        crossing, _, codes = bundle.run_head_for(cut, "int8", sample)
+        assert codes is None
+        came = bundle.decode_for_tail(cut, "int8", bundle.encode(cut, "int8", crossing), 1 << 30)
+        assert came.slice == wanted
+        outputs.append(bundle.run_tail_on(came))
+    for name, value in outputs[0].items():
+        assert value.tobytes() == outputs[1][name].tobytes()

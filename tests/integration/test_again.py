@@ -178,3 +178,39 @@ def test_a_device_that_gives_up_calls_its_request_off(
         held.may_run.set()
         assert client.reply().status is Status.OK
         assert held.runs == 1
+
+
+def test_the_wait_at_a_tail_is_that_of_its_deadlines(
+    broker: Broker, outputs_path: Path, outputs: Bundle, request_of: Request, vector: Tensors
+) -> None:
+    """Whoever has little time is served before those that have much: so they do not wait for these."""
+    crossing, _ = outputs.run_head("c2", vector)
+    urgent = replace(request_of, cut="c2", deadline_ms=4000, tensors=encode("raw", crossing, {}))
+    with (
+        held_gateway(broker, outputs_path) as held,
+        Client(broker.url) as client,
+        Device(outputs, broker.url) as device,
+    ):
+        (served,) = held.gateway._served.values()
+        for _ in range(40):
+            served.ran("", 100.0)
+        client.send(numbered(request_of, 1))
+        until(lambda: held.runs == 1, "it to run")
+        for number in (2, 3):
+            client.send(numbered(request_of, number))
+        client.send(numbered(urgent, 4))
+        until(lambda: held.gateway._work.load().queue_length == 3, "the others to wait")
+        load = held.gateway._work.load()
+        assert load.load == 1.0
+        assert load.wait_ms > 1.9 * served.expected_ms("")
+        assert load.waits_ms[outputs.digest.hex()]["c2"] < load.wait_ms / 2
+        exchange = device._exchange
+        serving = threading.Thread(target=held.gateway.serve)
+        serving.start()
+        try:
+            until(lambda: exchange.waits_ms(ID).get("c2", 1e9) < exchange.wait_ms(ID) / 2, "the report")
+        finally:
+            held.gateway.stop()
+            serving.join()
+        held.may_run.set()
+        assert [client.reply().request_id[0] for _ in range(4)] == [1, 4, 2, 3]

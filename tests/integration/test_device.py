@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import math
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,8 @@ def test_it_may_be_entered_again(broker: Broker, start_gateway, faces: Bundle, i
 
 
 def test_an_interrupt_while_it_is_entered_leaves_nothing_running(broker: Broker, faces: Bundle) -> None:
+    with Device(faces, broker.url) as earlier:
+        until(lambda: earlier.connected and earlier.gateways == 0, "the gateways of other tests to be gone")
     device = Device(faces, broker.url, device_id="interrupted")
     before = set(threading.enumerate())
 
@@ -116,7 +119,7 @@ def test_an_error_while_a_gateway_is_entered_leaves_nothing_running(
 def test_a_gateway_that_rests_is_said_to(broker: Broker, start_gateway, faces: Bundle, inputs: Tensors) -> None:
     gateway = start_gateway(broker)
     with device_with_gateway(faces, broker.url) as device:
-        device._exchange._rest(gateway.name)
+        device._exchange._gateways.failed(gateway.name, time.monotonic())
         result = device.infer(inputs)
         assert "the gateway rests for 0." in (result.fallback or "")
         gateway.stop()
@@ -130,8 +133,8 @@ def test_a_gateway_with_other_bundles_is_said_to_be_there(
 ) -> None:
     gateway = start_gateway(broker)
     with Device(faces, broker.url) as device:
-        until(lambda: gateway.name in device._exchange._directory.gateways, "the gateway's presence")
-        device._exchange._directory.gateways[gateway.name] = replace(
-            device._exchange._directory.gateways[gateway.name], bundles=()
+        until(lambda: gateway.name in device._exchange._gateways.gateways, "the gateway's presence")
+        device._exchange._gateways.gateways[gateway.name] = replace(
+            device._exchange._gateways.gateways[gateway.name], bundles=()
         )
         assert device.infer(inputs).fallback == f"no gateway has this bundle; there are {gateway.name} with others"

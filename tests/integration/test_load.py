@@ -40,7 +40,7 @@ def reporting(broker: Broker, bundle: Bundle, name: str) -> Iterator[Callable[[L
 
 
 def asked(device: Device) -> str | None:
-    presence = device._exchange.gateway(bytes(16))
+    presence = device._exchange.route(1, None, bytes(16), forced=False).first
     return None if presence is None else presence.gateway_id
 
 
@@ -81,7 +81,7 @@ def test_a_gateway_reports_what_waits_at_once(broker: Broker, faces_path: Path, 
         try:
             with device_with_gateway(faces, broker.url) as device, ThreadPoolExecutor(6) as threads:
                 waiting = [threads.submit(device.infer, inputs, cut="input") for _ in range(6)]
-                loads = device._exchange._directory.loads
+                loads = device._exchange._gateways.loads
                 until(lambda: "loaded" in loads and loads["loaded"].queue_length == 5, "what waits to be told")
                 assert device._exchange.wait_ms("loaded") > 0
                 free.set()

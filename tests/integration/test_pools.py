@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pytest
 from midstream.broker import Broker
 from midstream.bundle import Bundle
 from midstream.communication import topics
+from midstream.communication.address import parse_broker_url
 from midstream.communication.chunks import message_id_of, single
 from midstream.communication.codecs import optional_libraries
 from midstream.communication.control import Taken, encode_control
@@ -169,7 +171,9 @@ def test_a_gateway_that_has_taken_a_request_and_dies_is_replaced(
         life.enter_context(dying)
         dying.start(WAIT_S, required=True)
         if pool:
-            dying.subscribe(topics.pool_filters("attic", secret_of_pool(None, has_account=False))[0])
+            dying.subscribe(
+                topics.pool_filters("attic", secret_of_pool("attic", None, parse_broker_url(broker.url)))[0]
+            )
         dying.subscribe(topics.request_filter("dying"))
         dying.publish(topic, encode_presence(presence), retain=True)
         start_gateway(broker, "gw-b", outputs_path, POOL if pool else ())
@@ -180,3 +184,36 @@ def test_a_gateway_that_has_taken_a_request_and_dies_is_replaced(
         for future in waiting:
             result = future.result(WAIT_S)
             assert answered(result, outputs.run(vector)), result.fallback
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_twenty_killed_members_under_load_lose_no_request(
+    broker: Broker, start_gateway: Callable[..., GatewayProcess], outputs_path: Path, outputs: Bundle, vector: Tensors
+) -> None:
+    """One of two is killed, comes back, and then the other, while four callers ask on and on."""
+    want = outputs.run(vector)
+    stop = threading.Event()
+
+    def ask(device: Device) -> list[Result]:
+        results = []
+        while not stop.is_set():
+            results.append(device.infer(vector, cut="c2"))
+        return results
+
+    with device_in_front_of(outputs, broker, 0) as device, ThreadPoolExecutor(4) as threads:
+        members = [start_gateway(broker, f"gw-{number}", outputs_path, POOL) for number in range(2)]
+        until(lambda: device.gateways == 2, "both")
+        asking = [threads.submit(ask, device) for _ in range(4)]
+        try:
+            for number in range(20):
+                members.pop(0).process.kill()
+                until(lambda: device.gateways == 1, "it to be gone")
+                members.append(start_gateway(broker, f"gw-{number + 2}", outputs_path, POOL))
+                until(lambda: device.gateways == 2, "the next one")
+        finally:
+            stop.set()
+        results = [result for future in asking for result in future.result(WAIT_S)]
+    lost = [result.fallback for result in results if not answered(result, want)]
+    assert not lost, f"{len(lost)} of {len(results)}: {Counter(lost)}"
+    assert max(result.timings_ms["total"] for result in results) < DEADLINE_MS

@@ -50,7 +50,7 @@ def test_a_device_says_which_versions_there_are_and_whom_to_update(
         gateway_of_another_release(broker, Presence("later", (faces.digest,), wire_versions=(2, 3))),
         Device(faces, broker.url) as device,
     ):
-        until(lambda: "later" in device._exchange._directory.gateways, "the presence")
+        until(lambda: "later" in device._exchange._gateways.gateways, "the presence")
         for plan in ({}, {"cut": "input"}):
             result = device.infer(inputs, **plan)
             assert result.ran_on == ("device",)

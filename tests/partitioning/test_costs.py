@@ -283,6 +283,19 @@ def test_an_early_exit_adds_what_can_follow_it(manifest: Manifest, graph: Graph,
     assert (added[0].rest_ms, added[0].agreement) == (8.0, 0.98)
     assert all(option.rest_ms == 0 for option in added[1:])
     assert [option.agreement for option in added if option.codec == "jpeg75"] == [None]
+    # An exit that was asked for 0.9 and met nothing harder than that assures no more.
+    assert with_exit(plain, replace(early, target=0.9), device)[len(plain)].agreement == 0.9
+
+
+def test_mistakes_of_an_early_exit_and_of_a_rung_behind_it_add_up(
+    manifest: Manifest, graph: Graph, costs: Costs
+) -> None:
+    times = times_from_costs(costs)
+    lossy = replace(candidates(manifest, graph, times, times)[1], lossless=False, agreement=0.97)
+    early = Exit("", "c0", "", "shares", {}, np.zeros((1, 2)), np.zeros(2), 1, 0.99, 0.6, 1, 1, 1, 1, 1, 1)  # type: ignore[arg-type]
+    assert with_exit([lossy], early, times)[1].agreement == pytest.approx(0.97 - 0.6 * 0.01)
+    hopeless = replace(lossy, agreement=0.001)
+    assert with_exit([hopeless], replace(early, target=0.5), times)[1].agreement == 0
 
 
 def test_an_exit_at_a_cut_without_times_is_left_out(manifest: Manifest, graph: Graph, costs: Costs) -> None:

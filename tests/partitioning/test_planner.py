@@ -101,6 +101,15 @@ def test_the_deadline_holds_for_what_an_exit_does_not_answer() -> None:
     assert decide((LOCAL, LOCAL_EXIT), SystemState(None), replace(wanted, deadline_ms=103), POWER).exit == "c0"
 
 
+def test_a_missed_deadline_is_told_by_the_time_without_the_exit_s_answer() -> None:
+    late = replace(LOCAL_EXIT, device_ms=40.0, rest_ms=50.0)
+    why = decide((late,), SystemState(None), Objective(min_agreement=0.9, deadline_ms=60), POWER).why
+    # 50 ms on average, which would meet it.
+    assert "local behind the early exit at c0 (90.0 ms) is the fastest" in why
+    why = decide((SPLIT, late), STATE, Objective(min_agreement=0.9, deadline_ms=80), POWER).why
+    assert "unlike local behind the early exit at c0 (90.0 ms)" in why
+
+
 def test_local_prediction_needs_no_link() -> None:
     found = predict(LOCAL, SystemState(None, device_load=0.5), POWER)
     assert (found.latency_ms, found.energy_mj, found.period_ms) == (200.0, 600.0, 200.0)
@@ -419,3 +428,20 @@ def test_a_faster_link_never_slows_the_chosen_plan(
             ),
         )
     assert decide(candidates, faster, objective, POWER).predicted_ms <= before.predicted_ms
+
+
+def test_the_wait_is_that_at_the_cut() -> None:
+    link = LinkState(uplink_kbps=1e6, downlink_kbps=1e6, rtt_ms=1.0)
+    early, late, whole = (
+        Candidate(cut, head, (1,), device_ms=1.0, gateway_ms=1.0, codec="raw")
+        for cut, head in (("early", (0,)), ("late", (0,)), (None, ()))
+    )
+    state = SystemState(link, gateway_wait_ms=10.0, gateway_waits_ms={"early": 3.0, None: 0.0})
+    assert [round(predict(each, state, Power(1.0, 1.0, 0.0)).latency_ms) for each in (early, late, whole)] == [6, 13, 3]
+
+
+@pytest.mark.parametrize("wait_ms", [-1.0, math.inf, math.nan])
+def test_a_wait_at_a_cut_is_checked_like_any_other(wait_ms: float) -> None:
+    state = SystemState(None, gateway_waits_ms={"c1": wait_ms})
+    with pytest.raises(PlanError, match="wait at 'c1'"):
+        predict(Candidate(None, (0,), (), device_ms=1.0), state, Power(1.0, 1.0, 0.0))

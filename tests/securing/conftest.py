@@ -22,13 +22,12 @@ WAIT_S = 10.0
 
 @pytest.fixture(scope="session")
 def secure_folder(tmp_path_factory: pytest.TempPathFactory) -> SecureFolder:
-    """Devices a and b, gateway g; device a has home/a beside that."""
+    """Devices a and b, gateways g and h; device a has home/a beside that, and gateway g is of pool p."""
     path = tmp_path_factory.mktemp("secure") / "folder"
-    SecureFolder.open(path, devices=["a", "b"], gateways=["g"])
+    SecureFolder.open(path, devices=["a", "b"], gateways=["g", "h"])
     roles = path / "roles.toml"
-    roles.write_text(
-        roles.read_text().replace("[device.a]\n", '[device.a]\npublish = ["home/a"]\nsubscribe = ["home/a"]\n')
-    )
+    text = roles.read_text().replace("[gateway.g]\n", '[gateway.g]\npools = ["p"]\n')
+    roles.write_text(text.replace("[device.a]\n", '[device.a]\npublish = ["home/a"]\nsubscribe = ["home/a"]\n'))
     return SecureFolder.open(path)
 
 

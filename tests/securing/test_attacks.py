@@ -97,6 +97,22 @@ def test_a_device_hears_nothing_of_others(as_client: Callable[[str], Attacker], 
         assert not device.subscribe(topic_filter)
 
 
+def test_only_its_members_share_a_pools_requests(
+    as_client: Callable[[str], Attacker], secure_folder: SecureFolder
+) -> None:
+    """Who knows the group's name is let in no more than who does not."""
+    shared, control = topics.pool_filters("p", secure_folder.secrets["p"])
+    with as_client("a") as device, as_client("g") as member, as_client("h") as other:
+        for client in (device, other):
+            assert not client.subscribe(shared)
+            assert not client.subscribe(control)
+            assert not client.subscribe(shared.split("/", 2)[2])
+        assert member.subscribe(shared)
+        assert member.subscribe(control)
+        assert device.publish(topics.pool_request_topic("p", "a"), b"asked")
+        assert member.received() == (topics.pool_request_topic("p", "a"), b"asked")
+
+
 def test_what_was_refused_is_not_delivered_either(as_client: Callable[[str], Attacker]) -> None:
     with as_client("a") as device, as_client("b") as other, as_client("g") as gateway:
         assert device.subscribe(topics.reply_filter("a"))

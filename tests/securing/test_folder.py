@@ -79,6 +79,20 @@ def test_a_run_that_was_cut_off_is_finished(made: SecureFolder) -> None:
     assert {name for name in before if before[name] != after[name]} <= {"clients/a/cert.pem", "broker/cert.pem"}
 
 
+def test_the_gateways_of_a_pool_get_its_secret_and_nobody_else(made: SecureFolder) -> None:
+    roles = made.path / "roles.toml"
+    roles.write_text(roles.read_text().replace("[gateway.g]", '[gateway.g]\npools = ["p", "q"]'))
+    first = SecureFolder.open(made.path, gateways=["h"], now=NOW)
+    secrets = {pool: (made.client("g") / f"pool-{pool}.secret").read_text().strip() for pool in "pq"}
+    assert secrets == first.secrets
+    assert secrets["p"] != secrets["q"]
+    assert all(len(secret) == 64 for secret in secrets.values())
+    assert (made.client("g") / "pool-p.secret").stat().st_mode & 0o777 == 0o600
+    assert not list(made.client("h").glob("pool*"))
+    assert secrets["p"] not in repr(first)
+    assert SecureFolder.open(made.path, now=NOW + DAY).secrets == secrets
+
+
 def test_renewing_keeps_the_keys(made: SecureFolder) -> None:
     before = contents(made.path)
     SecureFolder.open(made.path, renew=True, now=NOW + 700 * DAY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from midstream.communication.roles import Rights
+from midstream.communication.topics import pool_filters
 from midstream.errors import InputError
 from midstream.securing.members import HEAD, parse_members, with_member, without_member
 
@@ -38,7 +39,30 @@ def test_a_client_may_have_topics_beyond_its_role() -> None:
     text = '[device.a]\npublish = ["home/a"]\nsubscribe = ["home/+/wish", "lamp/#"]\n'
     member = parse_members(text).members["a"]
     assert member.extra == Rights(("home/a",), ("home/+/wish", "lamp/#"))
-    assert member.rights.publish[-1] == "home/a"
+    assert member.rights(str).publish[-1] == "home/a"
+
+
+def test_a_gateway_may_belong_to_pools() -> None:
+    member = parse_members('[gateway.a]\npools = ["attic", "cellar"]\n').members["a"]
+    assert member.pools == ("attic", "cellar")
+    granted = member.rights(lambda pool: f"the secret of {pool}").subscribe
+    assert set(pool_filters("attic", "the secret of attic")) < set(granted)
+    assert set(pool_filters("cellar", "the secret of cellar")) < set(granted)
+    assert not set(pool_filters("attic", "the secret of cellar")) <= set(granted)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[device.a]\npools = ["attic"]\n', "'a' has other keys than publish and subscribe"),
+        ('[gateway.a]\npools = "attic"\n', "not a list of at most 16 names"),
+        ("[gateway.a]\npools = [1]\n", "not a list of at most 16 names"),
+        ('[gateway.a]\npools = ["an attic"]\n', "cannot be part of a topic"),
+    ],
+)
+def test_a_pool_is_a_name_and_for_gateways(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_members(text)
 
 
 @pytest.mark.parametrize(

@@ -5,22 +5,29 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from midstream_training import pictures, sounds, sources, targets
+from midstream.complexity import Trained as Kind
+from midstream_training import pairs, pictures, sounds, sources, targets
 from midstream_training.sources import FOLDER, Split
 
-Kind = Literal["image", "audio"]
 SEEDS: dict[Split, int] = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
+_What = Literal["inputs", "pairs"]
 _PIECE = 25
+_DECIDING: dict[_What, tuple[ModuleType, ...]] = {
+    "inputs": (sources, pictures, sounds, targets),
+    "pairs": (sources, pictures, sounds, targets, pairs),
+}
 
 
 @dataclass(frozen=True)
@@ -48,21 +55,35 @@ def inputs(kind: Kind, split: Split, seeds: NDArray[np.int64]) -> Iterator[NDArr
 
 def measured(kind: Kind, split: Split, count: int, workers: int | None = None) -> Corpus:
     """The first ``count`` inputs of a split; measures what .cache/complexity does not hold yet."""
-    bench = bench_of(kind)
-    pieces = [(kind, split, start) for start in range(0, count, _PIECE)]
-    missing = [piece for piece in pieces if not _path(*piece).is_file()]
-    if missing:
-        with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
-            for done, piece in enumerate(pool.map(_measure, missing), 1):
-                print(f"{kind} {split}: {done} of {len(missing)} pieces, {piece}", file=sys.stderr)
-    read = [dict(np.load(_path(*piece))) for piece in pieces]
+    read = _measured("inputs", kind, split, count, workers)
     joined = {name: np.concatenate([each[name] for each in read])[:count] for name in ("sources", "sizes", "hard")}
     names = {name: tuple(str(each) for each in read[0][name]) for name in ("size_names", "hard_names")}
-    del bench
     return Corpus(
         split, np.arange(count) + SEEDS[split], joined["sources"], names["size_names"], joined["sizes"],
         names["hard_names"], joined["hard"],
     )  # fmt: skip
+
+
+def measured_pairs(
+    kind: Kind, split: Split, count: int, workers: int | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The bytes and the disagreements of the first ``count`` pairs: pairs × before and after × the corpus's columns."""
+    read = _measured("pairs", kind, split, count, workers)
+    sizes, hard = (np.concatenate([each[name] for each in read])[: 2 * count] for name in ("sizes", "hard"))
+    return sizes.reshape(count, 2, -1), hard.reshape(count, 2, -1)
+
+
+def _measured(
+    what: _What, kind: Kind, split: Split, count: int, workers: int | None
+) -> Sequence[dict[str, NDArray[np.generic]]]:
+    bench_of(kind)
+    pieces = [(what, kind, split, start) for start in range(0, count, _PIECE)]
+    missing = [piece for piece in pieces if not _path(*piece).is_file()]
+    if missing:
+        with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+            for done, piece in enumerate(pool.map(_measure, missing), 1):
+                print(f"{kind} {split} {what}: {done} of {len(missing)} pieces, {piece}", file=sys.stderr)
+    return [dict(np.load(_path(*piece))) for piece in pieces]
 
 
 def bench_of(kind: Kind) -> targets.Bench:
@@ -73,29 +94,38 @@ def bench_of(kind: Kind) -> targets.Bench:
     return targets.Bench(targets.IMAGE_SUBJECTS if kind == "image" else targets.AUDIO_SUBJECTS, folder)
 
 
-def _path(kind: Kind, split: Split, start: int) -> Path:
+def _path(what: _What, kind: Kind, split: Split, start: int) -> Path:
     """Named by the code that decides what is in it, too."""
-    code = b"".join(Path(module.__file__).read_bytes() for module in (sources, pictures, sounds, targets))
-    return FOLDER / "measured" / f"{kind}_{split}_{start}_{hashlib.sha256(code).hexdigest()[:12]}.npz"
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in _DECIDING[what])
+    name = f"{kind}_{split}" if what == "inputs" else f"{kind}_{split}_{what}"
+    return FOLDER / "measured" / f"{name}_{start}_{hashlib.sha256(code).hexdigest()[:12]}.npz"
 
 
-def _measure(piece: tuple[Kind, Split, int]) -> int:
-    kind, split, start = piece
+def _arrays(what: _What, kind: Kind, split: Split, start: int) -> Iterator[tuple[NDArray[np.generic], int]]:
+    """The inputs of a piece, or both of each of its pairs, and their sources."""
+    if what == "pairs":
+        for pair in islice(pairs.pairs(kind, split, start + _PIECE), start, None):
+            yield pair.before, pair.source
+            yield pair.after, pair.source
+        return
+    seeds = range(start + SEEDS[split], start + SEEDS[split] + _PIECE)
+    if kind == "image":
+        frames = sources.pictures(split)
+        yield from (pictures.picture(frames, seed) for seed in seeds)
+    else:
+        voices = sources.sounds(split)
+        yield from (sounds.sound(voices, seed) for seed in seeds)
+
+
+def _measure(piece: tuple[_What, Kind, Split, int]) -> int:
     cv2.setNumThreads(1)
+    kind = piece[1]
     bench = bench_of(kind)
-    seeds = np.arange(start, start + _PIECE) + SEEDS[split]
     found, origins = [], []
-    frames = sources.pictures(split) if kind == "image" else []
-    voices = sources.sounds(split) if kind == "audio" else []
-    for seed in seeds:
-        if kind == "image":
-            frame, origin = pictures.picture(frames, int(seed))
-            found.append(bench.picture(frame))
-        else:
-            sound, origin = sounds.sound(voices, int(seed))
-            found.append(bench.sound(sound))
+    for array, origin in _arrays(*piece):
+        found.append(bench.picture(array) if kind == "image" else bench.sound(array))
         origins.append(origin)
-    path = _path(kind, split, start)
+    path = _path(*piece)
     temporary = path.with_suffix(".part.npz")
     np.savez(
         temporary,
@@ -106,4 +136,4 @@ def _measure(piece: tuple[Kind, Split, int]) -> int:
         hard_names=np.array(list(found[0].disagreements)),
     )
     temporary.replace(path)
-    return start
+    return piece[3]

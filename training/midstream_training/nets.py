@@ -1,4 +1,4 @@
-"""The two networks, and what they become: a TFLite and an ONNX file of the same weights.
+"""The two networks, and how they are trained.
 
 Both end alike: what the views give beside the classical features, standardised within the network, then a small dense
 part beside a linear one, and a score of 0–1.
@@ -16,7 +16,6 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 from numpy.typing import NDArray
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from midstream.analysis.views import BANDS, STEPS, THUMBNAIL_SIDE
 from midstream_training.linear import Linear
@@ -26,13 +25,14 @@ _FIRST_SHARE = 0.1
 
 
 def image_net(linear: Linear) -> keras.Model:
-    """A CNN over the thumbnail."""
-    picture = keras.Input((THUMBNAIL_SIDE, THUMBNAIL_SIDE, 1), batch_size=None, name="picture")
-    x = layers.Conv2D(8, 4, strides=2, padding="same", name="conv_1")(picture)
-    # Bytes go with the logarithm of how far values stray.
+    """A CNN over the thumbnail: how strongly its tiles of 4 × 4 answer to each of eight patterns, on average.
+
+    One layer, for bytes go with the logarithm of how far neighbours stray; two more above it, or tiles that overlap,
+    gained nothing.
+    """
+    picture = keras.Input((THUMBNAIL_SIDE, THUMBNAIL_SIDE, 1), name="picture")
+    x = layers.Conv2D(8, 4, strides=4, name="patterns")(picture)
     x = LogEnergy(name="log_energy")(x)
-    x = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu", name="conv_2")(x)
-    x = layers.Conv2D(24, 3, strides=2, padding="same", activation="relu", name="conv_3")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return _ended(picture, x, linear)
 
@@ -75,7 +75,7 @@ def _ended(view: Any, seen: Any, linear: Linear) -> keras.Model:
     x = layers.Concatenate(name="beside")([seen, known])
     x = layers.Dense(24, activation="relu", name="dense")(x)
     score = layers.Dense(1, name="score")(layers.Concatenate(name="both")([known, seen, x]))
-    model = keras.Model([view, numbers], score)
+    model = keras.Model([numbers, view], score)
     kernel, bias = model.get_layer("score").get_weights()
     kernel *= _FIRST_SHARE
     kernel[: linear.weights.size, 0] = linear.weights
@@ -84,52 +84,17 @@ def _ended(view: Any, seen: Any, linear: Linear) -> keras.Model:
     return model
 
 
-def to_tflite(model: keras.Model) -> bytes:
-    """Float32, batch 1, weights as constants; inputs are "features", then the view."""
-    frozen = convert_variables_to_constants_v2(_function(model).get_concrete_function())
-    content = bytes(tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert())
-    shapes = [tuple(each["shape"]) for each in tf.lite.Interpreter(model_content=content).get_input_details()]
-    if shapes != [(1, *each.shape[1:]) for each in reversed(model.inputs)]:
-        raise RuntimeError(f"the converter has put the inputs in another order: {shapes}")
-    return content
-
-
-def to_onnx(model: keras.Model) -> bytes:
-    """The same as ONNX, opset 17."""
-    import tf2onnx
-
-    signature = _signature(model)
-    converted, _ = tf2onnx.convert.from_function(_function(model), input_signature=signature, opset=17)
-    # Whatever the converter calls it.
-    (output,) = converted.graph.output
-    for node in converted.graph.node:
-        node.output[:] = ["score" if name == output.name else name for name in node.output]
-    output.name = "score"
-    return bytes(converted.SerializeToString())
-
-
-def _signature(model: keras.Model) -> list[Any]:
-    return [tf.TensorSpec((1, *each.shape[1:]), tf.float32, name=each.name) for each in reversed(model.inputs)]
-
-
-def _function(model: keras.Model) -> Any:
-    @tf.function(input_signature=_signature(model))
-    def score(*inputs: Any) -> Any:
-        return tf.identity(model(list(reversed(inputs)), training=False), name="score")
-
-    return score
-
-
 def seed() -> None:
-    """The same start every time; one thread, for the same sums."""
+    """The same start and the same sums every time."""
     keras.utils.set_random_seed(0)
+    tf.config.experimental.enable_op_determinism()
 
 
-class Trainer:
-    """Adam with a rate that falls as a cosine; a step is compiled once."""
+class Trained:
+    """A network and its training: Adam with a rate that falls as a cosine; a step is compiled once."""
 
     def __init__(self, model: keras.Model, rate: float, steps: int, pair_share: float, apart: float) -> None:
-        self._model = model
+        self.net = model
         optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, max(1, steps)))
         optimizer.build(model.trainable_variables)
 
@@ -137,7 +102,7 @@ class Trainer:
         def step(views: Any, features: Any, targets: Any, less_v: Any, less_f: Any, more_v: Any, more_f: Any) -> None:
             with tf.GradientTape() as tape:
                 count, couples = tf.shape(views)[0], tf.shape(less_v)[0]
-                both = [tf.concat([views, less_v, more_v], 0), tf.concat([features, less_f, more_f], 0)]
+                both = [tf.concat([features, less_f, more_f], 0), tf.concat([views, less_v, more_v], 0)]
                 scores = model(both, training=True)[:, 0]
                 error = tf.reduce_mean(tf.abs(scores[:count] - targets))
                 gap = scores[count + couples :] - scores[count : count + couples]
@@ -149,4 +114,4 @@ class Trainer:
 
     def predict(self, inputs: Seen) -> NDArray[np.float32]:
         """Scores of 0–1, or a little beyond."""
-        return np.asarray(self._model.predict([inputs.views, inputs.features], verbose=0)[:, 0], np.float32)
+        return np.asarray(self.net.predict([inputs.features, inputs.views], verbose=0)[:, 0], np.float32)

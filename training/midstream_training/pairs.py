@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from midstream.complexity import Trained as Kind
 from midstream_training import pictures, sounds, sources
-from midstream_training.corpus import Kind
 from midstream_training.sources import Picture, Sound, Split
 
 SEEDS: dict[Split, int] = {"train": 3_000_000, "validation": 4_000_000, "test": 5_000_000}
@@ -17,12 +17,13 @@ SEEDS: dict[Split, int] = {"train": 3_000_000, "validation": 4_000_000, "test": 
 
 @dataclass(frozen=True)
 class Pair:
-    """An input, what became of it, by what, and whether that adds (1) or removes (-1)."""
+    """An input, what became of it, by what, whether that adds (1) or removes (-1), and of which of the sources."""
 
     before: NDArray[np.generic]
     after: NDArray[np.generic]
     change: str
     sign: int
+    source: int
 
 
 _PictureChange = Callable[[Picture, np.random.Generator, float], Picture]
@@ -42,24 +43,24 @@ _SOUND_CHANGES: tuple[tuple[str, int, _SoundChange], ...] = (
 )
 
 
-def pairs(kind: Kind, split: Split, count: int) -> list[Pair]:
+def pairs(kind: Kind, split: Split, count: int) -> Iterator[Pair]:
     """Of pieces of the split's sources as they are; each change in its turn, from weak to strong at random.
 
     Pictures change at 30 % of the strongest or more; compression, which is to be strong, at 60 %.
     """
     rng = np.random.default_rng(SEEDS[split])
-    found = []
     if kind == "image":
         frames = sources.pictures(split)
         for index in range(count):
             name, sign, change = _PICTURE_CHANGES[index % len(_PICTURE_CHANGES)]
-            frame = pictures.piece(frames[int(rng.integers(len(frames)))], rng)
+            source = int(rng.integers(len(frames)))
+            frame = pictures.piece(frames[source], rng)
             strength = float(rng.uniform(0.6 if name == "compression" else 0.3, 1.0))
-            found.append(Pair(frame, change(frame, rng, strength), name, sign))
-        return found
+            yield Pair(frame, change(frame, rng, strength), name, sign, source)
+        return
     voices = sources.sounds(split)
     for index in range(count):
         name, sign, alter = _SOUND_CHANGES[index % len(_SOUND_CHANGES)]
-        clean = sounds.part(voices[int(rng.integers(len(voices)))], rng)
-        found.append(Pair(clean, np.clip(alter(clean, rng, float(rng.random())), -1, 1), name, sign))
-    return found
+        source = int(rng.integers(len(voices)))
+        clean = sounds.part(voices[source], rng)
+        yield Pair(clean, np.clip(alter(clean, rng, float(rng.random())), -1, 1), name, sign, source)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +13,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from midstream.analysis.views import STEPS
-from midstream_training.corpus import Corpus, Kind, inputs, measured
+from midstream.complexity import Trained as Kind
+from midstream_training.corpus import measured
+from midstream_training.examples import Examples, Ordered, examples, ordered
+from midstream_training.judging import Figures, Scores
 from midstream_training.linear import Linear
-from midstream_training.pairs import pairs
 from midstream_training.sources import ROOT, Split, fetch
-from midstream_training.targets import Reference, raw_target
-from midstream_training.views import Seen, seen
+from midstream_training.targets import Reference
 
 MODELS = ROOT / "sdk" / "midstream" / "models"
 COUNTS: dict[Kind, dict[Split, int]] = {
     "image": {"train": 1400, "validation": 150, "test": 300},
-    "audio": {"train": 700, "validation": 150, "test": 250},
+    "audio": {"train": 2100, "validation": 150, "test": 250},
 }
-PAIRS = 360
-EPOCHS = {"image": 50, "audio": 60}
-
+PAIRS: dict[Kind, dict[Split, int]] = {
+    "image": {"train": 1800, "validation": 600, "test": 300},
+    "audio": {"train": 900, "validation": 300, "test": 300},
+}
 _BATCH = 32
-_PATIENCE = 12
 _RATE = 2e-3
-# What a pair in the wrong order, or less than this apart, adds to the loss.
-_PAIR_SHARE, _PAIR_APART = 1.0, 0.03
+# What is less than this apart adds to the loss, in whichever order.
+_APART = 0.03
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Inputs, as the networks see them, with their targets of 0–1."""
+class Recipe:
+    """How long to train, by how much pairs weigh, how many beside each 32 inputs, and which changes come more often."""
 
-    seen: Seen
-    targets: NDArray[np.float32]
+    epochs: int
+    pair_share: float = 1.0
+    couples: int = 16
+    often: Mapping[str, float] = field(default_factory=dict)
+    turned: bool = True
+
+
+# The best of those that `midstream_training.choose` tries.
+RECIPES: Mapping[Kind, Recipe] = {
+    "image": Recipe(12, pair_share=2.0, couples=24, often={"compression": 2.0}),
+    "audio": Recipe(20, pair_share=3.0),
+}
 
 
 def main() -> int:
@@ -48,81 +59,70 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=("image", "audio"), action="append", help="only this one")
     parser.add_argument("--into", type=Path, default=MODELS, help="folder of the models")
-    parser.add_argument("--inputs", type=int, help="train on so many only, test nothing: to try it out")
-    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--inputs", type=int, help="learn from so many inputs and pairs only: to try it out")
     options = parser.parse_args()
     fetch()
     options.into.mkdir(parents=True, exist_ok=True)
     for kind in options.kind or ("image", "audio"):
-        train(kind, options.into, options.inputs, options.epochs)
+        train(kind, options.into, options.inputs)
     return 0
 
 
-def train(kind: Kind, folder: Path, count: int | None = None, epochs: int | None = None) -> None:
-    """One network, as TFLite and as ONNX, into the folder."""
-    counts = COUNTS[kind]
-    learned = measured(kind, "train", count or counts["train"])
-    judged = measured(kind, "validation", min(count or counts["validation"], counts["validation"]))
-    reference = Reference.of(learned.sizes, learned.disagreements)
-    fitted, tried = examples(kind, learned, reference), examples(kind, judged, reference)
-    found = pairs(kind, "train", min(count or PAIRS, PAIRS))
-    ordered = [pair if pair.sign > 0 else None for pair in found]
-    less = [pair.before if rises else pair.after for pair, rises in zip(found, ordered, strict=True)]
-    more = [pair.after if rises else pair.before for pair, rises in zip(found, ordered, strict=True)]
-    model = fit(kind, fitted, tried, (seen(kind, less), seen(kind, more)), epochs or EPOCHS[kind])
-    from midstream_training import nets
+def train(kind: Kind, folder: Path, most: int | None = None) -> None:
+    """One network, as TFLite and as ONNX, into the folder; says how it does on the validation sources."""
+    from midstream_training import exporting
 
-    for suffix, content in (("tflite", nets.to_tflite(model)), ("onnx", nets.to_onnx(model))):
+    (fitted, pairs), (tried, tried_pairs) = data(kind, ("train", "validation"), most)
+    model = fit(kind, RECIPES[kind], fitted, pairs)
+    linear = Linear.fit(fitted.seen.features, fitted.targets)
+    for name, scorer in (("linear", lambda seen: linear(seen.features)), ("network", model.predict)):
+        figures = Figures.of(Scores.of(scorer, tried, tried_pairs), tried, tried_pairs)
+        print(f"{kind}, {name}, on validation: {figures}", file=sys.stderr)
+    for suffix, content in (("tflite", exporting.to_tflite(model.net)), ("onnx", exporting.to_onnx(model.net))):
         path = folder / f"complexity_{kind}.{suffix}"
         path.write_bytes(content)
         print(f"{path}: {len(content):,} bytes", file=sys.stderr)
 
 
-def examples(kind: Kind, corpus: Corpus, reference: Reference) -> Examples:
-    """A corpus as examples."""
-    raw = raw_target(corpus.sizes, corpus.disagreements, reference)
-    targets = (reference.percentile(raw) / 100).astype(np.float32)
-    return Examples(seen(kind, inputs(kind, corpus.split, corpus.seeds)), targets)
+def data(kind: Kind, splits: tuple[Split, ...], most: int | None = None) -> list[tuple[Examples, Ordered]]:
+    """Examples and pairs of the splits; percentiles are of the first one's inputs."""
+    corpora = [measured(kind, split, min(most or COUNTS[kind][split], COUNTS[kind][split])) for split in splits]
+    reference = Reference.of(corpora[0].sizes, corpora[0].disagreements)
+    return [
+        (
+            examples(kind, corpus, reference),
+            ordered(kind, corpus.split, min(most or PAIRS[kind][corpus.split], PAIRS[kind][corpus.split])),
+        )
+        for corpus in corpora
+    ]
 
 
-def fit(kind: Kind, fitted: Examples, tried: Examples, ordered: tuple[Seen, Seen], epochs: int) -> Any:
-    """Mean absolute error, and pairs in their order; kept is what did best on validation."""
+def fit(kind: Kind, recipe: Recipe, fitted: Examples, pairs: Ordered) -> Any:
+    """A `nets.Trained`: mean absolute error, and pairs in their order; the rate falls to nothing."""
     from midstream_training import nets
 
     nets.seed()
     linear = Linear.fit(fitted.seen.features, fitted.targets)
-    model = nets.image_net(linear) if kind == "image" else nets.audio_net(linear)
-    trainer = nets.Trainer(model, _RATE, epochs * (len(fitted.targets) // _BATCH), _PAIR_SHARE, _PAIR_APART)
+    net = nets.image_net(linear) if kind == "image" else nets.audio_net(linear)
+    steps = recipe.epochs * (len(fitted.targets) // _BATCH)
+    trained = nets.Trained(net, _RATE, steps, recipe.pair_share, _APART)
     rng = np.random.default_rng(0)
-    best, kept, since = np.inf, model.get_weights(), 0
-    started = time.monotonic()
-    for epoch in range(epochs):
+    often = np.array([recipe.often.get(str(change), 1.0) for change in pairs.changes])
+    for _ in range(recipe.epochs):
         order = rng.permutation(len(fitted.targets))
         for start in range(0, len(order) - _BATCH + 1, _BATCH):
             rows = order[start : start + _BATCH]
-            couples = rng.integers(0, len(ordered[0].views), _BATCH // 2)
-            turn = _turn(kind, rng)
-            trainer.step(
+            couples = rng.choice(len(often), recipe.couples, p=often / often.sum())
+            turn = _turn(kind, rng) if recipe.turned else lambda views: views
+            trained.step(
                 turn(fitted.seen.views[rows]), fitted.seen.features[rows], fitted.targets[rows],
-                *(part for each in ordered for part in (turn(each.views[couples]), each.features[couples])),
+                *(part for each in (pairs.less, pairs.more)
+                  for part in (turn(each.views[couples]), each.features[couples])),
             )  # fmt: skip
-        error = float(np.abs(trainer.predict(tried.seen) - tried.targets).mean())
-        since += 1
-        if error < best:
-            best, kept, since = error, model.get_weights(), 0
-        if since == 0 or epoch % 10 == 9:
-            print(f"{kind}, epoch {epoch}: {error:.4f}, {time.monotonic() - started:.0f} s", file=sys.stderr)
-        if since > _PATIENCE:
-            break
-    model.set_weights(kept)
-    print(
-        f"{kind}: linear {np.abs(linear(tried.seen.features) - tried.targets).mean():.4f}, net {best:.4f}",
-        file=sys.stderr,
-    )
-    return model
+    return trained
 
 
-def _turn(kind: Kind, rng: np.random.Generator) -> Any:
+def _turn(kind: Kind, rng: np.random.Generator) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """What costs the models about the same: pictures mirrored both ways, seconds shifted in a circle and reversed."""
     if kind == "audio":
         shift, along = int(rng.integers(STEPS)), int(rng.choice((-1, 1)))

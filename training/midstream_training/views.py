@@ -12,7 +12,7 @@ from midstream.analysis.audio import audio_features
 from midstream.analysis.image import picture_features, prepared
 from midstream.analysis.views import picture_view, sound_view
 from midstream.complexity import FEATURES
-from midstream_training.corpus import Kind
+from midstream.complexity import Trained as Kind
 from midstream_training.sources import SAMPLE_RATE
 
 Floats = NDArray[np.float32]
@@ -24,6 +24,10 @@ class Seen:
 
     views: Floats
     features: Floats
+
+    def part(self, rows: NDArray[np.bool_]) -> Seen:
+        """Some of them."""
+        return Seen(self.views[rows], self.features[rows])
 
 
 def seen(kind: Kind, inputs: Iterable[NDArray[np.generic]]) -> Seen:

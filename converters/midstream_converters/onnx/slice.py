@@ -81,6 +81,10 @@ class OnnxSource:
         )
         return Slice(record, content)
 
+    def decodes(self, codec: str) -> bool:
+        """Whether the model has the operators for it."""
+        return can_code(self._model.model, codec)
+
     def encoders(self, codec: str, values: Sequence[str]) -> Encoders | None:
         """As onnxruntime's own quantisation does it, from operator set 11 on."""
         if not can_code(self._model.model, codec):

@@ -10,12 +10,13 @@ from __future__ import annotations
 import copy
 import struct
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from midstream.manifest import WEIGHT_ALIGNMENT, EngineName, SliceRecord
+from midstream.manifest import WEIGHT_ALIGNMENT, EngineName, SliceRecord, carrier_names
 from midstream.tensors import Tensors, TensorSpec
 from midstream_converters.graph import Encoders, Floats, ModelGraph, Slice, Variant
+from midstream_converters.tflite.decoders import Decoder
 from midstream_converters.tflite.names import tensor_numbers
 from midstream_converters.tflite.read import TfliteModel
 from midstream_converters.tflite.schema import IDENTIFIER, flatbuffers, schema
@@ -69,10 +70,20 @@ class TfliteSource:
     def slice(
         self, member: str, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], variant: Variant
     ) -> Slice:
-        """A flatbuffer that runs these layers; LiteRT computes a layer alone as it does among others."""
-        del variant
-        program, ranges = self._build(self._places.__getitem__, nodes, inputs, outputs).finish()
-        return Slice(SliceRecord(member, len(program), tuple(inputs), tuple(outputs), ranges), program)
+        """A flatbuffer that runs these layers; LiteRT computes a layer alone as it does among others.
+
+        Of a variant it decodes what comes coded; what it gives is never coded.
+        """
+        coded = {name: carrier_names(variant.codec, name) for name in variant.takes_coded if name in inputs}
+        build = self._build(self._places.__getitem__, nodes, inputs, outputs)
+        build.decode({self._index[name]: names for name, names in coded.items()})
+        program, ranges = build.finish()
+        taken = tuple(each for name in inputs for each in coded.get(name, (name,)))
+        return Slice(SliceRecord(member, len(program), taken, tuple(outputs), ranges), program)
+
+    def decodes(self, codec: str) -> bool:
+        """int8 by DEQUANTIZE of scale 1, SUB and MUL, which every LiteRT has."""
+        return codec == "int8"
 
     def encoders(self, codec: str, values: Sequence[str]) -> Encoders | None:
         """None: TFLite's own quantisation clips at a range that is set ahead, and others do not pay."""
@@ -103,6 +114,7 @@ class _Build:
         self._buffers: dict[int, int] = {0: 0}
         self._codes: dict[int, int] = {}
         self._external: list[tuple[int, WeightRange]] = []
+        self._inputs: dict[int, int] = {}
         self._model = schema.ModelT()
         self._model.version = _SCHEMA_VERSION
         self._model.buffers = [schema.BufferT()]
@@ -116,6 +128,18 @@ class _Build:
         graph = schema.SubGraphT()
         self._model.subgraphs.append(graph)
         self._fill(graph, main, inputs, [main.operators[index] for index in nodes], outputs)
+        self._inputs = dict(zip(inputs, graph.inputs, strict=True))
+
+    def decode(self, coded: Mapping[int, Sequence[str]]) -> None:
+        """Take, in place of these inputs of the main subgraph, carriers of these names, and decode them first."""
+        graph = self._model.subgraphs[0]
+        decoders = {
+            self._inputs[old]: Decoder(self._model, graph, self._inputs[old], names) for old, names in coded.items()
+        }
+        graph.operators = [each for decoder in decoders.values() for each in decoder.operators] + graph.operators
+        graph.inputs = [
+            each for number in graph.inputs for each in (decoders[number].carriers if number in decoders else (number,))
+        ]
 
     def finish(self) -> tuple[bytes, tuple[tuple[int, int], ...]]:
         """The program, and the weight ranges that follow it."""

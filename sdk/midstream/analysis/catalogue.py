@@ -22,6 +22,7 @@ _COEFFICIENT, _DEVIATION = Feature("dB", -100.0, 100.0, bounded=False), Feature(
 IMAGE: dict[str, Feature] = {
     "entropy": _BITS,
     "edge_density": _SHARE,
+    "step_density": _SHARE,
     "gradient_mean": Feature("level/px", 0.0, 50.0, bounded=False),
     "laplacian_variance": Feature("level²", 0.0, 5000.0, bounded=False),
     "spatial_frequency": Feature("level", 0.0, 361.0),

@@ -51,6 +51,8 @@ def image_features(picture: Tensor, colour: Colour = "RGB") -> dict[str, float]:
 
     - ``edge_density``: the share of pixels on a Canny edge, 0–1; the thresholds are 0.67 and 1.33 times the
       median grey level, but at least 20 and 40, at most 255.
+    - ``step_density``: the share of pairs of neighbours, along rows and columns, of unlike level, 0–1; small where
+      strong compression has left flat blocks, or nothing is.
 
     Of every k-th pixel of every k-th row, at most ``COLOUR_SIDE`` of them on the long side:
 
@@ -78,9 +80,11 @@ def prepared(picture: Tensor, colour: Colour = "RGB") -> tuple[Pixels, Grey]:
 def picture_features(pixels: Pixels, grey: Grey, colour: Colour) -> dict[str, float]:
     """What `image_features` answers, of what `prepared` gives."""
     counts = _counts(grey[::2] if len(grey) > EDGE_SIDE else grey)
+    small = shrunk(grey, EDGE_SIDE)
     return {
         "entropy": entropy_bits(counts),
-        "edge_density": _edge_density(shrunk(grey, EDGE_SIDE), _median(counts)),
+        "edge_density": _edge_density(small, _median(counts)),
+        "step_density": _step_density(small),
         "gradient_mean": _gradient_mean(grey),
         "laplacian_variance": _laplacian_variance(grey),
         "spatial_frequency": _spatial_frequency(grey),
@@ -89,13 +93,22 @@ def picture_features(pixels: Pixels, grey: Grey, colour: Colour) -> dict[str, fl
 
 
 def shrunk(grey: Grey, side: int) -> Grey:
-    """At most ``side`` pixels on the long side, each the mean of what it covers."""
-    height, width = grey.shape
-    ratio = side / max(height, width)
+    """At most ``side`` pixels on the long side: halved, each pixel the mean of four, then by straight lines.
+
+    An odd last row or column is left out of a half. Where it is too thin for that, each is the mean of what it covers.
+    """
+    while max(grey.shape) >= 2 * side and min(grey.shape) >= 2:
+        height, width = grey.shape[0] // 2, grey.shape[1] // 2
+        grey = _resized(grey[: 2 * height, : 2 * width], (width, height), cv2.INTER_AREA)
+    ratio = side / max(grey.shape)
     if ratio >= 1.0:
         return grey
-    size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
-    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    height, width = (max(1, round(length * ratio)) for length in grey.shape)
+    return _resized(grey, (width, height), cv2.INTER_LINEAR if ratio > 0.5 else cv2.INTER_AREA)
+
+
+def _resized(grey: Grey, size: tuple[int, int], interpolation: int) -> Grey:
+    return np.asarray(cv2.resize(grey, size, interpolation=interpolation), dtype=np.uint8)
 
 
 def _pixels(picture: Tensor) -> Pixels:
@@ -168,6 +181,12 @@ def _edge_density(grey: Grey, median: float) -> float:
     low = max(_MIN_CANNY[0], 0.67 * median)
     high = max(_MIN_CANNY[1], min(255.0, 1.33 * median))
     return cv2.countNonZero(cv2.Canny(_slope(grey, "x"), _slope(grey, "y"), low, high)) / grey.size
+
+
+def _step_density(grey: Grey) -> float:
+    neighbours = [pair for pair in ((grey[:, 1:], grey[:, :-1]), (grey[1:], grey[:-1])) if pair[0].size]
+    steps = sum(cv2.countNonZero(cv2.compare(one, other, cv2.CMP_NE)) for one, other in neighbours)
+    return steps / max(1, sum(one.size for one, _ in neighbours))
 
 
 def _spatial_frequency(grey: Grey) -> float:

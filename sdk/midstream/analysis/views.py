@@ -7,7 +7,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from midstream.analysis.image import Grey
+from midstream.analysis.image import Grey, shrunk
 from midstream.analysis.mel import hann_window, mel_filterbank
 
 THUMBNAIL_SIDE = 128
@@ -21,10 +21,9 @@ Floats = NDArray[np.float32]
 
 
 def picture_view(grey: Grey) -> Floats:
-    """Grey levels of 0–1, batch 1 × 128 × 128 × 1, stretched to a square, each the mean of what it covers."""
+    """Grey levels of 0–1, batch 1 × 128 × 128 × 1: at most 256 pixels on the long side, then stretched to a square."""
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    shrinks = grey.shape[0] * grey.shape[1] > THUMBNAIL_SIDE**2
-    small = cv2.resize(grey, side, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    small = cv2.resize(shrunk(grey, 2 * THUMBNAIL_SIDE), side, interpolation=cv2.INTER_LINEAR)
     return (np.asarray(small, np.float32) * np.float32(1 / 255))[np.newaxis, ..., np.newaxis]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import numpy as np
@@ -22,7 +22,7 @@ from midstream.analysis import analyze_inputs
 from midstream.bundle import Bundle
 from midstream.calibrating.chances import fit_chance
 from midstream.errors import InputError
-from midstream.exits import Exit, Pooling, Scores, as_output, choices, confidence, logits, pooled
+from midstream.exits import Exit, Pooling, Scores, choices, confidence, logits, pooled, told
 from midstream.tensors import Tensor, Tensors, TensorSpec
 
 DEFAULT_TARGET = 0.99
@@ -36,11 +36,15 @@ _MAX_NUMBERS = 4096
 _MAX_SCORES = 4096
 _RUNS = 20
 _PARTS = 5
+# Two for each run.
+_FEWEST_INPUTS = 2 * _RUNS
 _HELD_EVERY = 4
 _SUM_TOLERANCE = 1e-2
 _TIMED = 20
-_DOUBT = 0.1
+_DOUBT = 0.05
 _FEWEST_CLASSES = 2
+# Numbers that vary by less than this share of themselves are constant but for their rounding.
+_CONSTANT = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +113,9 @@ def learn_exit(
     (default: all). Raises InputError where the inputs are too few to tell this agreement, or do not fit; BundleError on
     an unknown cut.
     """
-    if not 0 < target < 1:
+    if not 0 < 1.0 - target < 1:
         raise InputError(f"an agreement of {target!r} cannot be shown of an exit; take one above 0 and below 1")
-    fewest = math.ceil(_fewest(target) * _HELD_EVERY / (_HELD_EVERY - 1))
+    fewest = max(fewest_inputs(target), _FEWEST_INPUTS)
     if len(samples) < fewest:
         raise InputError(
             f"{len(samples)} inputs cannot show an agreement of {target:g}: even without a mistake it takes {fewest}; "
@@ -137,9 +141,9 @@ def learn_exit(
     return LearnedExit(best, None, tuple(tried))
 
 
-def _fewest(target: float) -> int:
-    """How many answers without a mistake show this agreement (see `threshold`)."""
-    return math.ceil(math.log(_DOUBT) / math.log(target))
+def fewest_inputs(target: float) -> int:
+    """How many inputs it takes to show this agreement, if all of them are answered and none wrongly."""
+    return math.ceil(math.log(_DOUBT) / math.log(target) * _HELD_EVERY / (_HELD_EVERY - 1))
 
 
 def _answers(bundle: Bundle, inputs: Sequence[Tensors]) -> tuple[_Answers | None, str]:
@@ -147,27 +151,33 @@ def _answers(bundle: Bundle, inputs: Sequence[Tensors]) -> tuple[_Answers | None
         names = ", ".join(spec.name for spec in bundle.outputs)
         return None, f"the model has {len(bundle.outputs)} outputs ({names}); an exit answers one, of scores"
     output = bundle.outputs[0]
+    if (
+        any(None in spec.shape for spec in bundle.manifest.free_inputs())
+        and None in output.shape[-1:] + output.shape[1:]
+    ):
+        return None, f"output {output} has sizes that change with the input's, and an exit's answer has one size"
     found = [bundle.run_tail(None, sample)[output.name] for sample in inputs]
-    scores = _kind(output, found)
+    scores = kind_of_scores(output, found)
     if scores is None:
         return None, f"output {output} is not one vector of scores, which is what an exit answers"
     targets = np.array([logits(answer, output, scores) for answer in found])
-    if not np.isfinite(targets).all():
-        return None, f"output {output.name!r} is not finite for all inputs"
+    for at in np.flatnonzero(~np.isfinite(targets).all(1)).tolist():
+        if not all(np.isfinite(tensor).all() for tensor in inputs[at].values()):
+            raise InputError(f"input {at + 1} of {len(inputs)} has NaN or infinite elements; leave it out")
+        return None, f"output {output.name!r} is not finite for input {at + 1} of {len(inputs)}"
     if len(np.unique(choices(targets))) < _FEWEST_CLASSES:
         return None, "the model gives all inputs the same answer; give inputs of all kinds"
     parts, held = parted(choices(targets))
-    features = [
-        analysis.features for sample in inputs if (analysis := analyze_inputs(sample, bundle.manifest.semantics))
-    ]
+    analyses = [analyze_inputs(sample, bundle.manifest.semantics) for sample in inputs]
+    known = [analysis.features for analysis in analyses if analysis is not None]
+    features = known if len(known) == len(inputs) else []
     return _Answers(output, scores, targets, parts, held, features), ""
 
 
-def _kind(output: TensorSpec, answers: Sequence[Tensor]) -> Scores | None:
+def kind_of_scores(output: TensorSpec, answers: Sequence[Tensor]) -> Scores | None:
     """What the scores are; None where they are none, or not of one vector."""
-    sizes = {answer.shape[-1] if answer.ndim else 0 for answer in answers}
-    single = all(answer.ndim and math.prod(answer.shape[:-1]) == 1 for answer in answers)
-    if not single or len(sizes) != 1 or not 0 < max(sizes) <= _MAX_SCORES:
+    shapes = {answer.shape for answer in answers}
+    if len(shapes) != 1 or not 0 < max((*answers[0].shape, 0)) == answers[0].size <= _MAX_SCORES:
         return None
     if output.dtype.kind != "f" and (output.scale is None or output.dtype.kind not in "iu"):
         return None
@@ -178,7 +188,8 @@ def _kind(output: TensorSpec, answers: Sequence[Tensor]) -> Scores | None:
     shares = bool(np.all(values >= 0) and np.all(values <= 1 + _SUM_TOLERANCE))
     if values.shape[1] == 1:
         return "share" if shares else None
-    return "shares" if shares and np.all(np.abs(values.sum(1) - 1) <= _SUM_TOLERANCE * values.shape[1]) else "logits"
+    rounding = 0.5 * (output.scale or 0.0) * values.shape[1]
+    return "shares" if shares and np.all(np.abs(values.sum(1) - 1) <= _SUM_TOLERANCE + rounding) else "logits"
 
 
 def _at_cut(
@@ -194,13 +205,13 @@ def _at_cut(
         return none("its head alone takes too long")
     if bundle.manifest.cut(cut).head_outputs:
         return none("its head has the answer already")
-    grids = [each for grid in _GRIDS if (each := _poolings(specs, bundle.manifest.engine, grid)) is not None]
-    if not grids:
+    ways = ways_to_pool(specs, bundle.manifest.engine)
+    if not ways:
         return none("what crosses is too large, or of no fixed number of channels")
-    tables = _pooled(bundle, cut, inputs, grids)
+    tables = _pooled(bundle, cut, inputs, ways)
     fits = [
-        (_fitted(table, answers), poolings, table)
-        for poolings, table in zip(grids, tables, strict=True)
+        (_fitted(table.astype(np.float64), answers), poolings, table)
+        for poolings, table in zip(ways, tables, strict=True)
         if np.isfinite(table).all()
     ]
     if not fits:
@@ -208,12 +219,9 @@ def _at_cut(
     fit, chosen, table = min(fits, key=lambda each: each[0].error)
     taught = choices(answers.targets)
     sure = confidence(fit.left_out)
-    least = threshold(sure, choices(fit.left_out) == taught[answers.learned], target)
+    least = threshold(sure, told(fit.left_out, answers.scores, answers.output) == taught[answers.learned], target)
     if least is None:
         return none(f"no threshold reaches {target:g}")
-    held = table[answers.held] @ fit.weights + fit.bias
-    answered = confidence(held) >= least
-    agreed = (choices(held) == taught[answers.held])[answered]
     found = Exit(
         bundle=bundle.digest.hex(),
         cut=cut,
@@ -224,34 +232,52 @@ def _at_cut(
         bias=fit.bias.astype(np.float32),
         threshold=least,
         target=target,
-        answered_share=float(answered.mean()),
-        agreement=float(agreed.mean()) if len(agreed) else 0.0,
+        answered_share=0.0,
+        agreement=0.0,
         samples=len(answers.learned),
         held_out=len(answers.held),
         head_ms=head_ms,
-        exit_ms=_exit_ms(bundle, cut, inputs[0], chosen, fit, answers),
+        exit_ms=0.0,
         whole_ms=whole_ms,
         chance=fit_chance([answers.features[at] for at in answers.learned] if answers.features else [], sure >= least),
     )
-    return _worth(found, bundle.costs.cuts[cut].tail_ms / bundle.costs.whole_ms)
+    # As at run time, in single precision.
+    held = found.scores_of(table[answers.held])
+    answered = np.isfinite(held).all(1) & (confidence(held) >= least)
+    if not answered.any():
+        return none("it answers no input that was held out")
+    agreed = (told(held, answers.scores, answers.output) == taught[answers.held])[answered]
+    whole_ms, begun_ms = _times_ms(bundle, cut, inputs, found)
+    head_ms = min(begun_ms, head_ms * whole_ms / found.whole_ms)
+    found = replace(
+        found,
+        answered_share=float(answered.mean()),
+        agreement=float(agreed.mean()),
+        whole_ms=whole_ms,
+        head_ms=head_ms,
+        exit_ms=begun_ms - head_ms,
+    )
+    return _worth(found, begun_ms / whole_ms, bundle.costs.cuts[cut].tail_ms / bundle.costs.whole_ms)
 
 
 def _pooled(
-    bundle: Bundle, cut: str, inputs: Sequence[Tensors], grids: Sequence[Mapping[str, Pooling]]
-) -> list[NDArray[np.float64]]:
+    bundle: Bundle, cut: str, inputs: Sequence[Tensors], ways: Sequence[Mapping[str, Pooling]]
+) -> list[NDArray[np.float32]]:
     """What crosses for each input, as numbers, in each of these ways."""
     specs = bundle.crossing_specs(cut)
-    rows: list[list[NDArray[np.float32]]] = [[] for _ in grids]
+    rows: list[list[NDArray[np.float32]]] = [[] for _ in ways]
     for sample in inputs:
         crossing, _ = bundle.run_head(cut, sample)
-        for kept, poolings in zip(rows, grids, strict=True):
+        for kept, poolings in zip(rows, ways, strict=True):
             kept.append(pooled(poolings, crossing, specs))
-    return [np.array(kept, np.float64) for kept in rows]
+    return [np.array(kept) for kept in rows]
 
 
-def _worth(found: Exit, tail_share: float) -> tuple[Exit | None, TriedExit]:
-    """The exit where it is cheap and saves time where the device answers all by itself, and what is told of it."""
-    cost = (found.head_ms + found.exit_ms) / found.whole_ms
+def _worth(found: Exit, cost: float, tail_share: float) -> tuple[Exit | None, TriedExit]:
+    """The exit where it is cheap and saves time where the device answers all by itself, and what is told of it.
+
+    ``cost`` and ``tail_share`` are the times of head and exit, and of the tail, in shares of the whole model's.
+    """
     gain = 1.0 - cost - (1.0 - found.answered_share) * min(1.0, tail_share)
     reason = None
     if cost > DEAREST:
@@ -262,12 +288,24 @@ def _worth(found: Exit, tail_share: float) -> tuple[Exit | None, TriedExit]:
     return (found if reason is None else None), told
 
 
-def _poolings(specs: Sequence[TensorSpec], engine: str, grid: int) -> dict[str, Pooling] | None:
-    """How to pool these tensors; None where that gives too many numbers, or an unknown number of them."""
+def ways_to_pool(specs: Sequence[TensorSpec], engine: str) -> list[dict[str, Pooling]]:
+    """The ways to pool these tensors that are tried: in each grid, and sequences in ONNX with their channels either
+    last or before the steps, as nothing says which.
+    """
+    both = engine == "onnx" and any(len(spec.shape) == 3 for spec in specs)
+    tried = [_poolings(specs, engine, grid, axis) for axis in ((-1, 1) if both else (-1,)) for grid in _GRIDS]
+    return [poolings for poolings in tried if poolings is not None]
+
+
+def _poolings(specs: Sequence[TensorSpec], engine: str, grid: int, sequences: int) -> dict[str, Pooling] | None:
+    """How to pool these tensors; None where that gives too many numbers, or an unknown number of them.
+
+    ``sequences`` is the axis of the channels in those of three axes.
+    """
     found: dict[str, Pooling] = {}
     total = 0
     for spec in specs:
-        axis = 1 if engine == "onnx" and len(spec.shape) == 4 else -1
+        axis = sequences if len(spec.shape) == 3 else 1 if engine == "onnx" else -1
         images = len(spec.shape) in (3, 4) and spec.shape[0] in (1, None)
         pooling = Pooling(axis if images else None, grid)
         numbers = pooling.count(spec.shape)
@@ -303,20 +341,20 @@ def _fitted(table: NDArray[np.float64], answers: _Answers) -> _Fit:
     left_out = {penalty: np.zeros_like(taught) for penalty in _PENALTIES}
     for part in answers.parts:
         tried = np.isin(learned, part)
-        for penalty, (weights, bias) in _ridges(table[learned[~tried]], taught[~tried]).items():
+        for penalty, (weights, bias) in ridges(table[learned[~tried]], taught[~tried]).items():
             left_out[penalty][tried] = table[part] @ weights + bias
     errors = {penalty: float(np.mean((found - taught) ** 2)) for penalty, found in left_out.items()}
     best = min(errors, key=errors.__getitem__)
-    weights, bias = _ridges(table[learned], taught)[best]
+    weights, bias = ridges(table[learned], taught)[best]
     return _Fit(weights, bias, left_out[best], errors[best])
 
 
-def _ridges(
+def ridges(
     table: NDArray[np.float64], targets: NDArray[np.float64]
 ) -> dict[float, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Weights and bias for each penalty, of numbers scaled to one deviation while they are fitted."""
     mean, deviation = table.mean(0), table.std(0)
-    deviation[deviation == 0] = 1.0
+    deviation[deviation <= _CONSTANT * np.abs(mean)] = math.inf
     middle = targets.mean(0)
     left, singular, right = np.linalg.svd((table - mean) / deviation, full_matrices=False)
     turned = left.T @ (targets - middle)
@@ -329,10 +367,10 @@ def _ridges(
 
 
 def threshold(sure: NDArray[np.float64], right: NDArray[np.bool_], target: float) -> float | None:
-    """The least confidence above which the answers agree by ``target``, or None.
+    """The least confidence above which the answers are shown to agree by ``target``, or None.
 
-    It holds where so few mistakes among so many answers would come about in one of ten cases at most if they agreed by
-    less (the bound of Clopper and Pearson 1934, as in Geifman and El-Yaniv, "Selective Classification", 2017).
+    Shown is what so few mistakes among so many answers would in one of twenty cases at most be seen of if they agreed
+    by less (the bound of Clopper and Pearson 1934, as in Geifman and El-Yaniv, "Selective Classification", 2017).
     """
     order = np.argsort(-sure, kind="stable")
     mistakes = np.cumsum(~right[order])
@@ -358,33 +396,24 @@ def _as_few(mistakes: int, answers: int, rate: float) -> float:
     )
 
 
-def _times_ms(bundle: Bundle, cut: str, inputs: Sequence[Tensors]) -> tuple[float, float]:
-    """Medians of the whole model and of the head, taken in turns, so that whatever else runs meets both alike."""
-    whole, head = [], []
+def _times_ms(bundle: Bundle, cut: str, inputs: Sequence[Tensors], early: Exit | None = None) -> tuple[float, float]:
+    """Medians of the whole model, and of the head with the exit where there is one.
+
+    They take turns, so that whatever else the machine does meets both alike, and each finds the other's caches.
+    """
+    specs, output = bundle.crossing_specs(cut), bundle.outputs[0]
+    whole, begun = [], []
     for sample in inputs[: _TIMED + 1]:
         started = time.perf_counter()
         bundle.run_tail(None, sample)
         between = time.perf_counter()
-        bundle.run_head(cut, sample)
+        crossing, _ = bundle.run_head(cut, sample)
+        if early is not None:
+            early.answer(crossing, specs, output)
         whole.append((between - started) * 1e3)
-        head.append((time.perf_counter() - between) * 1e3)
+        begun.append((time.perf_counter() - between) * 1e3)
     # The first run loads.
-    return median(whole[1:]), median(head[1:])
-
-
-def _exit_ms(
-    bundle: Bundle, cut: str, sample: Tensors, poolings: Mapping[str, Pooling], fit: _Fit, answers: _Answers
-) -> float:
-    weights, bias, specs = fit.weights.astype(np.float32), fit.bias.astype(np.float32), bundle.crossing_specs(cut)
-    crossing, _ = bundle.run_head(cut, sample)
-    times = []
-    for _ in range(_TIMED):
-        started = time.perf_counter()
-        found = pooled(poolings, crossing, specs) @ weights + bias
-        confidence(found[np.newaxis])
-        as_output(found, answers.scores, answers.output)
-        times.append((time.perf_counter() - started) * 1e3)
-    return median(times)
+    return median(whole[1:]), median(begun[1:])
 
 
 def _nearest(tried: Sequence[TriedExit]) -> str:

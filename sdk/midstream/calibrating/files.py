@@ -14,19 +14,25 @@ from midstream.ladder_file import MAX_LADDER_BYTES, ladder_to_bytes
 
 
 def write_ladder(bundle: Bundle, ladder: Ladder) -> Path:
-    """Write it beside the bundle's other files, over one that is there, whole or not at all. Raises BundleError."""
+    """Write it beside the bundle's other files, over one that is there, whole or not at all.
+
+    Raises BundleError, also where another bundle has taken this one's place since it was opened.
+    """
     what = f"the codec ladder of bundle {bundle.name!r}"
+    bundle.check_unchanged()
     return _written(bundle.path / LADDER_FILE, ladder_to_bytes(ladder), MAX_LADDER_BYTES, what)
 
 
 def write_exit(bundle: Bundle, early_exit: Exit) -> Path:
     """The same of an early exit."""
     what = f"the early exit of bundle {bundle.name!r}"
+    bundle.check_unchanged()
     return _written(bundle.path / EXITS_FILE, exit_to_bytes(early_exit), MAX_EXITS_BYTES, what)
 
 
 def remove_exit(bundle: Bundle) -> None:
-    """Delete the early exit, where there is one. Raises BundleError."""
+    """Delete the early exit, where there is one. Raises BundleError as `write_exit` does."""
+    bundle.check_unchanged()
     path = bundle.path / EXITS_FILE
     try:
         path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from midstream.cli.output import JsonOption, notes, print_json, print_table, screen
+from midstream.errors import InputError
 
 if TYPE_CHECKING:
     from midstream.calibrating import TriedExit
@@ -48,6 +49,9 @@ def exits(
         write_exit,
     )
 
+    named = None if cuts is None else list(dict.fromkeys(part.strip() for part in cuts.split(",") if part.strip()))
+    if named == []:
+        raise InputError(f"--cuts {cuts!r} names no cut; give some separated by commas, or leave it out for all")
     # What was learned earlier may be damaged, or another bundle's: it is about to be replaced.
     opened = Bundle.open(bundle, calibrated=False)
     check_exit_target(opened)
@@ -55,7 +59,7 @@ def exits(
         opened,
         read_inputs(opened, calibration, samples or MAX_EXIT_INPUTS),
         target=agreement,
-        cuts=None if cuts is None else list(dict.fromkeys(part.strip() for part in cuts.split(",") if part.strip())),
+        cuts=named,
         progress=lambda what: notes.print(f"learning from {what}"),
     )
     target = None if found.exit is None else write_exit(opened, found.exit)
@@ -84,7 +88,7 @@ def exits(
     screen.print(
         f"{target} written: after the head of {found.exit.cut}, {found.exit.answered_share:.0%} of "
         f"{found.exit.held_out} held-out inputs are answered, {found.exit.agreement:.1%} of them as by the "
-        f"whole model; used where --min-agreement is at most {found.exit.agreement:.4g}"
+        f"whole model; used where --min-agreement is at most {math.floor(found.exit.assured * 1e4) / 1e4:g}"
     )
     if found.exit.agreement < agreement:
         notes.print(f"on the held-out inputs that is less than the {agreement:g} asked for; give more inputs")
@@ -100,6 +104,7 @@ def exit_json(early_exit: Exit) -> dict[str, Any]:
         "target": early_exit.target,
         "answered_share": early_exit.answered_share,
         "agreement": early_exit.agreement,
+        "assured": early_exit.assured,
         "samples": early_exit.samples,
         "held_out": early_exit.held_out,
         "head_ms": early_exit.head_ms,

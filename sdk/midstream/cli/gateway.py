@@ -46,8 +46,8 @@ def gateway(
     pool: Annotated[
         str | None,
         typer.Option(
-            help="Share requests with the other gateways of this pool; with accounts, MIDSTREAM_POOL_SECRET has 16 "
-            "random characters or more, the same for all of them."
+            help="Share requests with the other gateways of this pool. With accounts, its secret comes from the "
+            "credentials, or MIDSTREAM_POOL_SECRET."
         ),
     ] = None,
     device_messages: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
     from midstream.bundle import Bundle
+    from midstream.ladder import SizeModel
     from midstream.tensors import TensorSpec
 
 
@@ -86,6 +88,7 @@ def inspect(
             for cut in opened.cuts
         ],
     )
+    _show_predictors(opened)
     where = "" if board is None else f" on {board.title}, {whole_ms:.1f} ms in all"
     peak = resources.graph["peak_bytes"]
     critical = [data["cpu_ms"] for _, data in resources.nodes(data=True) if data["critical"]]
@@ -134,6 +137,7 @@ def describe(bundle: Bundle, graph: nx.DiGraph, machine: str) -> dict[str, Any]:
             "nodes": [{"index": index, **data} for index, data in graph.nodes(data=True)],
             "edges": [{"source": a, "target": b, **data} for a, b, data in graph.edges(data=True)],
         },
+        "predictors": predictors_json(bundle),
         "exit": None if bundle.early_exit is None else exit_json(bundle.early_exit),
         "machine": bundle.costs.machine,
         "whole_ms": bundle.costs.whole_ms,
@@ -157,6 +161,55 @@ def cuts_json(bundle: Bundle) -> list[dict[str, Any]]:
         }
         for cut in bundle.cuts
     ]
+
+
+def predictors_json(bundle: Bundle) -> dict[str, Any]:
+    """What tells, before the work, how large a payload and a reply will be and whether the early exit answers.
+
+    ``by`` is "features" where these err less than the mean on inputs they were not fitted to, else "mean"; ``error`` is
+    the mean absolute share of sizes, and the Brier score of the exit.
+    """
+    told: dict[str, Any] = {}
+    if bundle.ladder is not None:
+        told["payload_bytes"] = [
+            {"cut": place.cut, "codec": rung.codec, **_size_error(rung.size, rung.spread)}
+            for place in bundle.ladder.places
+            for rung in place.rungs
+        ]
+        reply = bundle.ladder.reply
+        told["reply_bytes"] = None if reply is None else _size_error(reply.size, reply.spread)
+    if bundle.early_exit is not None:
+        chance, share = bundle.early_exit.chance, bundle.early_exit.answered_share
+        told["exit"] = {
+            "by": "mean" if chance is None else "features",
+            "error": share * (1 - share) if chance is None else chance.error,
+        }
+    return told
+
+
+def _size_error(size: SizeModel | None, spread: float) -> dict[str, Any]:
+    return {"by": "mean" if size is None else "features", "error": spread if size is None else size.error}
+
+
+def _show_predictors(bundle: Bundle) -> None:
+    """One line for each kind of thing that is predicted."""
+    told = predictors_json(bundle)
+    if "payload_bytes" in told:
+        parts = []
+        for by in ("features", "mean"):
+            errors = [each["error"] for each in told["payload_bytes"] if each["by"] == by]
+            if errors:
+                parts.append(f"{len(errors)} by {by} (± {median(errors):.0%})")
+        screen.print(
+            f"sizes of payloads are known beforehand: {', '.join(parts)}, of {len(told['payload_bytes'])} rungs"
+        )
+    if told.get("exit"):
+        early = bundle.early_exit
+        assert early is not None
+        screen.print(
+            f"early exit after {early.cut}: answers {early.answered_share:.0%}, {early.agreement:.1%} of them as the "
+            f"whole model does; whether it will is known by {told['exit']['by']}"
+        )
 
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:

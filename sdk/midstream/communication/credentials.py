@@ -31,6 +31,11 @@ _MAX_CLIENT_BYTES: Final = 4096
 _CLIENT_KEYS: Final = ("name", "role", "username", "password")
 
 
+def pool_file(pool: str) -> str:
+    """The file with the secret of this pool in a gateway's folder."""
+    return f"pool-{pool}.secret"
+
+
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """Who a client is and how it proves it. Its repr shows no secret."""

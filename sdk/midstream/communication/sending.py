@@ -162,7 +162,8 @@ class Sender:
                         break
                     now = time.monotonic()
                     if now >= until:
-                        pending.reply, pending.problem = None, "no answer in time"
+                        if not pending.done.is_set():
+                            pending.reply, pending.problem = None, "no answer in time"
                         break
                     if now >= _take_by(pending):
                         pending.lost = True
@@ -238,7 +239,7 @@ class Sender:
         if not self._packing or pending.urgent or len(message) > SMALL_BYTES:
             self._send_alone(message, pending, request.deadline_ms)
             return
-        pack_bytes = min(self._payload_limit(pending.destination, request.deadline_ms), self._chunk_bytes())
+        pack_bytes = self.chunk_bytes(pending.destination, request.deadline_ms)
         way = Way(
             expected.round_trip_ms,
             expected.queue_ms,
@@ -304,9 +305,9 @@ class Sender:
         destination = asked[0].destination
         try:
             whole = messages[0] if len(messages) == 1 else encode_pack(messages)
-            limit = min(self._payload_limit(destination, deadline_ms), CHUNK_BYTES)
-            if not destination.pool_id:  # which takes one chunk
-                limit = min(limit, self._chunk_bytes())
+            limit = self.chunk_bytes(destination, deadline_ms)
+            if destination.pool_id:  # which takes one chunk, and was chosen because one was enough
+                limit = min(self._payload_limit(destination, deadline_ms), CHUNK_BYTES)
             chunks = split(whole, message_id, limit)
             transfer = _Transfer(sum(map(len, chunks)), len(chunks), time.monotonic())
             for message, pending in zip(messages, asked, strict=True):
@@ -327,6 +328,10 @@ class Sender:
                     break
         except (ValueError, MidstreamError) as error:
             fail(asked, _cannot_be_sent(error))
+
+    def chunk_bytes(self, destination: Destination, deadline_ms: int) -> int:
+        """How long a chunk may be that goes there now."""
+        return min(self._payload_limit(destination, deadline_ms), self._chunk_bytes())
 
     def _payload_limit(self, destination: Destination, deadline_ms: int) -> int:
         """How many bytes the broker takes at once of what goes there."""

@@ -462,14 +462,15 @@ class MqttTransport:
 
     def _went_up(self, session: Session) -> None:
         with self._changed:
-            filters = dict(self._filters)
+            # Before anybody hears of the connection: what it asks for then finds the subscriptions there.
+            for topic_filter, qos in self._filters.items():
+                session.send(Subscribe(topic_filter, qos))
+            session.write()
             self._packet_limit = session.packet_limit
             self._shares_subscriptions = session.shares_subscriptions
             self._last_error = None
             self._online = True
             self._changed.notify_all()
-        for topic_filter, qos in filters.items():
-            session.send(Subscribe(topic_filter, qos))
         logger.info("connected to the broker at %s", self._address)
         self._call(self._on_state, True)
 

@@ -66,6 +66,8 @@ class Receiver:
     def _may_send(self, inbound: Inbound, message: Message) -> bool:
         """Whether the sender is within its rate; where not, it is told now and then."""
         verdict = self._throttle.judge(_sender(inbound), len(message.payload), time.monotonic())
+        if verdict is Verdict.TAKE:
+            return True
         request_id = message.correlation or message_id_of(message.payload)
         if verdict is Verdict.REFUSE and request_id is not None and len(request_id) == REQUEST_ID_BYTES:
             self._post.refuse(
@@ -75,7 +77,7 @@ class Receiver:
                 f"this device has sent more than the {self._rates.messages_per_s:g} messages or "
                 f"{self._rates.bytes_per_s:g} bytes a second that this gateway takes of one; send less",
             )
-        return verdict is Verdict.TAKE
+        return False
 
     def _control(self, inbound: Inbound, payload: bytes) -> None:
         try:

@@ -38,7 +38,7 @@ class HeldReplies:
             and (not self.messages or device_id == self.device_id)
             and len(together) <= MAX_PACKED
             and packed_bytes(together) <= min(pack_bytes, FULL_BYTES)
-            # What QoS 1 delivers twice is answered twice.
+            # A device may ask two things under one id.
             and request_id_of(message) not in map(request_id_of, self.messages)
         )
 

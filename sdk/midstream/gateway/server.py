@@ -44,10 +44,10 @@ class Gateway:
     one for each core. ``credentials`` is the folder with this gateway's certificate where the broker wants one: its
     name is then the gateway's id. ``accelerator`` is what runs them, "edgetpu" never, as only heads are compiled for
     it. With ``pool`` it shares requests with the other gateways of this pool, by a subscription whose name follows from
-    ``pool_secret`` (default: the environment's MIDSTREAM_POOL_SECRET; without accounts none is needed). ``rates`` bound
-    what it takes of one device. Raises BundleError on a damaged bundle, AcceleratorError where the accelerator cannot
-    be used, and InputError on a wrong broker URL, wrong credentials, or a pool that is none, all at once; a broker that
-    is not up yet is waited for.
+    ``pool_secret`` (default: as the environment's MIDSTREAM_POOL_SECRET or the credentials say; without accounts none
+    is needed). ``rates`` bound what it takes of one device. Raises BundleError on a damaged bundle, AcceleratorError
+    where the accelerator cannot be used, and InputError on a wrong broker URL, wrong credentials, or a pool that is
+    none, all at once; a broker that is not up yet is waited for.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Gateway:
         address = parse_broker_url(broker, credentials=credentials)
         self.gateway_id = topics.check_id(address.client_name("gateway", gateway_id) or f"gw-{uuid.uuid4().hex[:12]}")
         self._pool = None if pool is None else checked_pool(pool)
-        self._pool_secret = secret_of_pool(pool_secret, address.has_account) if pool is not None else ""
+        self._pool_secret = "" if pool is None else secret_of_pool(pool, pool_secret, address)
         if accelerator == "edgetpu":
             raise AcceleratorError(
                 "a gateway runs tails, and only heads are compiled for the Edge TPU: run the gateway on cpu, or ONNX "
@@ -111,10 +111,8 @@ class Gateway:
             for bundle in self._served.values():
                 bundle.measure()
             self._work.start()
-            self._transport.subscribe(topics.presence_filter())
-            self._transport.subscribe(topics.load_filter())
-            self._transport.subscribe(topics.request_filter(self.gateway_id))
-            for topic_filter in topics.gateway_filters(self.gateway_id):
+            own = (topics.request_filter(self.gateway_id), *topics.gateway_filters(self.gateway_id))
+            for topic_filter in (*own, topics.presence_filter(), topics.load_filter()):
                 self._transport.subscribe(topic_filter)
             self._transport.start()
         except BaseException:

@@ -230,13 +230,15 @@ def with_exit(options: Sequence[Candidate], early_exit: Exit, device: MachineTim
     """The options, and behind them those that ask this early exit first.
 
     Whoever asks it has run its cut's head; what it does not answer can go on from there, on the device or on a gateway,
-    or be sent away as a whole. Their agreement is no better than the exit's.
+    or be sent away as a whole. Their agreement is no better than the exit's; behind a lossy rung, the mistakes of both
+    add up, as nobody has measured whether they meet the same inputs.
     """
     head_ms = device.head_ms.get(early_exit.cut)
     tail_ms = device.tail_ms.get(early_exit.cut)
     if head_ms is None or tail_ms is None:
         return tuple(options)
     asked_ms = head_ms + early_exit.exit_ms * device.whole_ms / early_exit.whole_ms
+    missed = early_exit.answered_share * (1.0 - early_exit.assured)
     found = []
     for option in options:
         if option.offloads and option.cut not in (None, early_exit.cut):
@@ -247,7 +249,9 @@ def with_exit(options: Sequence[Candidate], early_exit: Exit, device: MachineTim
                 device_ms=asked_ms,
                 rest_ms=0.0 if option.offloads else tail_ms,
                 lossless=False,
-                agreement=None if option.agreement is None else min(option.agreement, early_exit.agreement),
+                agreement=None
+                if option.agreement is None
+                else max(0.0, min(option.agreement - missed, early_exit.assured)),
                 exit=early_exit.cut,
                 exit_share=early_exit.answered_share,
             )

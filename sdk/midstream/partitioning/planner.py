@@ -229,11 +229,8 @@ def _best_of_other_kinds(best: _Ranked, allowed: Sequence[_Ranked], by_speed: bo
 def _explain(best: _Ranked, others: Sequence[_Ranked], objective: Objective, refusals: set[str], missed: bool) -> str:
     """One sentence: what was chosen, over what, by which numbers."""
     if missed:
-        rest = "".join(f", then {_words(entry, 'latency')}" for entry in others)
-        return (
-            f"nothing meets the deadline of {objective.deadline_ms:g} ms: "
-            f"{_words(best, 'latency')} is the fastest{rest}"
-        )
+        rest = "".join(f", then {_at_latest(entry)}" for entry in others)
+        return f"nothing meets the deadline of {objective.deadline_ms:g} ms: {_at_latest(best)} is the fastest{rest}"
     kind = objective.kind
     if not others:
         reason = "; ".join(sorted(refusals)) or "there is no other option"
@@ -251,7 +248,7 @@ def _explain(best: _Ranked, others: Sequence[_Ranked], objective: Objective, ref
             + ", as a complex input weighs the device's time up"
         )
     if late:
-        names = " and ".join(f"{_name(entry)} ({entry.prediction.latency_ms:.1f} ms)" for entry in late)
+        names = " and ".join(_at_latest(entry) for entry in late)
         parts.append(f"meets the deadline of {objective.deadline_ms:g} ms, unlike {names}")
     return f"{_words(best, kind)} {', and '.join(parts)}"
 
@@ -259,6 +256,11 @@ def _explain(best: _Ranked, others: Sequence[_Ranked], objective: Objective, ref
 def _words(entry: _Ranked, kind: ObjectiveKind) -> str:
     unit = {"latency": "ms", "energy": "mJ", "throughput": "ms an input"}[kind]
     return f"{_name(entry)} ({_value(entry.prediction, kind):.1f} {unit})"
+
+
+def _at_latest(entry: _Ranked) -> str:
+    """As a deadline is met or missed: without an early exit's answer."""
+    return f"{_name(entry)} ({entry.prediction.latest_ms:.1f} ms)"
 
 
 def _name(entry: _Ranked) -> str:
@@ -282,6 +284,7 @@ def _check_state(state: SystemState) -> None:
         "device_load": state.device_load,
         "gateway_load": state.gateway_load,
         "gateway_wait_ms": state.gateway_wait_ms,
+        **{f"wait at {cut or 'the input'!r}": wait_ms for cut, wait_ms in state.gateway_waits_ms.items()},
     }
     if state.complexity is not None:
         figures["complexity"] = state.complexity

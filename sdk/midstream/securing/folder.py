@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
+import hmac
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from midstream.communication.credentials import AUTHORITY_FILE, CERTIFICATE_FILE, CLIENT_FILE, KEY_FILE
+from midstream.communication.credentials import AUTHORITY_FILE, CERTIFICATE_FILE, CLIENT_FILE, KEY_FILE, pool_file
 from midstream.communication.roles import Role
 from midstream.errors import InputError
 from midstream.files import read_at_most, write_whole
@@ -59,12 +61,16 @@ _DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
 
 @dataclass(frozen=True, slots=True)
 class SecureFolder:
-    """A folder that is complete; `open` makes it so. ``notes`` are for the operator, such as what expires soon."""
+    """A folder that is complete; `open` makes it so. ``notes`` are for the operator, such as what expires soon.
+
+    ``secrets`` are those of the pools, by name: each follows from the authority's key.
+    """
 
     path: Path
     members: tuple[Member, ...]
     hosts: tuple[str, ...]
     notes: tuple[str, ...]
+    secrets: Mapping[str, str] = field(repr=False)
 
     @classmethod
     def open(
@@ -118,7 +124,9 @@ class SecureFolder:
             write_whole(folder / SECURITY_FILE, self._dynamic_security(), private=True)
 
     def _dynamic_security(self) -> bytes:
-        return dynamic_security({member.name: member.rights for member in self.members}).encode()
+        return dynamic_security(
+            {member.name: member.rights(self.secrets.__getitem__) for member in self.members}
+        ).encode()
 
 
 def check_host(host: str) -> str:
@@ -169,10 +177,12 @@ class _Workshop:
         self._check_folder()
         authority = self._authority()
         members = self._members(wanted, remove)
+        secrets = {pool: _pool_secret(authority, pool) for member in members for pool in member.pools}
         for member in members:
             self._client(member, authority, renew)
+            self._pool_secrets(member, secrets)
         all_hosts = self._broker(authority, hosts, renew)
-        return SecureFolder(self._path, tuple(members), all_hosts, tuple(self._notes))
+        return SecureFolder(self._path, tuple(members), all_hosts, tuple(self._notes), secrets)
 
     def _check_folder(self) -> None:
         """Make the folder, or see that it is one of ours and nobody else's."""
@@ -253,6 +263,12 @@ class _Workshop:
             client = f'# midstream: whose credentials these are.\nname = "{member.name}"\nrole = "{member.role}"\n'
             _write_new(folder / CLIENT_FILE, client.encode())
 
+    def _pool_secrets(self, member: Member, secrets: Mapping[str, str]) -> None:
+        folder = self._path / "clients" / member.name
+        with _told(folder):
+            for pool in member.pools:
+                _write_new(folder / pool_file(pool), f"{secrets[pool]}\n".encode())
+
     def _broker(self, authority: Pair, wanted: list[str], renew: bool) -> tuple[str, ...]:
         folder = self._path / "broker"
 
@@ -298,6 +314,11 @@ class _Workshop:
             self._notes.append(f"{what} expired on {end:%Y-%m-%d}: {remedy}")
         elif end <= self._now + datetime.timedelta(days=WARN_DAYS):
             self._notes.append(f"{what} expires on {end:%Y-%m-%d}: {remedy}")
+
+
+def _pool_secret(authority: Pair, pool: str) -> str:
+    """What all gateways of a pool share: 64 hexadecimal digits of an HMAC-SHA256 with the authority's key."""
+    return hmac.new(authority.key, f"secret of pool {pool}".encode(), hashlib.sha256).hexdigest()
 
 
 def _read(path: Path) -> bytes:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from midstream.communication.roles import ROLES, Rights, Role, rights
+from midstream.communication.presence import MAX_POOLS
+from midstream.communication.roles import ROLES, Rights, Role, pool_member, rights
 from midstream.communication.topics import check_id
 from midstream.errors import InputError, WireError
 
@@ -21,24 +22,29 @@ HEAD: Final = """\
 #
 # [device.NAME] and [gateway.NAME] give the client with the certificate of this name what its role needs; a name that
 # has neither is shut out. `midstream broker --secure` adds names (--device, --gateway) and takes them out (--remove).
+# The gateways of a pool have pools = ["NAME"].
 # A client may have further topics, outside midstream's own: publish = ["home/faces"], subscribe = ["home/+/wish"].
 """
 
 _EXTRA: Final = ("publish", "subscribe")
+_POOLS: Final = "pools"
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A client, its role, and what it may do beyond that."""
+    """A client, its role, what it may do beyond that, and the pools that it belongs to."""
 
     name: str
     role: Role
     extra: Rights
+    pools: tuple[str, ...] = ()
 
-    @property
-    def rights(self) -> Rights:
-        """All that it may do."""
-        return rights(self.role, self.name) | self.extra
+    def rights(self, secret_of: Callable[[str], str]) -> Rights:
+        """All that it may do, where ``secret_of`` gives the secret of a pool."""
+        found = rights(self.role, self.name) | self.extra
+        for pool in self.pools:
+            found |= pool_member(pool, secret_of(pool))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ def parse_members(text: str) -> Members:
         for name, table in body.get(role, {}).items():
             if name in members:
                 raise InputError(f"{name!r} is a {members[name].role} and a {role}; needed one name for each client")
-            members[name] = Member(check_name(name), role, _extra(name, table))
+            members[name] = Member(check_name(name), role, *_extra(name, role, table))
     removed = frozenset(body.get(REMOVED, {}))
     if both := sorted(removed & set(members)):
         raise InputError(f"{both[0]!r} is removed and has a role; take one of them out")
@@ -94,16 +100,21 @@ def without_member(text: str, name: str) -> str:
     return changed
 
 
-def _extra(name: str, table: Any) -> Rights:
-    if not isinstance(table, dict) or any(key not in _EXTRA for key in table):
-        raise InputError(f"{name!r} has other keys than {' and '.join(_EXTRA)}")
-    for key, filters in table.items():
+def _extra(name: str, role: Role, table: Any) -> tuple[Rights, tuple[str, ...]]:
+    known = (*_EXTRA, _POOLS) if role == "gateway" else _EXTRA
+    if not isinstance(table, dict) or any(key not in known for key in table):
+        raise InputError(f"{name!r} has other keys than {', '.join(known[:-1])} and {known[-1]}")
+    further = dict(table)
+    pools = further.pop(_POOLS, [])
+    if not isinstance(pools, list) or not all(isinstance(pool, str) for pool in pools) or len(pools) > MAX_POOLS:
+        raise InputError(f"{_POOLS!r} of {name!r} is not a list of at most {MAX_POOLS} names")
+    for key, filters in further.items():
         if not isinstance(filters, list) or not all(_is_foreign(topic_filter) for topic_filter in filters):
             raise InputError(
                 f"{key!r} of {name!r} is not a list of topics outside midstream's own: "
                 "their first level is neither a wildcard, nor midstream, nor begins with $"
             )
-    return Rights(*(tuple(table.get(key, ())) for key in _EXTRA))
+    return Rights(*(tuple(further.get(key, ())) for key in _EXTRA)), tuple(map(check_name, pools))
 
 
 def _is_foreign(topic_filter: Any) -> bool:

@@ -1,0 +1,152 @@
+"""Whom a device asks: which gateways run a plan, whose pool is asked in their stead, who is asked after one is lost.
+
+Time is passed in, in seconds on one clock that only moves forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from midstream.communication.destination import Destination, to_gateway
+from midstream.communication.directory import Directory
+from midstream.communication.presence import Presence
+from midstream.communication.versions import common_version, disagreement
+
+# After a failure a gateway is left alone for this long, doubled at each further one.
+_FIRST_REST_S, _LONGEST_REST_S = 0.5, 15.0
+_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The gateways that run a plan's stages, in order; none where there are none, for the reason in ``problem``.
+
+    ``directly``: these and no others are meant.
+    """
+
+    gateways: tuple[Presence, ...]
+    problem: str = ""
+    directly: bool = False
+
+    @property
+    def first(self) -> Presence | None:
+        """Whom the device sends to."""
+        return self.gateways[0] if self.gateways else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """How long a gateway that failed is left alone."""
+
+    until_s: float
+    length_s: float
+
+
+class Gateways(Directory):
+    """A `Directory` that knows, too, who has failed lately and who was heard. Not thread-safe."""
+
+    def __init__(self, digest: bytes) -> None:
+        super().__init__(digest)
+        self._digest_bytes = digest
+        self._rests: dict[str, _Rest] = {}
+        self._said_s: dict[str, float] = {}
+
+    def clear(self) -> None:
+        """No gateway is known any more; who has failed still has."""
+        super().clear()
+        self._said_s.clear()
+
+    def serving(self) -> list[Presence]:
+        """The gateways that can be asked about this bundle."""
+        return self.able(self._digest_bytes)
+
+    def said(self, gateway_id: str, now_s: float) -> None:
+        """This gateway has said something to this device."""
+        if gateway_id in self.gateways:
+            self._said_s[gateway_id] = now_s
+
+    def failed(self, gateway_id: str, now_s: float) -> None:
+        """This gateway has not answered: it rests, twice as long as the last time."""
+        last = self._rests.get(gateway_id)
+        length_s = _FIRST_REST_S if last is None else min(2 * last.length_s, _LONGEST_REST_S)
+        self._rests[gateway_id] = _Rest(now_s + length_s, length_s)
+
+    def answered(self, gateway_id: str) -> None:
+        """This gateway has answered."""
+        self._rests.pop(gateway_id, None)
+
+    def rests(self, gateway_id: str, now_s: float) -> bool:
+        """Whether this gateway is left alone now."""
+        rest = self._rests.get(gateway_id)
+        return rest is not None and rest.until_s > now_s
+
+    def resting_s(self, now_s: float) -> float | None:
+        """When the first of those that serve this bundle may be asked again, in seconds; None where none has failed."""
+        ends = [self._rests[one.gateway_id].until_s for one in self.serving() if one.gateway_id in self._rests]
+        return max(0.0, min(ends) - now_s) if ends else None
+
+    def route(
+        self, stages: int, machines: Sequence[str] | None, request_id: bytes, now_s: float, *, forced: bool
+    ) -> Route:
+        """The gateways for so many stages after the device's: those named, else the least busy, all of them different.
+
+        Only forced plans go to gateways that rest after a failure.
+        """
+        serving = self.serving()
+        if machines is not None:
+            by_id = {gateway.gateway_id: gateway for gateway in serving}
+            missing = [name for name in machines if name not in by_id]
+            if missing:
+                return Route((), f"gateway {missing[0]} is not there, or has not this bundle" if serving else "")
+            return Route(tuple(by_id[name] for name in machines), directly=True)
+        left = [gateway for gateway in serving if forced or not self.rests(gateway.gateway_id, now_s)]
+        found: tuple[Presence, ...] = ()
+        while len(found) < stages and (chosen := self.least_busy(left, request_id)) is not None:
+            found += (chosen,)
+            left.remove(chosen)
+        if len(found) == stages:
+            return Route(found, directly=stages > 1)
+        few = f"{stages} stages need as many gateways with this bundle; there are {len(serving)}"
+        return Route((), few if stages > 1 and serving else "")
+
+    def pool(self, gateway: Presence, now_s: float) -> tuple[str, tuple[str, ...]] | None:
+        """The pool to be asked in this gateway's stead, and its members; None where there is none, or one rests."""
+        pool_id = self.pool_of(gateway, self._digest_bytes)
+        if pool_id is None:
+            return None
+        members = tuple(member.gateway_id for member in self.members(pool_id))
+        return None if any(self.rests(member, now_s) for member in members) else (pool_id, members)
+
+    def instead(
+        self, gateway: Presence, request_id: bytes, asked: Sequence[Destination], since_s: float, now_s: float
+    ) -> tuple[Destination | None, bool]:
+        """A gateway for a request that was lost where it was ``asked``, None where there is none.
+
+        Best is one that was heard since the request was sent; whether this one was.
+        """
+        tried = {destination.gateway_id for destination in asked}
+        left = [
+            other
+            for other in self.alike(gateway, self._digest_bytes)
+            if other.gateway_id not in tried and not self.rests(other.gateway_id, now_s)
+        ]
+        heard = [other for other in left if self._said_s.get(other.gateway_id, since_s) > since_s]
+        chosen = self.least_busy(heard or left, request_id)
+        if chosen is None:
+            return None, False
+        before = frozenset().union(*(destination.answerers for destination in asked))
+        return to_gateway(chosen.gateway_id, before=before), bool(heard)
+
+    def absence(self, now_s: float) -> str | None:
+        """Why none of those that are there can be asked, for a person; None where none is there."""
+        rest_s = self.resting_s(now_s)
+        if rest_s is not None:
+            return f"the gateway rests for {rest_s:.1f} s after a failure"
+        foreign = [one for one in self.gateways.values() if common_version(one.wire_versions) is None]
+        if foreign:
+            first = min(foreign, key=lambda one: one.gateway_id)
+            return f"no gateway can be asked: {disagreement(first.gateway_id, first.wire_versions)}"
+        if self.gateways:
+            return f"no gateway has this bundle; there are {', '.join(sorted(self.gateways)[:_NAMED])} with others"
+        return None
