@@ -270,7 +270,7 @@ class MqttTransport:
             with self._turn:
                 if loops is not None:
                     loops.mute(False)
-                if session is not None and (session.has_buffered or not session.is_open):
+                if session is not None and (self._outbox or session.has_buffered or not session.is_open):
                     self._wake(always=True)
             self._attending.release()
 
