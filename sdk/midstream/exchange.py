@@ -70,7 +70,12 @@ class Exchange:
         )
         self._transport.main.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
         self._sender = Sender(
-            self._transport, device_id, self._chunk_bytes, on_transfer=self._after_transfer, packing=packing
+            self._transport,
+            device_id,
+            self._chunk_bytes,
+            on_transfer=self._after_transfer,
+            gone=self._gone,
+            packing=packing,
         )
 
     def start(self, wait_s: float) -> None:
@@ -303,6 +308,11 @@ class Exchange:
                 self._on_reply(message)
         except WireError as error:
             _log.warning("ignored a message on %s: %s", message.topic, error)
+
+    def _gone(self, gateway_ids: Iterable[str]) -> str | None:
+        """One of these that has no presence any more; None where all have."""
+        with self._lock:
+            return next((name for name in gateway_ids if name not in self._gateways.gateways), None)
 
     def _said(self, gateway_id: str) -> None:
         with self._lock:

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, split
@@ -96,8 +96,9 @@ class Sender:
     """Sends requests over a transport, and keeps account of them until whoever asked leaves. Thread-safe.
 
     ``chunk_bytes`` says how long a chunk may be now; ``on_transfer`` hears how many bytes were acknowledged in how many
-    ms. With ``packing``, small requests that are asked at the same time go out in one message where that costs none of
-    them its deadline: ``packs`` counts these messages, ``packed_requests`` what was in them.
+    ms; ``gone`` names one of these gateways that is not there any more. With ``packing``, small requests that are asked
+    at the same time go out in one message where that costs none of them its deadline: ``packs`` counts these messages,
+    ``packed_requests`` what was in them.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Sender:
         device_id: str,
         chunk_bytes: Callable[[], int],
         on_transfer: Callable[[int, float], None],
+        gone: Callable[[Iterable[str]], str | None],
         *,
         packing: bool,
     ) -> None:
@@ -113,6 +115,7 @@ class Sender:
         self._device_id = device_id
         self._chunk_bytes = chunk_bytes
         self._on_transfer = on_transfer
+        self._gone = gone
         self._packing = packing
         self._lock = threading.Lock()
         self._pending: dict[bytes, Pending] = {}
@@ -154,7 +157,13 @@ class Sender:
             self._pending[request.request_id] = pending
         try:
             with self._transport.attended(urgent) as attend:
-                self._send(request, pending, expected)
+                # Whoever has gone since it was chosen is not told of any more: `lose` did not find this request.
+                gone = self._gone(destination.bearers)
+                if gone is not None:
+                    pending.lost = True
+                    pending.fail(f"gateway {gone} is gone")
+                else:
+                    self._send(request, pending, expected)
                 while not pending.done.is_set():
                     if not attend(pending.done.is_set, self._patience_s(pending, until)):
                         pending.done.wait(self._patience_s(pending, until))
