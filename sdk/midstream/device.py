@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from midstream.communication.wire import (
     MAX_STAGES,
     EncodedTensor,
     Limits,
+    Priority,
     Reply,
     Request,
     Runner,
@@ -64,6 +65,7 @@ from midstream.partitioning.planner import ObjectiveKind
 from midstream.profiles import load_profile
 from midstream.tensors import Tensor, Tensors, named_tensors
 
+PriorityName = Literal["critical", "normal", "bulk"]
 INPUT_CUT = "input"
 LOCAL_CUT = "local"
 GATEWAY_WAIT_S = 2.0
@@ -146,8 +148,8 @@ class Device:
     the gateway has not answered in time for the device to finish by itself, the device does. ``min_agreement`` below 1
     allows lossy codecs that calibration measured to be that good (0: any), and such an early exit. ``profile`` names
     the board, for its power figures. ``packing`` sends small requests that are made at the same time in one message,
-    where their deadlines allow that. Entering waits up to 2 s for a gateway, then goes on without. Methods may be
-    called from any thread.
+    where their deadlines allow that. ``priority`` is the class of requests that name none. Entering waits up to 2 s for
+    a gateway, then goes on without. Methods may be called from any thread.
     """
 
     def __init__(
@@ -163,6 +165,7 @@ class Device:
         profile: str | Path | None = None,
         analyse: bool = True,
         packing: bool = True,
+        priority: PriorityName = "normal",
         credentials: str | Path | None = None,
     ) -> None:
         address = parse_broker_url(broker, credentials=credentials)
@@ -171,6 +174,7 @@ class Device:
         self._objective = Objective(objective, deadline_ms, min_agreement, keep_input_local)
         self._power = _NOMINAL_POWER if profile is None else load_profile(str(profile)).power_with(1)
         self._analyse = analyse
+        self._priority = _priority_of(priority)
         self._graph = self.bundle.graph
         limits = Limits(_MAX_REPLY_BYTES, _MAX_REPLY_BYTES)
         self._new_exchange = partial(Exchange, address, self.device_id, self.bundle.digest, limits, packing=packing)
@@ -245,17 +249,20 @@ class Device:
         codec: str | None = None,
         deadline_ms: float | None = None,
         machines: Sequence[str] | None = None,
+        priority: PriorityName | None = None,
     ) -> Result:
         """Answer one input, given as ``inputs`` by name, or as ``source``: a camera frame (H×W×3 uint8 RGB) or sound.
 
         ``cut`` forces a plan: a cut's id, "input" for the whole input to the gateway, "local" for all here; ``codec``
         goes with it (default "raw"). Several cuts force a plan of as many stages after the device's, each on a gateway
         of its own. ``machines`` names the gateways of a forced plan, one for each cut; else they are chosen by load. A
-        forced plan still falls back to the device by its deadline. Raises InputError on wrong inputs, BundleError on an
-        unknown cut or two without a slice between them, CodecError on an unknown codec, PlanError on machines that
-        are not one for each cut.
+        forced plan still falls back to the device by its deadline. A "critical" request runs before all others that
+        wait, and goes over a connection of its own beside large transfers; a "bulk" one lets others go first. Raises
+        InputError on wrong inputs or an unknown priority, BundleError on an unknown cut or two without a slice between
+        them, CodecError on an unknown codec, PlanError on machines that are not one for each cut.
         """
         started = time.perf_counter()
+        rank = self._priority if priority is None else _priority_of(priority)
         tensors = self.bundle.check_inputs(self._tensors(inputs, source))
         objective = self._objective if deadline_ms is None else replace(self._objective, deadline_ms=deadline_ms)
         limit_ms = objective.deadline_ms
@@ -276,7 +283,7 @@ class Device:
             result = Result(exited, plan, timings, analysis, ("device",), exited=True)
         elif plan.offloads:
             result = self._offload(
-                tensors, begun, plan, route, request_id, analysis, features, timings, started, limit_ms
+                tensors, begun, plan, route, request_id, rank, analysis, features, timings, started, limit_ms
             )
         else:
             outputs = self._locally(begun, timings)
@@ -466,6 +473,7 @@ class Device:
         plan: Plan,
         route: Route,
         request_id: bytes,
+        rank: Priority,
         analysis: Analysis | None,
         features: Mapping[str, float] | None,
         timings: dict[str, float],
@@ -488,7 +496,8 @@ class Device:
                 encoded, problem = None, str(error)
             timings["encode"] = _since(mark)
             if encoded is not None:
-                request = self._request(plan, route, request_id, encoded, analysis, give_up_ms - _since(started))
+                remaining_ms = give_up_ms - _since(started)
+                request = self._request(plan, route, request_id, rank, encoded, analysis, remaining_ms)
                 mark = time.perf_counter()
                 pending = self._exchange.ask(
                     request,
@@ -519,6 +528,7 @@ class Device:
         plan: Plan,
         route: Route,
         request_id: bytes,
+        rank: Priority,
         encoded: tuple[EncodedTensor, ...],
         analysis: Analysis | None,
         remaining_ms: float,
@@ -533,6 +543,7 @@ class Device:
             score=0.0 if analysis is None else analysis.score,
             features=features,
             tensors=encoded,
+            priority=rank,
             onward=tuple(
                 Stage(cut, Runner.GATEWAY, gateway.gateway_id)
                 for cut, gateway in zip(plan.onward, route.gateways[1:], strict=True)
@@ -605,6 +616,14 @@ def _of_size(option: Candidate, predicted: tuple[float, float] | None) -> Candid
     size = math.ceil(predicted[0])
     # Most sizes are the calibrated means, which the options have already.
     return option if size == option.payload_bytes else replace(option, payload_bytes=size)
+
+
+def _priority_of(name: str) -> Priority:
+    """The class of this name; raises InputError where there is none."""
+    known = get_args(PriorityName)
+    if name not in known:
+        raise InputError(f"no priority is called {name!r}; known are {', '.join(known)}")
+    return Priority[name.upper()]
 
 
 def _since(mark: float) -> float:

@@ -15,12 +15,13 @@ from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassemb
 from midstream.communication.control import Cancel, Taken, decode_control, encode_control
 from midstream.communication.destination import Destination, to_gateway, to_pool
 from midstream.communication.directory import WHOLE_KEY, is_announcement
+from midstream.communication.lanes import Lanes
 from midstream.communication.packs import MAX_PACK_BYTES, decode_pack, request_id_of
 from midstream.communication.presence import Presence
 from midstream.communication.sending import Expected, Pending, Sender, fail
-from midstream.communication.transport import Message, MqttTransport
+from midstream.communication.transport import Message
 from midstream.communication.versions import decode_notice, disagreement, is_notice
-from midstream.communication.wire import Buffer, Limits, Request, Status, decode_reply
+from midstream.communication.wire import Buffer, Limits, Priority, Request, Status, decode_reply
 from midstream.errors import WireError
 from midstream.partitioning import LinkEstimate, LinkState
 
@@ -32,6 +33,7 @@ _PROBE_BYTES = (64, 32 << 10)
 _CHUNK_MS = 100.0
 _SMALLEST_CHUNK_BYTES = 8 << 10
 _CHUNKS_IN_FLIGHT = 2
+_LOST = "the connection to the broker was lost"
 PROBE_EVERY_S = 2.0
 # What a request has at most beside its tensors' data, where it is small.
 _HEADERS_BYTES = 4 << 10
@@ -43,7 +45,7 @@ _POOL_TRIES = 3
 
 
 class Exchange:
-    """Requests out, replies in, over one connection. Thread-safe; `start` and `close` bracket its life.
+    """Requests out, replies in, over two connections. Thread-safe; `start` and `close` bracket its life.
 
     With ``packing``, small requests that are asked at the same time may go out in one message.
     """
@@ -59,12 +61,21 @@ class Exchange:
         self._link = LinkEstimate()
         self._probed = 0.0
         self._reassembler = Reassembler(limits.max_message_bytes)
-        self._transport = MqttTransport(
-            broker, f"midstream-dev-{device_id}", on_message=self._on_message, on_state=self._on_state
+        self._transport = Lanes(
+            broker,
+            f"midstream-dev-{device_id}",
+            on_message=self._on_message,
+            on_state=self._on_state,
+            on_urgent_lost=lambda: self._sender.fail(_LOST, urgent=True),
         )
-        self._transport.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
+        self._transport.main.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
         self._sender = Sender(
-            self._transport, device_id, self._chunk_bytes, on_transfer=self._after_transfer, packing=packing
+            self._transport,
+            device_id,
+            self._chunk_bytes,
+            on_transfer=self._after_transfer,
+            gone=self._gone,
+            packing=packing,
         )
 
     def start(self, wait_s: float) -> None:
@@ -72,7 +83,8 @@ class Exchange:
         self._transport.subscribe(topics.presence_filter())
         self._transport.subscribe(topics.load_filter())
         self._transport.subscribe(topics.reply_filter(self._device_id))
-        self._transport.subscribe(topics.device_control_filter(self._device_id))
+        self._transport.subscribe(topics.urgent_reply_filter(self._device_id), urgent=True)
+        self._transport.subscribe(topics.device_control_filter(self._device_id), urgent=True)
         self._transport.start()
         with self._lock:
             self._lock.wait_for(lambda: bool(self._gateways.serving()), wait_s)
@@ -253,7 +265,9 @@ class Exchange:
             for topic in destination.control_topics(self._device_id)
         }
         for topic in called_off:
-            self._transport.publish(topic, encode_control(Cancel(request_id)), expiry_s=_CANCEL_EXPIRY_S)
+            self._transport.publish(
+                topic, encode_control(Cancel(request_id)), expiry_s=_CANCEL_EXPIRY_S, priority=Priority.CRITICAL
+            )
 
     def _expected(self, gateway_id: str, request: Request) -> Expected:
         """What the link and the gateway's presence say that this request will take."""
@@ -276,7 +290,7 @@ class Exchange:
         else:
             with self._lock:
                 self._gateways.clear()
-            self._sender.fail("the connection to the broker was lost")
+            self._sender.fail(_LOST, urgent=False)
 
     def _on_message(self, message: Message) -> None:
         try:
@@ -294,6 +308,11 @@ class Exchange:
                 self._on_reply(message)
         except WireError as error:
             _log.warning("ignored a message on %s: %s", message.topic, error)
+
+    def _gone(self, gateway_ids: Iterable[str]) -> str | None:
+        """One of these that has no presence any more; None where all have."""
+        with self._lock:
+            return next((name for name in gateway_ids if name not in self._gateways.gateways), None)
 
     def _said(self, gateway_id: str) -> None:
         with self._lock:
@@ -365,4 +384,4 @@ class Exchange:
                 link = replace(link, downlink_kbps=link.uplink_kbps)
             self._link = link
             self._probed = time.monotonic()
-            self._transport.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
+            self._transport.main.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()

@@ -19,8 +19,8 @@ from types import EllipsisType
 
 from midstream.errors import InputError, MidstreamError
 
-# How far ahead of the wire is read: more than a timer is late, so that a busy wire is never idle.
-_AHEAD_S = 0.01
+# How far ahead of the wire is read, by default: more than a timer is late, so that a busy wire is never idle.
+_AHEAD_MS = 10.0
 # A connection's turn on the wire takes this long, within these bounds.
 _TURN_S = 0.002
 _TURN_BYTES = (512, 64 << 10)
@@ -38,7 +38,8 @@ class LinkEmulator:
     """A link to ``target`` (host, port), which clients reach at ``url`` for as long as the ``with`` block runs.
 
     Rates are in kbit/s (1000 bits a second), shared by all connections of a direction; None is as fast as it goes.
-    "Up" is from the clients to the target. Half of ``rtt_ms`` is added each way. Thread-safe.
+    "Up" is from the clients to the target. Half of ``rtt_ms`` is added each way. What is about to leave a busy wire
+    waits in one queue of ``queue_ms`` for all connections; before that, they take turns. Thread-safe.
 
     Raises InputError for a rate that is not above 0 (`cut` is for that) or a negative round trip.
     """
@@ -49,10 +50,12 @@ class LinkEmulator:
         uplink_kbps: float | None = None,
         downlink_kbps: float | None = None,
         rtt_ms: float = 0.0,
+        *,
+        queue_ms: float = _AHEAD_MS,
     ) -> None:
         self._target = target
-        self._up = _Wire()
-        self._down = _Wire()
+        self._up = _Wire(queue_ms / 1000)
+        self._down = _Wire(queue_ms / 1000)
         self._rtt_ms = 0.0
         self._port = 0
         self._thread: threading.Thread | None = None
@@ -191,7 +194,8 @@ class LinkEmulator:
 class _Wire:
     """One direction of the link."""
 
-    def __init__(self) -> None:
+    def __init__(self, ahead_s: float) -> None:
+        self.ahead_s = ahead_s
         self.kbps = math.inf
         self.delay_s = 0.0
         self._free_s = 0.0
@@ -209,7 +213,7 @@ class _Wire:
     @property
     def capacity_bytes(self) -> float:
         """How much may be under way on one connection."""
-        return min(_SPARE_BYTES + self.kbps * 125 * (self.delay_s + _AHEAD_S), _MOST_BYTES)
+        return min(_SPARE_BYTES + self.kbps * 125 * (self.delay_s + self.ahead_s), _MOST_BYTES)
 
     def busy_s(self, now_s: float) -> float:
         """For how long what was sent already keeps it from sending more."""
@@ -241,7 +245,7 @@ class _Flow:
         data = b"-"
         while data:
             await self._whole.wait()
-            while (ahead_s := self._wire.busy_s(loop.time()) - _AHEAD_S) > 0:
+            while (ahead_s := self._wire.busy_s(loop.time()) - self._wire.ahead_s) > 0:
                 await asyncio.sleep(ahead_s)
             while self._under_way_bytes > self._wire.capacity_bytes:
                 self._delivered.clear()

@@ -79,14 +79,13 @@ def check_tensors(specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor], of
 
     Raises InputError naming the tensor, what was there and what is needed.
     """
-    expected = ", ".join(str(spec) for spec in specs)
     unknown = [name for name in tensors if name not in {spec.name for spec in specs}]
     if unknown:
-        raise InputError(f"{of} has no input named {unknown[0]!r}; it takes {expected}")
+        raise InputError(f"{of} has no input named {unknown[0]!r}; it takes {_listed(specs)}")
     checked: Tensors = {}
     for spec in specs:
         if spec.name not in tensors:
-            raise InputError(f"input {spec.name!r} of {of} is missing; it takes {expected}")
+            raise InputError(f"input {spec.name!r} of {of} is missing; it takes {_listed(specs)}")
         value = tensors[spec.name]
         if not isinstance(value, np.ndarray):
             raise InputError(
@@ -104,3 +103,7 @@ def check_tensors(specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor], of
             )
         checked[spec.name] = np.ascontiguousarray(value).reshape(value.shape)
     return checked
+
+
+def _listed(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(str(spec) for spec in specs)

@@ -203,3 +203,22 @@ def test_only_what_is_due_before_makes_one_wait() -> None:
     for number, deadline in enumerate((2.0, 4.0, 6.0)):
         queue.offer(Ticket(deadline, number, 1.0, 0.0), 0.0)
     assert [queue.wait_before_s(deadline) for deadline in (1.0, 2.0, 5.0, 9.0)] == [0.0, 0.5, 1.0, 1.5]
+
+
+def test_a_more_urgent_class_runs_first_and_waits_for_its_own_only() -> None:
+    queue = EarliestDeadlineFirst(capacity=20, workers=1)
+    for number, (deadline, priority) in enumerate([(5.0, 2), (4.0, 1), (3.5, 1)]):
+        assert queue.offer(Ticket(deadline, number, 1.0, 0.0, priority=priority), now=0.0) is Admission.ACCEPTED
+    # Three seconds of work wait, and none of it runs before this.
+    assert queue.offer(Ticket(1.0, 3, 1.0, 0.0, priority=0), now=0.0) is Admission.ACCEPTED
+    # All of it runs before this, although its deadline is the earliest.
+    assert queue.offer(Ticket(3.0, 4, 1.0, 0.0, priority=2), now=0.0) is Admission.LATE
+    assert drain(queue) == [3, 2, 1, 0]
+
+
+def test_what_has_expired_is_found_in_any_class() -> None:
+    queue = EarliestDeadlineFirst(capacity=20, workers=1)
+    for number, (deadline, priority) in enumerate([(9.0, 0), (2.0, 2), (1.5, 1), (9.0, 2)]):
+        queue.offer(Ticket(deadline, number, 0.1, 0.0, priority=priority), now=0.0)
+    assert [ticket.number for ticket in queue.expired(now=3.0)] == [2, 1]
+    assert drain(queue) == [0, 3]

@@ -4,14 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midstream.communication.outbox import Outbox, Publish, Subscribe, pack_properties
+from midstream.communication.outbox import FAIR_TURN, Item, Outbox, Publish, Subscribe, Unsubscribe, pack_properties
+from midstream.communication.wire import Priority
 
 
-def message(payload: bytes = b"", correlation: bytes | None = None, expires_s: float | None = None) -> Publish:
-    return Publish("t", payload, 1, False, b"", None, 0.0, expires_s, correlation)
+def message(
+    payload: bytes = b"",
+    correlation: bytes | None = None,
+    expires_s: float | None = None,
+    priority: Priority = Priority.NORMAL,
+) -> Publish:
+    return Publish("t", payload, 1, False, b"", None, 0.0, expires_s, correlation, priority)
 
 
-def drain(outbox: Outbox, now_s: float = 0.0) -> list[Publish | Subscribe]:
+def drain(outbox: Outbox, now_s: float = 0.0) -> list[Item]:
     taken = []
     while (item := outbox.take(now_s)) is not None:
         taken.append(item)
@@ -20,9 +26,9 @@ def drain(outbox: Outbox, now_s: float = 0.0) -> list[Publish | Subscribe]:
 
 def test_it_keeps_the_order() -> None:
     outbox = Outbox(100)
-    items = [message(b"a"), Subscribe("t/+", 1), message(b"b")]
+    items = [Subscribe("t/+", 1), Unsubscribe("t/+"), message(b"a"), message(b"b")]
     assert all(outbox.put(item) for item in items)
-    assert len(outbox) == 3
+    assert len(outbox) == 4
     assert drain(outbox) == items
     assert outbox.take(0.0) is None
 
@@ -35,8 +41,9 @@ def test_it_is_full_once_it_holds_what_is_allowed_but_takes_what_has_no_payload(
     assert outbox.put(message())
     assert outbox.put(Subscribe("t", 1))
     assert outbox.waiting_bytes == 509
-    outbox.take(0.0)
-    assert not outbox.put(message(b"1"))
+    for _ in range(2):  # the subscription, and what has nine bytes
+        outbox.take(0.0)
+        assert not outbox.put(message(b"1"))
     outbox.take(0.0)
     assert outbox.put(message(b"1"))
 
@@ -57,7 +64,7 @@ def test_what_is_withdrawn_is_not_sent() -> None:
         outbox.put(item)
     outbox.withdraw(b"mine")
     assert outbox.waiting_bytes == 2
-    assert drain(outbox)[:2] == [other, none]
+    assert drain(outbox)[1:] == [other, none]
     outbox.withdraw(b"mine")
 
 
@@ -73,6 +80,33 @@ def test_it_always_knows_what_waits(messages: list[tuple[bytes, bytes | None]], 
     outbox.put(message(b"1"))
     outbox.clear()
     assert (len(outbox), outbox.waiting_bytes) == (0, 0)
+
+
+@given(st.lists(st.sampled_from(Priority), max_size=60))
+def test_a_class_goes_before_the_next_and_every_eighth_is_the_oldest(classes: list[Priority]) -> None:
+    outbox = Outbox(1000)
+    waiting = [message(b"%d" % number, priority=priority) for number, priority in enumerate(classes)]
+    assert all(outbox.put(item) for item in waiting)
+    number = 0
+    while waiting:
+        fair = number % FAIR_TURN == FAIR_TURN - 1
+        expected = waiting[0] if fair else min(waiting, key=lambda item: item.priority)
+        several = len({item.priority for item in waiting}) > 1
+        assert outbox.take(0.0) is expected
+        waiting.remove(expected)
+        number = number + 1 if several else 0
+
+
+def test_bulk_goes_out_however_much_else_comes() -> None:
+    outbox = Outbox(1000)
+    bulk = [message(b"bulk", priority=Priority.BULK) for _ in range(3)]
+    for item in bulk:
+        outbox.put(item)
+    taken = []
+    for _ in range(3 * FAIR_TURN):
+        outbox.put(message(b"1", priority=Priority.CRITICAL))
+        taken.append(outbox.take(0.0))
+    assert [item for item in taken if item in bulk] == bulk
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, 118, 119, 20_000])

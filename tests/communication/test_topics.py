@@ -35,6 +35,7 @@ def test_names_are_those_of_the_protocol() -> None:
     assert topics.pool_request_topic("attic", "pi_7") == "midstream/1/pool/attic/req/pi_7"
     assert topics.forward_topic("gw-2", "pi_7", "gw-1") == "midstream/1/gw/gw-2/fwd/pi_7/gw-1"
     assert topics.reply_topic("gw-1", "pi_7") == "midstream/1/dev/pi_7/rep/gw-1"
+    assert topics.urgent_reply_topic("gw-1", "pi_7") == "midstream/1/dev/pi_7/urg/gw-1"
     assert topics.gateway_control_topic("gw-1", "pi_7") == "midstream/1/gw/gw-1/ctl/pi_7"
     assert topics.pool_control_topic("attic", "pi_7") == "midstream/1/pool/attic/ctl/pi_7"
     assert topics.device_control_topic("pi_7", "gw-1") == "midstream/1/dev/pi_7/ctl/gw-1"
@@ -49,6 +50,10 @@ def test_topics_are_parsed_and_matched(gateway: str, device: str, other: str) ->
     request, reply = topics.request_topic(gateway, device), topics.reply_topic(gateway, device)
     assert topics.parse_request_topic(request) == Route(gateway, device, 1)
     assert topics.parse_reply_topic(reply) == Route(gateway, device, 1)
+    urgent = topics.urgent_reply_topic(gateway, device)
+    assert topics.parse_reply_topic(urgent) == Route(gateway, device, 1)
+    assert matches(urgent, topics.urgent_reply_filter(device))
+    assert not matches(urgent, topics.reply_filter(device))
     assert topics.parse_device_control_topic(topics.device_control_topic(device, gateway)) == Route(gateway, device, 1)
     assert topics.parse_presence_topic(topics.presence_topic(gateway)) == gateway
     assert topics.parse_load_topic(topics.load_topic(gateway)) == gateway

@@ -59,7 +59,7 @@ def measured(plain: Path) -> Ladder:
 
 
 def favouring(ladder: Ladder, codec: str) -> Ladder:
-    """The same, but that everything else takes a gigabyte, and this codec 0.98 of the answers and no time."""
+    """The same, but that everything else takes a terabyte, and this codec 0.98 of the answers and no time."""
     changes = {"payload_bytes": 64.0, "agreement": 0.98, "encode_ms": 0.0, "decode_ms": 0.0, "size": None}
     return replace(
         ladder,
@@ -67,7 +67,7 @@ def favouring(ladder: Ladder, codec: str) -> Ladder:
             replace(
                 place,
                 rungs=tuple(
-                    replace(rung, **(changes if rung.codec == codec else {"payload_bytes": 1e9}))  # type: ignore[arg-type]
+                    replace(rung, **(changes if rung.codec == codec else {"payload_bytes": 1e12}))  # type: ignore[arg-type]
                     for rung in place.rungs
                 ),
             )

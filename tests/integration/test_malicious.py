@@ -124,10 +124,12 @@ def test_it_answers_where_it_derives_and_nowhere_else(
     evil: Evil, good: Device, outputs: Bundle, vector: Tensors, request_of: Request
 ) -> None:
     topic = topics.request_topic(ID, "evil")
-    for named in (topics.presence_topic(ID), topics.reply_topic("other", "victim"), "$SYS/broker", "elsewhere", "a/+"):
+    names = (topics.presence_topic(ID), topics.reply_topic("other", "victim"), "$SYS/broker", "elsewhere", "a/+")
+    for answers, named in enumerate(names, 1):
         for chunk in split(encode_request(request_of), bytes(16)):
             evil.send(topic, chunk, correlation=bytes(16), response_topic=named)
-    until(lambda: evil.statuses()[Status.OK] == 5, "the answers")
+        # One that comes again while it runs is answered once.
+        until(lambda answers=answers: evil.statuses()[Status.OK] == answers, "the answer")
     assert is_served(good, outputs, vector)
     own = {topics.presence_topic(ID), topics.load_topic(ID), topic, topics.reply_topic(ID, "evil")}
     now = [message.topic for message in evil.heard if not message.retained and good.device_id not in message.topic]

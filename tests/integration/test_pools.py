@@ -95,7 +95,7 @@ def test_what_is_named_or_large_or_cannot_be_shared_goes_to_one_gateway(
     want = outputs.run(vector)
     with listening(broker, "midstream/1/+/+/req/+") as heard, device_in_front_of(outputs, broker, 2) as device:
         assert answered(device.infer(vector, cut="c2", machines=["gw-b"]), want)
-        device._exchange._transport._shares_subscriptions = False
+        device._exchange._transport.main._shares_subscriptions = False
         assert answered(device.infer(vector, cut="c2"), want)
         until(lambda: len(heard) == 2, "both requests to be heard")
         assert heard[0] == topics.request_topic("gw-b", device.device_id)

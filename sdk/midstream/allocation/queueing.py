@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 
@@ -16,22 +16,30 @@ class Admission(Enum):
     LATE = "it cannot be finished in the time that remains"
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Ticket:
     """One waiting request. Times are seconds on one monotonic clock; ``work_s`` is what it is expected to take.
 
-    ``size_bytes`` is the memory that it holds while it waits.
+    ``size_bytes`` is the memory that it holds while it waits; the class ``priority`` is the more urgent the lower.
     """
 
     deadline: float
     number: int
-    work_s: float = field(compare=False)
-    arrived: float = field(compare=False)
-    size_bytes: int = field(default=0, compare=False)
+    work_s: float
+    arrived: float
+    size_bytes: int = 0
+    priority: int = 1
+
+    def __lt__(self, other: Ticket) -> bool:
+        """Whether it runs first."""
+        return (self.priority, self.deadline, self.number) < (other.priority, other.deadline, other.number)
 
 
 class EarliestDeadlineFirst:
-    """A queue bounded in requests and in bytes: the earliest deadline runs first; who cannot make it is told at once.
+    """A queue bounded in requests and in bytes; who cannot make its deadline is told at once.
+
+    A more urgent class runs first, and of one class the earliest deadline. What a class waits for is bounded by its own
+    deadlines: a request whose deadline passes in the queue is not run.
 
     Not thread-safe: it belongs to one owner, who also reads the clock.
     """
@@ -57,7 +65,7 @@ class EarliestDeadlineFirst:
         return sum(ticket.work_s for ticket in self._heap if ticket.deadline <= deadline) / self._workers
 
     def offer(self, ticket: Ticket, now: float) -> Admission:
-        """Let a request in, or say why not. Only work that is due before it counts as its wait."""
+        """Let a request in, or say why not. Only work that runs before it counts as its wait."""
         if len(self._heap) >= self._capacity or not self._fits(ticket.size_bytes):
             return Admission.FULL
         before = sum(other.work_s for other in self._heap if other < ticket)
@@ -73,7 +81,7 @@ class EarliestDeadlineFirst:
         return limit is None or not self._heap or self._bytes + size_bytes <= limit
 
     def take(self) -> Ticket | None:
-        """The request that is due first, or None."""
+        """The request that runs next, or None."""
         if not self._heap:
             return None
         ticket = heapq.heappop(self._heap)
@@ -90,10 +98,9 @@ class EarliestDeadlineFirst:
 
     def expired(self, now: float) -> list[Ticket]:
         """Let those go whose deadline has passed."""
-        gone = []
-        while self._heap and self._heap[0].deadline < now:
-            gone.append(heapq.heappop(self._heap))
-            self._left(gone[-1])
+        gone = sorted(ticket for ticket in self._heap if ticket.deadline < now)
+        if gone:
+            self.remove({ticket.number for ticket in gone})
         return gone
 
     def _left(self, ticket: Ticket) -> None:

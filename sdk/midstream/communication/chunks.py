@@ -13,7 +13,7 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from itertools import islice
 
-from midstream.communication.checksum import CRC_BYTES, is_sealed, sealed
+from midstream.communication.checksum import CRC_BYTES, Buffer, is_sealed, sealed
 from midstream.communication.control import MAX_RANGES, TAG_BYTES
 from midstream.communication.fec import MAX_CODED_PARTS, MAX_PARITY, fec_available, parity_parts, rebuilt
 from midstream.communication.framing import REQUEST_ID_BYTES, WIRE_VERSION, check_version
@@ -188,8 +188,8 @@ class Reassembler:
         parity = partial.parity if fec_available() else 0
         return Progress(message_id, partial.tag, partial.count, parity, partial.span, partial.parts.keys())
 
-    def add(self, sender: str, chunk: bytes) -> bytes | None:
-        """The message that this chunk completes, or None.
+    def add(self, sender: str, chunk: bytes) -> Buffer | None:
+        """The message that this chunk completes, or None; of a single chunk, a view of it.
 
         A chunk seen before, or of a message of several chunks that is complete, is ignored; a chunk of another attempt
         at the same request drops what came before. The chunk's bytes are kept until the message is complete. Raises
@@ -200,7 +200,7 @@ class Reassembler:
         key = (sender, request_id)
         if declared.count == 1:
             self.forget(sender, request_id)
-            return bytes(part)
+            return part
         if self._finished.get(key) == declared.tag or (index >= declared.count and not fec_available()):
             return None
         partial = self._partial.get(key)

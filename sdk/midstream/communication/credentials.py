@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ssl
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -78,13 +77,10 @@ def read_credentials(folder: Path) -> Credentials:
     return found
 
 
-def tls_context(
-    credentials: Credentials | None, on_failure: Callable[[ssl.SSLError], None] | None = None
-) -> ssl.SSLContext:
+def tls_context(credentials: Credentials | None) -> ssl.SSLContext:
     """TLS 1.2 or later that checks the broker's certificate and its name. Files are read anew at each call.
 
-    ``on_failure`` hears of an error that ends a connection after the handshake: with TLS 1.3 that is when a broker
-    refuses the client's certificate. Raises InputError where a file cannot be used.
+    Raises InputError where a file cannot be used.
     """
     authority = None if credentials is None else credentials.authority
     try:
@@ -99,25 +95,7 @@ def tls_context(
         except (OSError, ValueError) as error:
             wanted = "a certificate, and its own private key without a password, both in PEM"
             raise _unusable(credentials.certificate, error, wanted, credentials.key) from None
-    if on_failure is not None:
-        context.sslsocket_class = _watched(on_failure)
     return context
-
-
-def _watched(on_failure: Callable[[ssl.SSLError], None]) -> type[ssl.SSLSocket]:
-    """A socket that tells of the TLS errors that a caller may swallow, as paho does."""
-
-    class Watched(ssl.SSLSocket):
-        def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
-            try:
-                return super().recv(buflen, flags)
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                raise
-            except ssl.SSLError as error:
-                on_failure(error)
-                raise
-
-    return Watched
 
 
 def _client(path: Path) -> dict[str, Any]:

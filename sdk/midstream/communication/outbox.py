@@ -1,4 +1,4 @@
-"""What waits for its turn on a connection: in order, bounded, and taken back where nobody waits for it any more."""
+"""What waits for its turn on a connection: by class, bounded, and taken back where nobody waits for it any more."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
+
+from midstream.communication.wire import Priority
+
+# Of so many messages one is that which waits longest, whatever its class: so bulk never waits for ever.
+FAIR_TURN: Final = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +31,7 @@ class Publish:
     sent_s: float
     expires_s: float | None = None
     correlation: bytes | None = None
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,57 +42,82 @@ class Subscribe:
     qos: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Unsubscribe:
+    """Topics to ask for no longer."""
+
+    topic_filter: str
+
+
+Item = Publish | Subscribe | Unsubscribe
+
+
 class Outbox:
-    """A queue of at most ``max_bytes`` of payload and one message more. Thread-safe."""
+    """A queue of at most ``max_bytes`` of payload and one message more. Thread-safe.
+
+    Critical messages go before normal ones, those before bulk, and of one class the oldest; but every eighth that goes
+    is the oldest of all.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._items: deque[Publish | Subscribe] = deque()
+        # By class; each item with its number, which tells its age.
+        self._items: dict[Priority, deque[tuple[int, Item]]] = {each: deque() for each in Priority}
+        self._number = 0
+        self._turn = 0
         self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return sum(map(len, self._items.values()))
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes of payload that wait."""
         return self._bytes
 
-    def put(self, item: Publish | Subscribe) -> bool:
+    def put(self, item: Item) -> bool:
         """Add it at the end; False where it has a payload and as much as is allowed waits already."""
         size = _size(item)
         with self._lock:
             if size and self._bytes >= self._max_bytes:
                 return False
-            self._items.append(item)
+            self._items[_class(item)].append((self._number, item))
+            self._number += 1
             self._bytes += size
         return True
 
-    def take(self, now_s: float) -> Publish | Subscribe | None:
+    def take(self, now_s: float) -> Item | None:
         """The next one, without those that have expired by now; None where there is none."""
         with self._lock:
-            while self._items:
-                item = self._items.popleft()
+            while waiting := [items for items in self._items.values() if items]:
+                fair = self._turn % FAIR_TURN == FAIR_TURN - 1
+                items = min(waiting, key=lambda items: items[0][0]) if fair else waiting[0]
+                _, item = items.popleft()
                 self._bytes -= _size(item)
-                if isinstance(item, Subscribe) or item.expires_s is None or now_s <= item.expires_s:
+                if not isinstance(item, Publish) or item.expires_s is None or now_s <= item.expires_s:
+                    # Where nothing else waits, nobody is passed over.
+                    self._turn = self._turn + 1 if len(waiting) > 1 else 0
                     return item
         return None
 
     def withdraw(self, correlation: bytes) -> None:
         """Drop every message with this correlation data."""
         with self._lock:
-            if not self._items:
-                return
-            self._items = deque(
-                item for item in self._items if isinstance(item, Subscribe) or item.correlation != correlation
-            )
-            self._bytes = sum(map(_size, self._items))
+            for each, items in self._items.items():
+                if items:
+                    self._items[each] = deque(
+                        entry
+                        for entry in items
+                        if not isinstance(entry[1], Publish) or entry[1].correlation != correlation
+                    )
+            self._bytes = sum(_size(item) for items in self._items.values() for _, item in items)
 
     def clear(self) -> None:
         """Drop everything."""
         with self._lock:
-            self._items.clear()
+            for items in self._items.values():
+                items.clear()
             self._bytes = 0
 
 
@@ -112,5 +144,9 @@ def _variable_length(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _size(item: Publish | Subscribe) -> int:
+def _size(item: Item) -> int:
     return len(item.payload) if isinstance(item, Publish) else 0
+
+
+def _class(item: Item) -> Priority:
+    return item.priority if isinstance(item, Publish) else Priority.CRITICAL

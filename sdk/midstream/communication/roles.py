@@ -61,6 +61,7 @@ def _device(name: str) -> Rights:
             topics.presence_filter(),
             topics.load_filter(),
             topics.reply_filter(name),
+            topics.urgent_reply_filter(name),
             topics.device_control_filter(name),
         ),
     )
@@ -71,6 +72,7 @@ def _gateway(name: str) -> Rights:
         topics.presence_topic(name),
         topics.load_topic(name),
         of_any(lambda device: topics.reply_topic(name, device)),
+        of_any(lambda device: topics.urgent_reply_topic(name, device)),
         of_any(lambda device: topics.device_control_topic(device, name)),
         of_any(lambda gateway: of_any(lambda device: topics.forward_topic(gateway, device, name))),
         of_any(lambda gateway: topics.peer_control_topic(gateway, name)),

@@ -6,15 +6,15 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, split
 from midstream.communication.destination import Destination
-from midstream.communication.packing import Packer, SmallRequest, Way
+from midstream.communication.lanes import Lanes
+from midstream.communication.packing import SMALL_BYTES, Packer, SmallRequest, Way
 from midstream.communication.packs import MAX_PACK_BYTES, encode_pack
-from midstream.communication.transport import MqttTransport
-from midstream.communication.wire import REQUEST_ID_BYTES, Reply, Request, Status, encode_request
+from midstream.communication.wire import REQUEST_ID_BYTES, Priority, Reply, Request, Status, encode_request
 from midstream.errors import MidstreamError
 
 
@@ -25,6 +25,7 @@ class Pending:
     ``destination`` is where it was sent, ``bearers`` are who has it, or may. Of several stages, ``partial`` are the
     replies of those before the last, and ``outputs`` is how many outputs they all bring (None: as many as the reply).
     ``held_ms`` is how long it waited for others to be sent with; ``sent_bytes`` is its share of what they took.
+    ``urgent`` is one that goes, and is answered, over the second connection.
     """
 
     request_id: bytes
@@ -40,6 +41,10 @@ class Pending:
     received_bytes: int = 0
     problem: str | None = None
     held_ms: float = 0.0
+    priority: Priority = Priority.NORMAL
+    urgent: bool = False
+    rouse: Callable[[], None] = lambda: None
+    asker: int = field(default_factory=threading.get_ident)
     message_id: bytes | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
@@ -59,7 +64,13 @@ class Pending:
         """No reply will come, for this reason."""
         if not self.done.is_set():
             self.problem = problem
-            self.done.set()
+            self.finish()
+
+    def finish(self) -> None:
+        """Nothing more is to come; who waits for it may be reading the other connection."""
+        self.done.set()
+        if self.asker != threading.get_ident():
+            self.rouse()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +96,18 @@ class Sender:
     """Sends requests over a transport, and keeps account of them until whoever asked leaves. Thread-safe.
 
     ``chunk_bytes`` says how long a chunk may be now; ``on_transfer`` hears how many bytes were acknowledged in how many
-    ms. With ``packing``, small requests that are asked at the same time go out in one message where that costs none of
-    them its deadline: ``packs`` counts these messages, ``packed_requests`` what was in them.
+    ms; ``gone`` names one of these gateways that is not there any more. With ``packing``, small requests that are asked
+    at the same time go out in one message where that costs none of them its deadline: ``packs`` counts these messages,
+    ``packed_requests`` what was in them.
     """
 
     def __init__(
         self,
-        transport: MqttTransport,
+        transport: Lanes,
         device_id: str,
         chunk_bytes: Callable[[], int],
         on_transfer: Callable[[int, float], None],
+        gone: Callable[[Iterable[str]], str | None],
         *,
         packing: bool,
     ) -> None:
@@ -102,6 +115,7 @@ class Sender:
         self._device_id = device_id
         self._chunk_bytes = chunk_bytes
         self._on_transfer = on_transfer
+        self._gone = gone
         self._packing = packing
         self._lock = threading.Lock()
         self._pending: dict[bytes, Pending] = {}
@@ -127,22 +141,43 @@ class Sender:
         With ``outputs``, wait for partial replies too, until they bring so many. Nothing of it is left when this
         returns: what was not sent yet is not sent any more, unless others wait for it.
         """
-        pending = Pending(request.request_id, destination, time.monotonic(), destination.bearers, outputs)
+        urgent = request.priority is Priority.CRITICAL and self._transport.urgent.connected
+        pending = Pending(
+            request.request_id,
+            destination,
+            time.monotonic(),
+            destination.bearers,
+            outputs,
+            priority=request.priority,
+            urgent=urgent,
+            rouse=self._transport.rouse,
+        )
         until = pending.started + timeout_s
         with self._lock:
             self._pending[request.request_id] = pending
         try:
-            self._send(request, pending, expected)
-            while not pending.done.wait(self._patience_s(pending, until)):
-                now = time.monotonic()
-                if now >= until:
-                    if not pending.done.is_set():
-                        pending.reply, pending.problem = None, "no answer in time"
-                    break
-                if now >= _take_by(pending):
+            with self._transport.attended(urgent) as attend:
+                # Whoever has gone since it was chosen is not told of any more: `lose` did not find this request.
+                gone = self._gone(destination.bearers)
+                if gone is not None:
                     pending.lost = True
-                    pending.fail(f"no gateway of pool {destination.pool_id} has taken it")
-                self._send_overdue(destination.key)
+                    pending.fail(f"gateway {gone} is gone")
+                else:
+                    self._send(request, pending, expected)
+                while not pending.done.is_set():
+                    if not attend(pending.done.is_set, self._patience_s(pending, until)):
+                        pending.done.wait(self._patience_s(pending, until))
+                    if pending.done.is_set():
+                        break
+                    now = time.monotonic()
+                    if now >= until:
+                        if not pending.done.is_set():
+                            pending.reply, pending.problem = None, "no answer in time"
+                        break
+                    if now >= _take_by(pending):
+                        pending.lost = True
+                        pending.fail(f"no gateway of pool {destination.pool_id} has taken it")
+                    self._send_overdue(destination.key)
         except (ValueError, MidstreamError) as error:
             pending.fail(_cannot_be_sent(error))
         finally:
@@ -160,7 +195,7 @@ class Sender:
         """A reply has come."""
         pending.received_bytes += size_bytes
         if pending.add(reply):
-            pending.done.set()
+            pending.finish()
             self._no_longer_under_way(pending)
 
     def take(self, message_id: bytes, gateway_id: str) -> None:
@@ -169,10 +204,10 @@ class Sender:
             pending.bearers = frozenset((gateway_id,))
             pending.taken = True
 
-    def fail(self, problem: str) -> None:
-        """No request is answered any more."""
+    def fail(self, problem: str, *, urgent: bool | None = None) -> None:
+        """No request is answered any more, or none of those that are, or are not, urgent."""
         with self._lock:
-            waiting = list(self._pending.values())
+            waiting = [pending for pending in self._pending.values() if urgent in (None, pending.urgent)]
         fail(waiting, problem)
 
     def lose(self, gateway_id: str) -> None:
@@ -210,6 +245,9 @@ class Sender:
     def _send(self, request: Request, pending: Pending, expected: Expected) -> None:
         """Send it, or keep it for others. Raises WireError or ValueError where it, or any request, is too large."""
         message = encode_request(request)
+        if not self._packing or pending.urgent or len(message) > SMALL_BYTES:
+            self._send_alone(message, pending, request.deadline_ms)
+            return
         pack_bytes = self.chunk_bytes(pending.destination, request.deadline_ms)
         way = Way(
             expected.round_trip_ms,
@@ -217,16 +255,19 @@ class Sender:
             expected.uplink_kbps,
             min(MAX_PACK_BYTES, pack_bytes - OVERHEAD_BYTES),
         )
-        if not self._packing or len(message) > way.small_bytes:
-            with self._lock:
-                message_id = self._register([pending])
-            self._publish([message], message_id, [pending], request.deadline_ms)
+        if len(message) > way.small_bytes:
+            self._send_alone(message, pending, request.deadline_ms)
             return
         with self._lock:
             now = time.monotonic()
             small = SmallRequest(request.request_id, message, now, request.deadline_ms, expected.work_ms)
             due = self._packers.setdefault(pending.destination.key, Packer()).offer(small, way, now)
         self._send_together(due, now)
+
+    def _send_alone(self, message: bytes, pending: Pending, deadline_ms: int) -> None:
+        with self._lock:
+            message_id = self._register([pending])
+        self._publish([message], message_id, [pending], deadline_ms)
 
     def _send_overdue(self, key: str) -> None:
         now = time.monotonic()
@@ -280,6 +321,7 @@ class Sender:
             transfer = _Transfer(sum(map(len, chunks)), len(chunks), time.monotonic())
             for message, pending in zip(messages, asked, strict=True):
                 pending.sent_bytes = transfer.size_bytes * len(message) // sum(map(len, messages))
+            priority = min(pending.priority for pending in asked)
             for chunk in chunks:
                 if not self._transport.publish(
                     destination.request_topic(self._device_id),
@@ -288,6 +330,7 @@ class Sender:
                     response_topic=destination.reply_topic(self._device_id),
                     expiry_s=_expiry_s(deadline_ms),
                     on_ack=lambda _ms: self._acked(transfer),
+                    priority=priority,
                 ):
                     up = self._transport.connected
                     fail(asked, "too much waits to be sent already" if up else "the broker cannot be reached")

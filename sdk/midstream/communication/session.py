@@ -1,69 +1,38 @@
-"""One MQTT 5 connection, from CONNECT to its end, all on one thread: the only module that imports paho-mqtt.
+"""One MQTT 5 connection, from CONNECT to its end: a stream, the packets on it, and what was acknowledged.
 
-A connection is a session (clean start, expiry 0): what was in flight when it ends is lost.
+A connection is a session (clean start, expiry 0): what was in flight when it ends is lost. Not thread-safe: whoever
+uses it holds the transport's turn.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import socket
 import ssl
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Final
+from itertools import islice
+from typing import Final
 
-import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
-
+from midstream.communication import mqtt
 from midstream.communication.address import BrokerAddress, Refusal, refused, turned_away, unreachable
-from midstream.communication.credentials import tls_context
-from midstream.communication.outbox import Publish, Subscribe
+from midstream.communication.outbox import Item, Publish, Subscribe, Unsubscribe
+from midstream.communication.streams import Stream, open_stream
 
 logger = logging.getLogger("midstream.transport")
 
-CONNECT_TIMEOUT_S: Final = 5.0
-MAX_PACKET_BYTES: Final = 2 << 20
 MAX_IN_FLIGHT: Final = 64
 
-_KEEPALIVE_TIMEOUT: Final = 0x8D
-_QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
+# What is written at once.
+_ROUND_PARTS: Final = 64
+_MOST_UNWRITTEN: Final = 4096
+_FAILED: Final = 0x80
+_LAST_ID: Final = 0xFFFF
 # Windows has neither.
 _FCNTL, _TERMIOS = (import_module(name) if find_spec(name) else None for name in ("fcntl", "termios"))
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What came from the broker. ``retained`` is true for what it had kept from before the subscription."""
-
-    topic: str
-    payload: bytes
-    retained: bool = False
-    correlation: bytes | None = None
-    response_topic: str | None = None
-    expiry_s: int | None = None
-
-
-class PublishProperties(Properties):
-    """PUBLISH properties that are encoded already: paho's own take 48 µs a message, these 2."""
-
-    def __init__(self, packed: bytes) -> None:
-        self.__dict__["packed"] = packed
-
-    def pack(self) -> bytes:
-        """The bytes on the wire."""
-        return bytes(self.__dict__["packed"])
-
-    def __str__(self) -> str:
-        return self.pack().hex()
 
 
 class Session:
@@ -78,65 +47,46 @@ class Session:
         client_id: str,
         will: tuple[str, bytes] | None,
         keepalive_s: int,
-        receive: Callable[[Message], None],
+        receive: Callable[[mqtt.Message], None],
     ) -> None:
         self.accepted = False
         self.refusal: Refusal | None = None
-        self.packet_limit = MAX_PACKET_BYTES
+        self.packet_limit = mqtt.MAX_PACKET_BYTES
         self.shares_subscriptions = True
         self._address = address
+        self._client_id = client_id
+        self._will = will
         self._keepalive_s = keepalive_s
         self._receive = receive
-        self._closed = False
+        self._stream: Stream | None = None
+        self._ended = False
+        self._receiver = mqtt.Receiver()
+        self._out: deque[memoryview] = deque()
         self._window = MAX_IN_FLIGHT
+        self._last_id = 0
         self._unacked: dict[int, Publish] = {}
         self._unacked_bytes = 0
         self._acks: list[tuple[Callable[[float], None], float]] = []
         self._asked: dict[int, str] = {}
         self._unsent_bytes = 0
         self._moved_s = 0.0
-        client = mqtt.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id,
-            protocol=mqtt.MQTTv5,
-            transport="websockets" if address.websocket else "tcp",
-            reconnect_on_failure=False,
-        )
-        client.connect_timeout = CONNECT_TIMEOUT_S
-        client.max_inflight_messages_set(0)  # `has_room` keeps to what the broker takes
-        if address.tls:
-            client.tls_set_context(tls_context(address.credentials, self._failed))
-        if address.websocket:
-            client.ws_set_options(path=address.path)
-        if address.username is not None:
-            client.username_pw_set(address.username, address.password)
-        if will is not None:
-            client.will_set(will[0], will[1], qos=1, retain=True)
-        client.on_connect = self._connected
-        client.on_disconnect = self._disconnected
-        client.on_message = self._received
-        client.on_publish = self._published
-        client.on_subscribe = self._subscribed
-        client.on_socket_open = _prepare_socket
-        # Without this paho would write inside publish(); the loop writes all of a round at once instead.
-        client.on_socket_register_write = _ignore
-        self._client = client
+        self._heard_s = self._said_s = 0.0
+        self._pinged_s: float | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether it may still carry anything."""
-        return not self._closed and self._client.socket() is not None
+        return self._stream is not None and not self._ended
 
     @property
     def fileno(self) -> int:
         """The socket's file descriptor; -1 when there is none."""
-        sock = self._client.socket()
-        return -1 if sock is None else sock.fileno()
+        return -1 if self._stream is None else self._stream.fileno()
 
     @property
     def wants_write(self) -> bool:
         """Whether something waits for the socket to take it."""
-        return self._client.want_write()
+        return bool(self._out) or (self._stream is not None and self._stream.unwritten)
 
     @property
     def has_room(self) -> bool:
@@ -151,46 +101,86 @@ class Session:
     @property
     def idle(self) -> bool:
         """Whether everything was written, and acknowledged where that was asked for."""
-        return not self._unacked and not self._client.want_write()
+        return not self._unacked and not self.wants_write
 
     @property
     def has_buffered(self) -> bool:
-        """Whether TLS has already taken from the socket what was not read yet."""
-        pending: Callable[[], int] | None = getattr(self._client.socket(), "pending", None)
-        return pending is not None and pending() > 0
+        """Whether there is something to be read that has left the socket already."""
+        return self._stream is not None and not self._ended and self._stream.buffered
 
     def connect(self) -> None:
-        """Open the socket and queue CONNECT; raises OSError."""
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.SessionExpiryInterval = 0
-        properties.MaximumPacketSize = MAX_PACKET_BYTES
-        self._client.connect(
-            self._address.host, self._address.port, self._keepalive_s, clean_start=True, properties=properties
+        """Open the stream and queue CONNECT; raises OSError, and InputError for certificates that cannot be used."""
+        self._stream = open_stream(self._address)
+        self._heard_s = self._said_s = time.monotonic()
+        address = self._address
+        self._put(
+            mqtt.connect(
+                self._client_id,
+                self._keepalive_s,
+                username=address.username,
+                password=address.password,
+                will=self._will,
+            )
         )
 
-    def send(self, item: Publish | Subscribe) -> None:
+    def send(self, item: Item) -> None:
         """Queue it; `write` sends it."""
         if isinstance(item, Subscribe):
-            _, mid = self._client.subscribe(item.topic_filter, item.qos)
-            if mid is not None:
-                self._asked[mid] = item.topic_filter
+            asked_id = self._next_id()
+            self._asked[asked_id] = item.topic_filter
+            self._put(mqtt.subscribe(asked_id, item.topic_filter, item.qos))
             return
-        properties = PublishProperties(item.properties) if item.properties else None
-        info = self._client.publish(item.topic, item.payload, item.qos, item.retain, properties)
-        if item.qos:
-            self._unacked[info.mid] = item
+        if isinstance(item, Unsubscribe):
+            self._put(mqtt.unsubscribe(self._next_id(), item.topic_filter))
+            return
+        packet_id = self._next_id() if item.qos else None
+        self._put(mqtt.publish_header(item.topic, len(item.payload), packet_id, item.retain, item.properties))
+        if item.payload:
+            self._put(item.payload)
+        if packet_id is not None:
+            self._unacked[packet_id] = item
             self._unacked_bytes += len(item.payload)
 
     def write(self) -> None:
         """Write as much as the socket takes now."""
-        self._client.loop_write()
+        if self._stream is None or self._ended:
+            return
+        try:
+            while self.wants_write:
+                count = self._stream.write(list(islice(self._out, _ROUND_PARTS)))
+                self._said_s = time.monotonic()
+                while count and count >= len(self._out[0]):
+                    count -= len(self._out.popleft())
+                if count:
+                    self._out[0] = self._out[0][count:]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            # What the broker said last, such as why it ends the connection, may be there still.
+            self.read()
+            self._end(error)
 
     def read(self) -> None:
-        """Read what is there, up to the end of one packet, and act on it."""
-        self._client.loop_read()
-        sock = self._client.socket()
-        if _QUICKACK is not None and isinstance(sock, socket.socket):
-            sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        """Read what is there, for a while, and act on it."""
+        if self._stream is None or self._ended:
+            return
+        try:
+            count = self._stream.read_into(self._receiver.room())
+            if not count:
+                self._end(None)
+                return
+            self._heard_s = time.monotonic()
+            self._receiver.received(count)
+            while not self._ended and (packet := self._receiver.next()) is not None:
+                self._act(packet)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._end(error)
+        except mqtt.ProtocolError as error:
+            if self.accepted and self.refusal is None:
+                self.refusal = Refusal(f"the broker at {self._address} sent what is not MQTT 5: {error}")
+            self._end(None)
 
     def check_keepalive(self) -> None:
         """Ping a quiet broker, and end the connection where it no longer answers; call it every second.
@@ -201,8 +191,19 @@ class Session:
         unsent_bytes = _unsent_bytes(self.fileno)
         if unsent_bytes != self._unsent_bytes:
             self._unsent_bytes, self._moved_s = unsent_bytes, now_s
-        if not unsent_bytes or now_s - self._moved_s >= self._keepalive_s:
-            self._client.loop_misc()
+        if self._ended or (unsent_bytes and now_s - self._moved_s < self._keepalive_s):
+            return
+        if now_s - min(self._heard_s, self._said_s) < self._keepalive_s:
+            return
+        if not self.accepted or self._pinged_s is not None:
+            since_s = self._heard_s if self._pinged_s is None else max(self._heard_s, self._pinged_s)
+            if now_s - since_s >= self._keepalive_s:
+                self.refusal = self.refusal or unreachable(self._address, TimeoutError())
+                self._end(None)
+            return
+        self._pinged_s = now_s
+        self._put(mqtt.PINGREQ)
+        self.write()
 
     def take_acks(self) -> list[tuple[Callable[[float], None], float]]:
         """The callbacks that are due, with their milliseconds."""
@@ -210,77 +211,101 @@ class Session:
         return acks
 
     def disconnect(self) -> None:
-        """Say goodbye, so that the will is not published, as far as the socket takes it now; then close."""
-        self._client.disconnect()
-        self._client.loop_write()
-        self.close()
+        """Say goodbye, so that the will is not published, as far as the socket takes it now; then end."""
+        self._put(mqtt.DISCONNECT)
+        self.write()
+        self.end()
+
+    def end(self) -> None:
+        """Carry nothing any more, and let go whoever waits for it; a will is then published."""
+        self._ended = True
+        if self._stream is not None:
+            self._stream.shut()
 
     def close(self) -> None:
-        """Close the socket as it is; a will is then published."""
-        self._closed = True
-        if (sock := self._client.socket()) is not None:
-            sock.close()
+        """Give the socket back to the system; nobody may wait for it any more."""
+        self._ended = True
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
-    def _connected(
-        self, _client: object, _data: object, _flags: object, reason: ReasonCode, properties: Properties | None
-    ) -> None:
-        if reason.is_failure:
-            self.refusal = refused(self._address, reason.value, str(reason))
+    def _put(self, data: bytes) -> None:
+        self._out.append(memoryview(data))
+
+    def _next_id(self) -> int:
+        """A packet identifier that is not in use; there are many more than may be in flight."""
+        while True:
+            self._last_id = self._last_id % _LAST_ID + 1
+            if self._last_id not in self._unacked and self._last_id not in self._asked:
+                return self._last_id
+
+    def _end(self, error: OSError | None) -> None:
+        """The network or the broker ended it."""
+        if self.refusal is None and self.accepted:
+            self.refusal = Refusal(f"the connection to the broker at {self._address} was lost")
+        elif self.refusal is None and isinstance(error, ssl.SSLError):
+            self.refusal = turned_away(self._address, error)
+        self.end()
+
+    def _act(self, packet: mqtt.Packet) -> None:
+        if not self.accepted and not isinstance(packet, mqtt.Connected | mqtt.Disconnected):
+            raise mqtt.ProtocolError("it did not say first whether it accepts")
+        match packet:
+            case mqtt.Published(message, packet_id):
+                if len(self._out) > _MOST_UNWRITTEN:
+                    raise mqtt.ProtocolError("it sends on, and does not read that its messages are taken")
+                if message is None:
+                    logger.warning("a message whose topic or properties cannot be used was dropped")
+                else:
+                    self._receive(message)
+                if packet_id is not None:
+                    self._put(mqtt.puback(packet_id))
+            case mqtt.Acknowledged(packet_id, reason):
+                self._acknowledged(packet_id, reason)
+            case mqtt.Subscribed(packet_id, reasons):
+                self._subscribed(packet_id, reasons)
+            case mqtt.Pong():
+                self._pinged_s = None
+            case mqtt.Unsubscribed():
+                pass
+            case mqtt.Connected():
+                self._connected(packet)
+            case mqtt.Disconnected(reason):
+                self.refusal = self.refusal or refused(self._address, reason, mqtt.reason_name(reason))
+                self.end()
+
+    def _connected(self, packet: mqtt.Connected) -> None:
+        if self.accepted:
+            raise mqtt.ProtocolError("it accepted twice")
+        if packet.reason >= _FAILED:
+            self.refusal = refused(self._address, packet.reason, mqtt.reason_name(packet.reason))
+            self.end()
             return
         self.accepted = True
-        self._window = min(MAX_IN_FLIGHT, getattr(properties, "ReceiveMaximum", MAX_IN_FLIGHT))
-        self.packet_limit = getattr(properties, "MaximumPacketSize", MAX_PACKET_BYTES)
-        self.shares_subscriptions = bool(getattr(properties, "SharedSubscriptionAvailable", 1))
+        self._window = min(MAX_IN_FLIGHT, packet.receive_maximum)
+        self.packet_limit = packet.maximum_packet_bytes
+        self.shares_subscriptions = packet.shares_subscriptions
+        if packet.server_keepalive_s is not None:
+            self._keepalive_s = min(self._keepalive_s, packet.server_keepalive_s or self._keepalive_s)
 
-    def _disconnected(
-        self, _client: object, _data: object, flags: mqtt.DisconnectFlags, reason: ReasonCode, _props: object
-    ) -> None:
-        if self.refusal is None and flags.is_disconnect_packet_from_server:
-            self.refusal = refused(self._address, reason.value, str(reason))
-        elif self.refusal is None and reason.value == _KEEPALIVE_TIMEOUT:
-            self.refusal = unreachable(self._address, TimeoutError())
-        elif self.refusal is None and self.accepted:
-            self.refusal = Refusal(f"the connection to the broker at {self._address} was lost")
-
-    def _failed(self, error: ssl.SSLError) -> None:
-        # paho only tells that the connection was lost, not why.
-        if self.refusal is None and not self.accepted:
-            self.refusal = turned_away(self._address, error)
-
-    def _received(self, _client: object, _data: object, packet: mqtt.MQTTMessage) -> None:
-        try:
-            topic = packet.topic
-        except UnicodeDecodeError:
-            logger.warning("a message whose topic is not UTF-8 was dropped")
-            return
-        properties = packet.properties
-        self._receive(
-            Message(
-                topic,
-                bytes(packet.payload),
-                packet.retain,
-                getattr(properties, "CorrelationData", None),
-                getattr(properties, "ResponseTopic", None),
-                getattr(properties, "MessageExpiryInterval", None),
-            )
-        )
-
-    def _published(self, _client: object, _data: object, mid: int, reason: ReasonCode, _props: object) -> None:
-        # paho holds its locks here: the callback is called later, by the loop.
-        message = self._unacked.pop(mid, None)
+    def _acknowledged(self, packet_id: int, reason: int) -> None:
+        # The callback is called later, by whoever has the turn.
+        message = self._unacked.pop(packet_id, None)
         if message is None:
             return
         self._unacked_bytes -= len(message.payload)
-        if reason.is_failure:
-            logger.warning("the broker at %s refused a message to %s: %s", self._address, message.topic, reason)
+        if reason >= _FAILED:
+            name = mqtt.reason_name(reason)
+            logger.warning("the broker at %s refused a message to %s: %s", self._address, message.topic, name)
         elif message.on_ack is not None:
             self._acks.append((message.on_ack, (time.perf_counter() - message.sent_s) * 1000))
 
-    def _subscribed(self, _client: object, _data: object, mid: int, reasons: list[ReasonCode], _props: object) -> None:
-        topic_filter = self._asked.pop(mid, "?")
+    def _subscribed(self, packet_id: int, reasons: bytes) -> None:
+        topic_filter = self._asked.pop(packet_id, "?")
         for reason in reasons:
-            if reason.is_failure:
-                logger.warning("the broker at %s refused to subscribe to %s: %s", self._address, topic_filter, reason)
+            if reason >= _FAILED:
+                name = mqtt.reason_name(reason)
+                logger.warning("the broker at %s refused to subscribe to %s: %s", self._address, topic_filter, name)
 
 
 def _unsent_bytes(fileno: int) -> int:
@@ -291,16 +316,3 @@ def _unsent_bytes(fileno: int) -> int:
         return int.from_bytes(_FCNTL.ioctl(fileno, _TERMIOS.TIOCOUTQ, bytes(4)), sys.byteorder)
     except (OSError, ValueError):
         return 0
-
-
-def _ignore(*_: object) -> None:
-    """Nothing to do."""
-
-
-def _prepare_socket(_client: object, _data: object, sock: Any) -> None:
-    # A WebSocket is wrapped: a second handle on the same socket reaches its options. Windows cannot make one so.
-    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-        plain = isinstance(sock, socket.socket)
-        raw = sock if plain else stack.enter_context(socket.socket(fileno=os.dup(sock.fileno())))
-        if raw.family in (socket.AF_INET, socket.AF_INET6):
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -27,7 +27,7 @@ _REQUEST = re.compile(rf"{_VERSION}/(gw|pool)/({_ID.pattern})/req/({_ID.pattern}
 _FORWARD = re.compile(rf"{_VERSION}/gw/({_ID.pattern})/fwd/({_ID.pattern})/({_ID.pattern})")
 _DEVICE_CONTROL = re.compile(rf"{_VERSION}/(gw|pool)/({_ID.pattern})/ctl/({_ID.pattern})")
 _PEER_CONTROL = re.compile(rf"{_VERSION}/gw/({_ID.pattern})/peer/({_ID.pattern})")
-_REPLY = re.compile(rf"{_VERSION}/dev/({_ID.pattern})/rep/({_ID.pattern})")
+_REPLY = re.compile(rf"{_VERSION}/dev/({_ID.pattern})/(?:rep|urg)/({_ID.pattern})")
 _GATEWAY_CONTROL = re.compile(rf"{_VERSION}/dev/({_ID.pattern})/ctl/({_ID.pattern})")
 _PRESENCE = re.compile(rf"{PRESENCE_PREFIX}({_ID.pattern})")
 _LOAD = re.compile(rf"{LOAD_PREFIX}({_ID.pattern})")
@@ -82,6 +82,11 @@ def forward_topic(gateway_id: str, device_id: str, sender_id: str) -> str:
 def reply_topic(gateway_id: str, device_id: str, version: int = WIRE_VERSION) -> str:
     """Where this gateway answers this device."""
     return f"midstream/{version}/dev/{check_id(device_id)}/rep/{check_id(gateway_id)}"
+
+
+def urgent_reply_topic(gateway_id: str, device_id: str) -> str:
+    """Where this gateway answers this device's critical requests."""
+    return f"{ROOT}/dev/{check_id(device_id)}/urg/{check_id(gateway_id)}"
 
 
 def gateway_control_topic(gateway_id: str, device_id: str) -> str:
@@ -148,6 +153,11 @@ def pool_filters(pool_id: str, secret: str) -> tuple[str, str]:
 def reply_filter(device_id: str) -> str:
     """What a device subscribes to: the replies of all gateways to it."""
     return f"{ROOT}/dev/{check_id(device_id)}/rep/+"
+
+
+def urgent_reply_filter(device_id: str) -> str:
+    """What a device subscribes to on its second connection: the replies of all gateways to its critical requests."""
+    return f"{ROOT}/dev/{check_id(device_id)}/urg/+"
 
 
 def device_control_filter(device_id: str) -> str:

@@ -1,8 +1,9 @@
 """The MQTT 5 transport: a connection to a broker that a thread of its own keeps up.
 
-The loop is made for latency: a publish from any thread wakes it at once, everything that is due is written in one go,
-and nothing waits for Nagle or a delayed acknowledgement. What was in flight when a connection broke is lost: whoever
-sent it has a deadline and sends again.
+It is made for latency: who publishes writes to the socket itself where nobody else does just then, who waits for an
+answer may read it there itself (`attend`), everything that is due is written in one go, and nothing waits for Nagle or
+a delayed acknowledgement. What was in flight when a connection broke is lost: whoever sent it has a deadline and sends
+again.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from typing import Final
 from midstream.allocator import tune_allocator
 from midstream.communication.address import BrokerAddress, Refusal, parse_broker_url, silent, unreachable
 from midstream.communication.chunks import CHUNK_BYTES
-from midstream.communication.outbox import Outbox, Publish, Subscribe, pack_properties
-from midstream.communication.session import CONNECT_TIMEOUT_S, MAX_PACKET_BYTES, Message, Session
+from midstream.communication.mqtt import MAX_PACKET_BYTES, Message
+from midstream.communication.outbox import Outbox, Publish, Subscribe, Unsubscribe, pack_properties
+from midstream.communication.session import Session
+from midstream.communication.streams import CONNECT_TIMEOUT_S
 from midstream.communication.waiting import Waiter
-from midstream.errors import MidstreamError, PeerError
+from midstream.communication.wire import Priority
+from midstream.errors import PeerError
 
 __all__ = ["BrokerAddress", "Message", "MqttTransport", "parse_broker_url"]
 
@@ -49,9 +53,10 @@ class MqttTransport:
     """A connection to a broker that comes back by itself.
 
     ``will`` is a topic and a payload that the broker publishes, retained, when this client vanishes. ``on_message``
-    and ``on_state`` (True: connected, False: no longer) are called on the transport's own thread: they must not
-    block, may publish, and what they raise is logged. None is called once `close` has begun. ``in_flight_bytes``,
-    which may be changed at any time, is how much the broker has yet to acknowledge when more has to wait.
+    and ``on_state`` (True: connected, False: no longer) are called on one thread at a time, the transport's own or one
+    that attends: they must not block, may publish, and what they raise is logged. None is called once `close` has
+    begun. ``in_flight_bytes``, which may be changed at any time, is how much the broker has yet to acknowledge when
+    more has to wait.
 
     ``broker`` is its URL, or that with credentials, read by `parse_broker_url`. Where the broker has accounts, the
     client id that it sees ends in a random part: whoever knew another client's id could take its place.
@@ -88,12 +93,17 @@ class MqttTransport:
         self._last_error: str | None = None
         self._packet_limit = MAX_PACKET_BYTES
         self._shares_subscriptions = True
-        # Held by the loop whenever it is not waiting; whoever else holds it may use _waiting, the connection.
-        self._turn = threading.Lock()
-        self._waiting: Session | None = None
+        # Whose turn it is may use what is guarded by it: the session, and the waiters of the loop and of who attends.
+        self._turn = _Turn()
+        self._session: Session | None = None
+        self._loop_waiter: Waiter | None = None
+        self._attending_waiter: Waiter | None = None
+        # Held by who attends.
+        self._attending = threading.Lock()
         # Set once.
         self._thread: threading.Thread | None = None
         self._waker: socket.socket | None = None
+        self._rouser: socket.socket | None = None
         self._close_by_s: float | None = None
 
     @property
@@ -139,11 +149,12 @@ class MqttTransport:
             wait_s = 2 * CONNECT_TIMEOUT_S
         with self._changed:
             if self._thread is None:
-                wake, self._waker = socket.socketpair()
-                wake.setblocking(False)
-                self._waker.setblocking(False)
+                pairs = socket.socketpair(), socket.socketpair()
+                (wake, self._waker), (rouse, self._rouser) = pairs
+                for end in (*pairs[0], *pairs[1]):
+                    end.setblocking(False)
                 self._thread = threading.Thread(
-                    target=self._run, args=(wake, self._waker), name=f"midstream-mqtt-{self._name}", daemon=True
+                    target=self._run, args=(wake, rouse), name=f"midstream-mqtt-{self._name}", daemon=True
                 )
                 self._thread.start()
             self._changed.wait_for(
@@ -166,6 +177,13 @@ class MqttTransport:
             self._filters[topic_filter] = qos
             if self._online:
                 self._outbox.put(Subscribe(topic_filter, qos))
+        self._wake()
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        """Ask for these topics no longer."""
+        with self._changed:
+            if self._filters.pop(topic_filter, None) is not None and self._online:
+                self._outbox.put(Unsubscribe(topic_filter))
         self._wake()
 
     def payload_limit(
@@ -193,12 +211,14 @@ class MqttTransport:
         response_topic: str | None = None,
         expiry_s: int | None = None,
         on_ack: Callable[[float], None] | None = None,
+        priority: Priority = Priority.NORMAL,
     ) -> bool:
         """Hand a message to the connection; never blocks. False where there is none, or too much waits for it already.
 
-        After ``expiry_s`` seconds it is not sent any more; `withdraw` takes it back before. ``on_ack`` is called on the
-        transport's thread with the milliseconds from here to the broker's PUBACK; never with QoS 0, or where the
-        connection breaks first.
+        What waits goes by ``priority``, and of one class in order; what was sent is not overtaken any more. After
+        ``expiry_s`` seconds it is not sent any more; `withdraw` takes it back before. ``on_ack`` is called on the
+        thread that reads the connection, with the milliseconds from here to the broker's PUBACK; never with QoS 0, or
+        where the connection breaks first.
 
         Raises ValueError for a payload of more than 1,500,000 bytes or more than the broker takes, a wildcard in the
         topic, or QoS 2.
@@ -213,7 +233,7 @@ class MqttTransport:
             )
         now_s = time.perf_counter()
         expires_s = None if expiry_s is None else now_s + expiry_s
-        message = Publish(topic, payload, qos, retain, properties, on_ack, now_s, expires_s, correlation)
+        message = Publish(topic, payload, qos, retain, properties, on_ack, now_s, expires_s, correlation, priority)
         with self._changed:
             if not self._online or not self._outbox.put(message):
                 return False
@@ -224,6 +244,67 @@ class MqttTransport:
     def withdraw(self, correlation: bytes) -> None:
         """Take back what was published with this correlation data and was not sent yet."""
         self._outbox.withdraw(correlation)
+
+    @contextlib.contextmanager
+    def attended(self) -> Iterator[Callable[[Callable[[], bool], float], bool]]:
+        """Leave it to the caller's thread to read the connection, so that an answer needs no other thread.
+
+        Yields a function that does so until ``done()``, or for some seconds; callbacks are called on this thread
+        meanwhile. What came last is acknowledged with what is sent next, at the latest in a second: an answer is not to
+        wait for that. It returns False, at once or later, where it is not possible: somebody else does it, there is no
+        connection (any more), or the system cannot; then wait for the callbacks otherwise. `rouse` has it look anew.
+
+        The connection is not read outside of the function: do not do much else in between.
+        """
+        loops: Waiter | None = None
+        if self._turn.mine or not self._attending.acquire(blocking=False):
+            yield lambda _done, _timeout_s: False
+            return
+        try:
+            with self._turn:
+                session, mine, loops = self._session, self._attending_waiter, self._loop_waiter
+                if loops is not None and loops.mutable:
+                    loops.mute(True)
+            yield lambda done, timeout_s: self._attend(session, mine, done, timeout_s)
+        finally:
+            with self._turn:
+                if loops is not None:
+                    loops.mute(False)
+                if session is not None and (self._outbox or session.has_buffered or not session.is_open):
+                    self._wake(always=True)
+            self._attending.release()
+
+    def _attend(
+        self, session: Session | None, waiter: Waiter | None, done: Callable[[], bool], timeout_s: float
+    ) -> bool:
+        if session is None or waiter is None or not waiter.mutable:
+            return False
+        until_s = time.monotonic() + timeout_s
+        with self._turn:
+            while session.is_open and self._close_by_s is None:
+                if done():
+                    return True
+                self._write(session)
+                left_s = until_s - time.monotonic()
+                if left_s <= 0:
+                    return True
+                waiter.want_write(session.wants_write)
+                readable = session.has_buffered
+                if not readable:
+                    self._turn.release()
+                    try:
+                        readable = waiter.wait(min(left_s * 1000, _IDLE_MS))
+                    finally:
+                        self._turn.acquire()
+                if readable:
+                    self._read(session)
+        return False
+
+    def rouse(self) -> None:
+        """Have whoever attends look whether it is done."""
+        if self._rouser is not None:
+            with contextlib.suppress(OSError):
+                self._rouser.send(b"\0")
 
     def close(self, last: tuple[str, bytes] | None = None) -> None:
         """Publish ``last`` (topic and payload, retained), wait up to 2 s for what is under way, and disconnect.
@@ -238,7 +319,7 @@ class MqttTransport:
                 self._close_by_s = time.monotonic() + FLUSH_S
             self._changed.notify_all()
         self._wake()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not None and self._thread is not threading.current_thread() and not self._turn.mine:
             self._thread.join()
 
     @property
@@ -250,35 +331,24 @@ class MqttTransport:
         return min(MAX_PAYLOAD_BYTES, self._packet_limit - _FIXED_BYTES - topic_bytes - len(properties))
 
     def _send_here(self) -> bool:
-        """Send what is due on the caller's thread, where the loop only waits: waking it first takes 50 µs.
+        """Send what is due on the caller's thread, where it is nobody's turn: waking the loop first takes 50 µs.
 
         False where the loop has to be woken, for what is left or because the connection ended.
         """
-        if threading.current_thread() is self._thread or not self._turn.acquire(blocking=False):
+        if not self._turn.try_acquire():
             return False
         try:
-            session = self._waiting
+            session = self._session
             if session is None or not session.is_open:
                 return False
-            self._queue(session)
-            session.write()
+            self._write(session)
             return session.is_open and not session.wants_write and not self._outbox
         finally:
             self._turn.release()
 
-    @contextlib.contextmanager
-    def _others_turn(self, session: Session) -> Iterator[None]:
-        """While the loop waits, publishers may use the connection."""
-        self._waiting = session
-        self._turn.release()
-        try:
-            yield
-        finally:
-            self._turn.acquire()
-            self._waiting = None
-
-    def _wake(self) -> None:
-        if self._waker is not None and threading.current_thread() is not self._thread:
+    def _wake(self, always: bool = False) -> None:
+        """Have the loop look what is to be done; whoever has the turn sees it without that."""
+        if self._waker is not None and (always or not self._turn.mine):
             with contextlib.suppress(OSError):
                 self._waker.send(b"\0")
 
@@ -290,13 +360,16 @@ class MqttTransport:
             except Exception:  # whatever it is, the connection and the other callbacks go on
                 logger.exception("callback %r of %r raised", callback, self)
 
-    def _run(self, wake: socket.socket, waker: socket.socket) -> None:
+    def _run(self, wake: socket.socket, rouse: socket.socket) -> None:
         delay_s = FIRST_DELAY_S
         accepted_before = False
-        with wake, waker:
+        with contextlib.ExitStack() as stack:
+            for end in (wake, rouse, self._waker, self._rouser):
+                if end is not None:
+                    stack.enter_context(end)
             while not self._over:
                 began_s = time.monotonic()
-                refusal, accepted = self._connect(wake)
+                refusal, accepted = self._connect(wake, rouse)
                 accepted_before |= accepted
                 self._went_down(refusal, may_give_up=not accepted_before)
                 if accepted and time.monotonic() - began_s > _STEADY_S:
@@ -304,52 +377,70 @@ class MqttTransport:
                 self._pause(wake, delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
                 delay_s = min(2 * delay_s, LONGEST_DELAY_S)
 
-    def _connect(self, wake: socket.socket) -> tuple[Refusal, bool]:
+    def _connect(self, wake: socket.socket, rouse: socket.socket) -> tuple[Refusal, bool]:
         """One connection from beginning to end: why it ended, and whether the broker had accepted it."""
-        try:
-            session = Session(
-                self._address,
-                self._client_id,
-                self._will,
-                self._keepalive_s,
-                receive=lambda message: self._receive(session, message),
-            )
-        except MidstreamError as error:  # its certificates, which are read for each connection
-            return unreachable(self._address, error), False
+        session = Session(
+            self._address,
+            self._client_id,
+            self._will,
+            self._keepalive_s,
+            receive=lambda message: self._receive(session, message),
+        )
         try:
             session.connect()
-            with self._turn:
-                self._serve(session, wake)
-        except Exception as error:  # paho raises much beside OSError, on what a broker sends too: try again later
+            with Waiter(wake, session.fileno) as loops, Waiter(rouse, session.fileno) as attending, self._turn:
+                self._session, self._loop_waiter, self._attending_waiter = session, loops, attending
+                try:
+                    self._serve(session, loops)
+                finally:
+                    self._session = self._loop_waiter = self._attending_waiter = None
+                    session.end()
+                    self._turn.release()
+                    try:
+                        with self._attending:  # whoever attends has left
+                            pass
+                    finally:
+                        self._turn.acquire()
+        except Exception as error:  # whatever a broker causes: try again later
             logger.debug("connection to %s failed", self._address, exc_info=True)
             session.refusal = session.refusal or unreachable(self._address, error)
         finally:
             session.close()
         return session.refusal or silent(self._address), session.accepted
 
-    def _serve(self, session: Session, wake: socket.socket) -> None:
+    def _serve(self, session: Session, waiter: Waiter) -> None:
         """Run one connection until it ends."""
-        waiter = Waiter(wake, session.fileno)
+        readable = False
         while session.is_open:
+            if readable:
+                self._read(session)
             if session.accepted and not self._online:
                 self._went_up(session)
-            self._queue(session)
-            if session.wants_write:
-                session.write()
+            self._write(session)
             if self._may_disconnect(session):
                 session.disconnect()
             if not session.is_open:
                 return
-            timeout_ms, writing = 0 if session.has_buffered else self._timeout_ms(), session.wants_write
-            with self._others_turn(session):
-                readable = waiter.wait(timeout_ms, writing)
-            if readable:
-                session.read()
-            if session.has_buffered:
-                session.read()
+            waiter.want_write(session.wants_write)
+            timeout_ms = 0 if session.has_buffered and not waiter.muted else self._timeout_ms()
+            self._turn.release()
+            try:
+                readable = waiter.wait(timeout_ms)
+            finally:
+                self._turn.acquire()
+            # What whoever attends waits for must not be taken from under it.
+            readable = not waiter.muted and (readable or session.has_buffered)
             session.check_keepalive()
-            for on_ack, ms in session.take_acks():
-                self._call(on_ack, ms)
+
+    def _read(self, session: Session) -> None:
+        session.read()
+        for on_ack, ms in session.take_acks():
+            self._call(on_ack, ms)
+
+    def _write(self, session: Session) -> None:
+        self._queue(session)
+        if session.wants_write:
+            session.write()
 
     def _may_disconnect(self, session: Session) -> bool:
         if self._close_by_s is None:
@@ -366,7 +457,6 @@ class MqttTransport:
 
     def _receive(self, session: Session, message: Message) -> None:
         self._call(self._on_message, message)
-        time.sleep(0)
         # An answer goes out before the acknowledgement, which would cost the broker a turn of its own first.
         self._queue(session)
 
@@ -401,10 +491,46 @@ class MqttTransport:
 
     def _pause(self, wake: socket.socket, seconds: float) -> None:
         """Wait this long, or until there is nothing to wait for."""
-        waiter = Waiter(wake)
         end_s = time.monotonic() + seconds
-        while not self._over and (left_s := end_s - time.monotonic()) > 0:
-            waiter.wait(left_s * 1000)
+        with Waiter(wake) as waiter:
+            while not self._over and (left_s := end_s - time.monotonic()) > 0:
+                waiter.wait(left_s * 1000)
+
+
+class _Turn:
+    """A lock that knows whether it is held by the current thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+
+    @property
+    def mine(self) -> bool:
+        """Whether the current thread holds it."""
+        return self._owner == threading.get_ident()
+
+    def try_acquire(self) -> bool:
+        """Take it, where it is free."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        self._owner = threading.get_ident()
+        return True
+
+    def release(self) -> None:
+        """Give it back."""
+        self._owner = None
+        self._lock.release()
+
+    def acquire(self) -> None:
+        """Wait for it."""
+        self._lock.acquire()
+        self._owner = threading.get_ident()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 def _checked_topic(topic: str, qos: int) -> int:

@@ -7,9 +7,9 @@ import uuid
 from pathlib import Path
 
 from midstream.communication import topics
+from midstream.communication.lanes import Lanes
 from midstream.communication.load import LOAD_EXPIRY_S, LoadReport, LoadThrottle, encode_load, rounded
 from midstream.communication.presence import Presence, encode_within
-from midstream.communication.transport import MqttTransport
 from midstream.errors import PeerError, WireError
 from midstream.gateway.work import Load
 
@@ -19,7 +19,7 @@ _MEMINFO = Path("/proc/meminfo")
 class Announcer:
     """Publishes a gateway's presence and load reports, retained. Not thread-safe, but for the transport."""
 
-    def __init__(self, transport: MqttTransport, gateway_id: str) -> None:
+    def __init__(self, transport: Lanes, gateway_id: str) -> None:
         self._transport = transport
         self._gateway_id = gateway_id
         self._presence: Presence | None = None

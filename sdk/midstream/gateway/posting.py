@@ -10,10 +10,10 @@ import uuid
 from midstream.communication import topics
 from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, split
 from midstream.communication.control import Taken, encode_control
+from midstream.communication.lanes import Lanes
 from midstream.communication.packs import encode_pack, request_id_of
-from midstream.communication.transport import MqttTransport
 from midstream.communication.versions import VersionNotice, encode_notice
-from midstream.communication.wire import REQUEST_ID_BYTES, Reply, Status, encode_reply, encode_request
+from midstream.communication.wire import REQUEST_ID_BYTES, Priority, Reply, Status, encode_reply, encode_request
 from midstream.errors import MidstreamError
 from midstream.gateway.replies import HeldReplies
 from midstream.gateway.stages import Onward
@@ -27,11 +27,18 @@ REFUSAL_S = 10.0
 class Post:
     """Sends what is for devices, on the topics that follow from their ids. Thread-safe, but for the `HeldReplies`."""
 
-    def __init__(self, transport: MqttTransport, gateway_id: str) -> None:
+    def __init__(self, transport: Lanes, gateway_id: str) -> None:
         self._transport = transport
         self._gateway_id = gateway_id
 
-    def reply(self, device_id: str, message: bytes, deadline: float, held: HeldReplies | None = None) -> None:
+    def reply(
+        self,
+        device_id: str,
+        message: bytes,
+        deadline: float,
+        held: HeldReplies | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
         """Send an encoded reply, or keep it in ``held`` for the next ones. Raises ValueError, MidstreamError.
 
         ``deadline`` is on `time.monotonic`.
@@ -45,7 +52,7 @@ class Post:
             if held.takes(device_id, message, deadline, now, pack_bytes):
                 held.add(device_id, message, deadline, now)
                 return
-        self._post(device_id, message, request_id, request_id, deadline - now)
+        self._post(device_id, message, request_id, request_id, deadline - now, priority)
 
     def forward(self, onward: Onward, device_id: str) -> bool:
         """Send a request to the gateway that runs its next stage; False where it cannot go out."""
@@ -54,14 +61,21 @@ class Post:
         correlation, expires_s = request.request_id, expiry_s(wait_s)
         limit = self._transport.payload_limit(topic, correlation=correlation, expiry_s=expires_s)
         return all(
-            self._transport.publish(topic, chunk, correlation=correlation, expiry_s=expires_s)
+            self._transport.publish(
+                topic, chunk, correlation=correlation, expiry_s=expires_s, priority=request.priority
+            )
             for chunk in split(encode_request(request), request.request_id, min(limit, CHUNK_BYTES))
         )
 
     def taken(self, device_id: str, message_id: bytes, tag: bytes) -> None:
         """Tell a device that this gateway has its message of one chunk, which went to a pool."""
         topic = topics.device_control_topic(device_id, self._gateway_id)
-        self._transport.publish(topic, encode_control(Taken(message_id, tag, 1, 1)), expiry_s=expiry_s(REFUSAL_S))
+        self._transport.publish(
+            topic,
+            encode_control(Taken(message_id, tag, 1, 1)),
+            expiry_s=expiry_s(REFUSAL_S),
+            priority=Priority.CRITICAL,
+        )
 
     def send_held(self, held: HeldReplies) -> None:
         """Send what is held, together where it is several."""
@@ -102,11 +116,18 @@ class Post:
             self._transport.publish(topic, notice, correlation=request_id, expiry_s=expiry_s(REFUSAL_S))
 
     def _post(
-        self, device_id: str, message: bytes, message_id: bytes, correlation: bytes | None, wait_s: float
+        self,
+        device_id: str,
+        message: bytes,
+        message_id: bytes,
+        correlation: bytes | None,
+        wait_s: float,
+        priority: Priority = Priority.NORMAL,
     ) -> None:
-        topic = topics.reply_topic(self._gateway_id, device_id)
+        topic_of = topics.urgent_reply_topic if priority is Priority.CRITICAL else topics.reply_topic
+        topic = topic_of(self._gateway_id, device_id)
         for chunk in split(message, message_id, self._chunk_bytes(device_id, correlation, wait_s)):
-            self._transport.publish(topic, chunk, correlation=correlation, expiry_s=expiry_s(wait_s))
+            self._transport.publish(topic, chunk, correlation=correlation, expiry_s=expiry_s(wait_s), priority=priority)
 
     def _chunk_bytes(self, device_id: str, correlation: bytes | None, wait_s: float) -> int:
         topic = topics.reply_topic(self._gateway_id, device_id)

@@ -17,8 +17,9 @@ from midstream.communication.address import parse_broker_url
 from midstream.communication.announcements import MAX_BUNDLES
 from midstream.communication.codecs import optional_libraries
 from midstream.communication.fec import FEC_LIBRARY, fec_available
+from midstream.communication.lanes import Lanes
 from midstream.communication.presence import Presence
-from midstream.communication.transport import Message, MqttTransport
+from midstream.communication.transport import Message
 from midstream.communication.wire import Buffer, Limits, Request, Status
 from midstream.engines import Accelerator
 from midstream.errors import AcceleratorError, BundleError, MidstreamError, PeerError
@@ -88,7 +89,7 @@ class Gateway:
         self._news = threading.Event()
         self._cannot_announce: PeerError | None = None
         presence = topics.presence_topic(self.gateway_id)
-        self._transport = MqttTransport(
+        self._transport = Lanes(
             address,
             f"midstream-gw-{self.gateway_id}",
             will=(presence, b""),
@@ -98,7 +99,7 @@ class Gateway:
         post = Post(self._transport, self.gateway_id)
         limits = Limits(*(max(bundle.max_request_bytes for bundle in served),) * 2)
         self._peers = Peers(self.gateway_id, {bundle.digest: bundle.bases_id for bundle in served})
-        self._work = Work(workers, post, self._peers, self._news.set)
+        self._work = Work(workers, post, self._peers, self._transport, self._news.set)
         self._receiver = Receiver(post, self._peers, limits, rates, self._admit, self._work.cancel)
         self._announcer = Announcer(self._transport, self.gateway_id)
         self._announcing = threading.Lock()

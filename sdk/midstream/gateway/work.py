@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket
 from midstream.communication.directory import WHOLE_KEY
+from midstream.communication.lanes import Lanes
 from midstream.communication.wire import Buffer, Request, Status, encode_reply
 from midstream.gateway.duplicates import Ledger, identity
 from midstream.gateway.peers import Peers
@@ -27,6 +28,8 @@ QUEUE_CAPACITY_BYTES = 256 << 20
 # Of so many tails that were asked for last, it is known how much time their requests have.
 _TAILS = 16
 _SMOOTHING = 0.2
+# A worker that reads the connection looks around at least so often.
+_ATTEND_S = 10.0
 # A wait at a tail that differs by less is not told of.
 _SAME_MS = 1.0
 
@@ -47,10 +50,11 @@ class Work:
     ``on_change`` is called, on any thread, when there is more or less to do.
     """
 
-    def __init__(self, workers: int, post: Post, peers: Peers, on_change: Callable[[], None]) -> None:
+    def __init__(self, workers: int, post: Post, peers: Peers, transport: Lanes, on_change: Callable[[], None]) -> None:
         self._workers = workers
         self._post = post
         self._peers = peers
+        self._transport = transport
         self._on_change = on_change
         self._changed = threading.Condition()
         # Guarded by _changed.
@@ -77,6 +81,7 @@ class Work:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+        self._transport.rouse()
         for thread in self._threads:
             thread.join()
 
@@ -117,7 +122,7 @@ class Work:
         for late in expired:
             self._post.refuse(late.device_id, late.request.request_id, Status.EXPIRED, "its deadline has passed")
         if answer is not None:
-            self._post.reply(device_id, answer, deadline)
+            self._post.reply(device_id, answer, deadline, priority=request.priority)
         if admission is not Admission.ACCEPTED:
             return Status.BUSY, admission.value
         self._on_change()
@@ -139,7 +144,9 @@ class Work:
             self._on_change()
 
     def _let_in(self, job: Job, size_bytes: int) -> Admission:
-        ticket = Ticket(job.deadline, next(self._numbers), job.expected_ms / 1e3, job.arrived, size_bytes)
+        ticket = Ticket(
+            job.deadline, next(self._numbers), job.expected_ms / 1e3, job.arrived, size_bytes, job.request.priority
+        )
         admission = self._queue.offer(ticket, job.arrived)
         if admission is Admission.ACCEPTED:
             self._jobs[ticket.number] = job
@@ -150,7 +157,9 @@ class Work:
             self._slacks_s[tail] = known_s + _SMOOTHING * (slack_s - known_s)
             if len(self._slacks_s) > _TAILS:
                 del self._slacks_s[next(iter(self._slacks_s))]
-            self._changed.notify()
+            # A worker that reads the connection takes the first one itself.
+            if len(self._queue) > 1 or threading.current_thread() not in self._threads:
+                self._changed.notify()
         return admission
 
     def _wait_s(self, deadline: float, now: float) -> float:
@@ -183,7 +192,7 @@ class Work:
         if outcome.reply is None:
             return None
         message = encode_reply(outcome.reply)
-        self._post.reply(job.device_id, message, job.deadline, held if job.packed else None)
+        self._post.reply(job.device_id, message, job.deadline, held if job.packed else None, job.request.priority)
         final = outcome.reply.status is Status.OK and outcome.onward is None
         return message if final else None
 
@@ -198,11 +207,20 @@ class Work:
             job is None or not job.packed or not held.waits_for(job.device_id, job.expected_ms / 1e3, time.monotonic())
         ):
             self._post.send_held(held)
-        if job is None:
+        while job is None:
+            with self._transport.attended() as attend:
+                attended = attend(self._has_news, _ATTEND_S)
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or len(self._queue) > 0)
+                if not attended:
+                    self._changed.wait_for(self._has_news)
                 job = self._due_first(worker)
+                if self._stopping:
+                    break
         return job
+
+    def _has_news(self) -> bool:
+        """Whether a worker that waits has something to do: a job, or to end."""
+        return self._stopping or len(self._queue) > 0
 
     def _due_first(self, worker: int) -> Job | None:
         ticket = self._queue.take()
