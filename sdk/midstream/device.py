@@ -363,7 +363,6 @@ class Device:
             plan = in_stages(plan, heads, [GATEWAY, *further])
         return plan, route
 
-
     def _options(self, presence: Presence | None) -> _Known:
         """What can be done, at the costs known now; without a gateway, at those of one as fast as the converter's.
 

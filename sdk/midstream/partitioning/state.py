@@ -46,7 +46,9 @@ class SystemState:
             0 <= self.device_load < math.inf
             and 0 <= self.gateway_load < math.inf
             and 0 <= self.gateway_wait_ms < math.inf
-            and (not self.gateway_waits_ms or all(0 <= wait_ms < math.inf for wait_ms in self.gateway_waits_ms.values()))
+            and (
+                not self.gateway_waits_ms or all(0 <= wait_ms < math.inf for wait_ms in self.gateway_waits_ms.values())
+            )
             and (self.complexity is None or 0 <= self.complexity <= _MAX_SCORE)
             and (
                 link is None

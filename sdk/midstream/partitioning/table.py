@@ -153,11 +153,11 @@ class Columns:
         stretch = 1.0 / (1.0 - min(state.device_load, MAX_LOAD))
         device = self.work_ms(onward) * stretch + onward * self._later[:, _ENCODE]
         if link is None or not state.link_is_up:
-            return device
+            return np.asarray(device)
         gateway = self._later[:, _GATEWAY] / (1.0 - min(state.gateway_load, MAX_LOAD)) + self._later[:, _DECODE]
         up = self.payloads(inputs) * (8.0 / link.uplink_kbps)
         down = (self._later[:, _REPLY] + self._reply(inputs)) * (8.0 / link.downlink_kbps)
-        return np.maximum(device, onward * np.maximum(np.maximum(up, gateway), down))
+        return np.asarray(np.maximum(device, onward * np.maximum(np.maximum(up, gateway), down)))
 
     def charge(self, state: SystemState, objective: Objective, inputs: Inputs) -> Numbers:
         """What a complex input's candidates are charged for the device's work, in the ranking only.
