@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from midstream.analysis import Analysis
 from midstream.bundle import Bundle
@@ -45,6 +46,7 @@ from midstream.partitioning import (
     DEVICE,
     GATEWAY,
     Candidate,
+    Inputs,
     LinkState,
     MachineTimes,
     Objective,
@@ -52,16 +54,16 @@ from midstream.partitioning import (
     Power,
     SizeEstimates,
     SystemState,
+    Table,
     candidates,
-    decide,
+    decide_from,
     in_stages,
     plan_for,
     size_features,
     times_from_costs,
     with_exit,
-    with_reply,
 )
-from midstream.partitioning.planner import ObjectiveKind
+from midstream.partitioning.state import ObjectiveKind
 from midstream.profiles import load_profile
 from midstream.tensors import Tensor, Tensors, named_tensors
 
@@ -119,15 +121,21 @@ class _Begun:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """The candidates as they were last made, and from what."""
+    """The candidates as they were last made, and from what; ``places`` are those of their sizes."""
 
     presence: Presence | None
     factor: float
-    options: tuple[Candidate, ...]
+    table: Table
+    places: NDArray[np.intp]
+    sizes: int
 
-    def holds(self, factor: float) -> bool:
-        """Whether they still describe a device this many times slower than the one that measured."""
-        return abs(factor - self.factor) <= _TOLERANCE * self.factor
+    def holds(self, presence: Presence | None, factor: float, sizes: int) -> bool:
+        """Whether they still describe this gateway, a device so many times slower than the one that measured, and
+        as many sizes as are known.
+        """
+        return (
+            self.presence is presence and self.sizes == sizes and abs(factor - self.factor) <= _TOLERANCE * self.factor
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +303,7 @@ class Device:
     def check_plan(self, cut: str | Sequence[str] | None, codec: str | None) -> None:
         """Raise what `infer` raises where it cannot be forced to this cut and codec, without an input."""
         if cut is not None or codec is not None:
-            self._candidate(self._options(None), self._forced(cut, codec, None))
+            self._candidate(self._options(None).table.candidates, self._forced(cut, codec, None))
 
     async def infer_async(self, inputs: Mapping[str, Tensor] | None = None, **options: Any) -> Result:
         """`infer` for asyncio: the same arguments, run in a thread."""
@@ -344,7 +352,7 @@ class Device:
         else:
             route = self._exchange.route(1 + len(forced.onward), forced.machines, request_id, forced=True)
         presence = route.first
-        options = self._options(presence)
+        known = self._options(presence)
         state = SystemState(
             self._exchange.link() if presence is not None or forced is not None else None,
             gateway_wait_ms=0.0 if presence is None else self._exchange.wait_ms(presence.gateway_id),
@@ -352,8 +360,8 @@ class Device:
             complexity=None if analysis is None else analysis.score,
         )
         if forced is None:
-            return decide(self._sized(options, features), state, objective, self._power), route
-        (chosen,) = self._sized((self._candidate(options, forced),), features)
+            return decide_from(known.table, state, objective, self._inputs(known, features)), route
+        chosen = self._sized(self._candidate(known.table.candidates, forced), features)
         plan = plan_for(chosen, state, self._power, "forced by the caller")
         if forced.onward:
             names = [gateway.gateway_id for gateway in route.gateways[1:]]
@@ -362,16 +370,16 @@ class Device:
             plan = in_stages(plan, heads, [GATEWAY, *further])
         return plan, route
 
-    def _options(self, presence: Presence | None) -> tuple[Candidate, ...]:
+    def _options(self, presence: Presence | None) -> _Known:
         """What can be done, at the costs known now; without a gateway, at those of one as fast as the converter's.
 
         Made again only when a gateway has reported, or a cost has changed by more than a little.
         """
         with self._lock:
             known = self._known.get("" if presence is None else presence.gateway_id)
-            if known is not None and known.presence is presence and known.holds(self._factor):
-                return known.options
-            factor = self._factor
+            factor, sizes = self._factor, len(self._sizes)
+            if known is not None and known.holds(presence, factor, sizes):
+                return known
         there = times_from_costs(self.bundle.costs)
         if presence is not None:
             tails = presence.tail_ms.get(self.bundle.digest.hex(), {})
@@ -386,23 +394,28 @@ class Device:
             same_bases = presence.bases.get(self.bundle.digest.hex()) == self.bundle.bases_id
             options = tuple(option for option in options if _travels(option, libraries, same_bases))
         with self._lock:
-            self._known["" if presence is None else presence.gateway_id] = _Known(presence, factor, options)
+            places = self._sizes.places([(option.cut, option.codec) for option in options])
+            known = _Known(presence, factor, Table(options, self._power), places, len(self._sizes))
+            self._known["" if presence is None else presence.gateway_id] = known
             if len(self._known) > _MAX_KNOWN:
                 del self._known[next(iter(self._known))]
-        return options
+        return known
 
-    def _sized(self, options: tuple[Candidate, ...], features: Mapping[str, float] | None) -> tuple[Candidate, ...]:
-        """The options with the sizes and the chance of an early exit that this input is expected to have."""
+    def _inputs(self, known: _Known, features: Mapping[str, float] | None) -> Inputs:
+        """The sizes and the chance of an early exit that this input is expected to have."""
+        table, early = known.table, self.bundle.early_exit
         with self._lock:
-            sizes = self._sizes.predict(features)
-            reply_bytes = self._sizes.reply_bytes(features)
-        sized = tuple(_of_size(option, sizes.get((option.cut, option.codec))) for option in options)
-        if reply_bytes is not None:
-            sized = with_reply(sized, self.bundle.manifest, reply_bytes)
-        if self.bundle.early_exit is None:
-            return sized
-        share = self.bundle.early_exit.share_of(features)
-        return tuple(option if option.exit is None else replace(option, exit_share=share) for option in sized)
+            payloads = self._sizes.sizes_of(known.places, table.payload_bytes, features)
+            reply = self._sizes.reply_bytes(features)
+        fixed = all(None not in spec.shape for spec in self.bundle.outputs)
+        return Inputs(payloads, None if fixed else reply, None if early is None else early.share_of(features))
+
+    def _sized(self, option: Candidate, features: Mapping[str, float] | None) -> Candidate:
+        """A candidate with the payload that this input is expected to have."""
+        with self._lock:
+            places = self._sizes.places([(option.cut, option.codec)])
+            (size,) = self._sizes.sizes_of(places, np.array([float(option.payload_bytes)]), features)
+        return replace(option, payload_bytes=int(size)) if option.offloads else option
 
     def _sent(self, plan: Plan, features: Mapping[str, float] | None, sent_bytes: int) -> None:
         """Remember what a payload took."""
@@ -608,14 +621,6 @@ def _travels(option: Candidate, libraries: Set[str], same_bases: bool) -> bool:
     if codec.family == "klt" and not same_bases:
         return False
     return codec.library is None or codec.library in libraries
-
-
-def _of_size(option: Candidate, predicted: tuple[float, float] | None) -> Candidate:
-    if predicted is None or not option.offloads:
-        return option
-    size = math.ceil(predicted[0])
-    # Most sizes are the calibrated means, which the options have already.
-    return option if size == option.payload_bytes else replace(option, payload_bytes=size)
 
 
 def _priority_of(name: str) -> Priority:

@@ -64,3 +64,15 @@ def test_a_wrong_figure_is_one_error(midstream: Midstream, faces: Path, argument
     ended = midstream("plan", faces, *arguments, "--json")
     assert ended.code == 2
     assert ended.error
+
+
+def test_explain_shows_every_option(midstream: Midstream, faces: Path) -> None:
+    arguments = ("plan", faces, "--device", "pi4", "--gateway", "x86-laptop", "--uplink-kbps", "8000", "--rtt-ms", "5")
+    told = midstream(*arguments, "--explain", "--json").json["explain"]
+    assert told[0]["chosen"]
+    assert sum(each["chosen"] for each in told) == 1
+    assert {each["cut"] for each in told} == {None, *(cut.id for cut in Bundle.open(faces).cuts)}
+    assert "explain" not in midstream(*arguments, "--json").json
+    shown = midstream(*arguments, "--explain")
+    assert shown.code == 0
+    assert "every option, the best first" in shown.out

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,12 +12,15 @@ from hypothesis import strategies as st
 from midstream.errors import PlanError
 from midstream.partitioning import (
     Candidate,
+    Inputs,
     LinkState,
     Objective,
     Power,
     Stage,
     SystemState,
+    Table,
     decide,
+    decide_from,
     plan_for,
     predict,
 )
@@ -445,3 +449,69 @@ def test_a_wait_at_a_cut_is_checked_like_any_other(wait_ms: float) -> None:
     state = SystemState(None, gateway_waits_ms={"c1": wait_ms})
     with pytest.raises(PlanError, match="wait at 'c1'"):
         predict(Candidate(None, (0,), (), device_ms=1.0), state, Power(1.0, 1.0, 0.0))
+
+
+def test_an_explanation_prices_every_candidate_and_names_what_rules_one_out() -> None:
+    objective = Objective(deadline_ms=95, keep_input_local=True)
+    plan = decide(ALL, STATE, objective, POWER)
+    told = plan.explain()
+    assert [each.name for each in told] == [
+        "cut c0 as lossless",
+        "local",
+        "sending the input as jpeg75",
+        "sending the input as raw",
+    ]
+    assert [each.chosen for each in told] == [True, False, False, False]
+    assert [each.late for each in told] == [False, True, False, False]
+    assert [each.refusal for each in told] == [None, None, *["the input may not leave the device"] * 2]
+    for each, candidate in zip(told, (SPLIT, LOCAL, JPEG, INPUT), strict=True):
+        found = predict(candidate, STATE, POWER)
+        assert (each.latency_ms, each.energy_mj, each.period_ms) == pytest.approx(
+            (found.latency_ms, found.energy_mj, found.period_ms)
+        )
+    # Without a link what is sent cannot be priced.
+    told = decide(ALL, SystemState(None), Objective(), POWER).explain()
+    assert (told[0].name, told[0].latency_ms is None) == ("local", False)
+    assert {each.latency_ms for each in told[1:]} == {None}
+
+
+@given(options(), STATES, OBJECTIVES, st.integers(0, 100))
+def test_the_chosen_one_comes_first_in_its_explanation(
+    candidates: tuple[Candidate, ...], state: SystemState, objective: Objective, score: int
+) -> None:
+    told = decide(candidates, replace(state, complexity=score), objective, POWER).explain()
+    assert [each.chosen for each in told] == [True] + [False] * (len(candidates) - 1)
+    assert told[0].refusal is None
+    refused = [each.refusal is not None for each in told]
+    assert refused == sorted(refused)
+
+
+def test_a_table_takes_what_differs_from_input_to_input() -> None:
+    options = (LOCAL, INPUT, SPLIT, LOCAL_EXIT, SPLIT_EXIT)
+    table = Table(options, POWER)
+    wanted = Objective(min_agreement=0.9)
+    for payload, reply, share in ((5000.0, 4000.0, 0.1), (50_000.0, 100.0, 0.9), (0.0, 2000.0, 0.0)):
+        payloads = np.array([0.0, payload, payload, 0.0, payload])
+        same = tuple(
+            replace(
+                each,
+                payload_bytes=round(payload) if each.offloads else 0,
+                reply_bytes=round(reply) if each.reply_bytes else 0,
+                exit_share=share if each.exit else 0.0,
+            )
+            for each in options
+        )
+        for kind in ("latency", "energy", "throughput"):
+            objective = replace(wanted, kind=kind)
+            inputs = Inputs(payloads, reply, share)
+            found, expected = decide_from(table, STATE, objective, inputs), decide(same, STATE, objective, POWER)
+            assert (found.cut, found.codec, found.exit, found.payload_bytes, found.exit_share) == (
+                expected.cut,
+                expected.codec,
+                expected.exit,
+                expected.payload_bytes,
+                expected.exit_share,
+            )
+            assert found.predicted_ms == pytest.approx(expected.predicted_ms)
+            assert found.energy_mj == pytest.approx(expected.energy_mj)
+            assert found.why == expected.why

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from midstream.cli.output import JsonOption, notes, print_json, print_table, screen
 from midstream.profiles import load_profile, profile_names
+
+if TYPE_CHECKING:
+    from midstream.partitioning import RunnerUp
 
 
 class ObjectiveName(StrEnum):
@@ -38,6 +42,9 @@ def plan(
     deadline_ms: Annotated[float | None, typer.Option(help="The answer is needed by then.")] = None,
     min_agreement: Annotated[float, typer.Option(min=0.0, max=1.0, help="1: lossless only; 0: any codec.")] = 1.0,
     keep_input_local: Annotated[bool, typer.Option("--keep-input-local", help="The input may not leave.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what every other option would have cost, or what rules it out.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Decide for one input, with times predicted from profiles."""
@@ -74,7 +81,7 @@ def plan(
         board.power,
     )
     if as_json:
-        print_json(chosen.to_json())
+        print_json(chosen.to_json() | ({"explain": [asdict(each) for each in chosen.explain()]} if explain else {}))
         return
     asked = "" if chosen.exit is None else f"exit at {chosen.exit} ({chosen.exit_share:.0%}), else "
     stages = asked + " → ".join(f"{stage.machine} ({len(stage.nodes)} layers)" for stage in chosen.stages)
@@ -93,3 +100,26 @@ def plan(
         ],
     )
     screen.print(chosen.why)
+    if explain:
+        _show_others(chosen.explain())
+
+
+def _show_others(options: list[RunnerUp]) -> None:
+    def figure(value: float | None) -> str:
+        return "" if value is None else f"{value:.1f}"
+
+    print_table(
+        "every option, the best first",
+        ["option", "ms", "mJ", "ms an input", "payload bytes", ""],
+        [
+            [
+                each.name,
+                figure(each.latency_ms),
+                figure(each.energy_mj),
+                figure(each.period_ms),
+                f"{each.payload_bytes:,}",
+                "chosen" if each.chosen else each.refusal or ("misses the deadline" if each.late else ""),
+            ]
+            for each in options
+        ],
+    )

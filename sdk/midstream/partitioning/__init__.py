@@ -16,17 +16,12 @@ from midstream.partitioning.costs import (
     with_reply,
 )
 from midstream.partitioning.link import LinkEstimate, LinkState
-from midstream.partitioning.plan import DEVICE, GATEWAY, LOCAL_CODEC, Plan, Stage, in_stages
-from midstream.partitioning.planner import (
-    Objective,
-    Prediction,
-    SystemState,
-    decide,
-    plan_for,
-    predict,
-)
+from midstream.partitioning.plan import DEVICE, GATEWAY, LOCAL_CODEC, Plan, RunnerUp, Stage, in_stages
+from midstream.partitioning.planner import Prediction, decide, decide_from, plan_for, predict
 from midstream.partitioning.resource_map import critical_path, resource_map
 from midstream.partitioning.sizes import SizeEstimates, size_features
+from midstream.partitioning.state import Objective, SystemState
+from midstream.partitioning.table import Inputs, Table
 
 __all__ = [
     "DEFAULT_RUNGS",
@@ -34,6 +29,7 @@ __all__ = [
     "GATEWAY",
     "LOCAL_CODEC",
     "Candidate",
+    "Inputs",
     "LinkEstimate",
     "LinkState",
     "MachineTimes",
@@ -42,12 +38,15 @@ __all__ = [
     "Power",
     "Prediction",
     "Rung",
+    "RunnerUp",
     "SizeEstimates",
     "Stage",
     "SystemState",
+    "Table",
     "candidates",
     "critical_path",
     "decide",
+    "decide_from",
     "in_stages",
     "layers_from_profile",
     "plan_for",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 DEVICE = "device"
 GATEWAY = "gateway"
@@ -20,28 +20,75 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class RunnerUp:
+    """A candidate of a decision: what it is, and what it was predicted to cost.
+
+    ``refusal`` is the constraint that removed it, in words, else None; ``late`` says that it misses the deadline.
+    Figures are None where it cannot be priced, as no link is up.
+    """
+
+    name: str
+    cut: str | None
+    codec: str
+    exit: str | None
+    latency_ms: float | None
+    energy_mj: float | None
+    period_ms: float | None
+    payload_bytes: int
+    refusal: str | None = None
+    late: bool = False
+    chosen: bool = False
+
+
+class Explained(Protocol):
+    """A decision that can be asked for more than what follows from it at once."""
+
+    def energy_mj(self) -> float:
+        """The device's, as predicted."""
+
+    def why(self) -> str:
+        """In one sentence."""
+
+    def explain(self) -> list[RunnerUp]:
+        """All candidates, the best first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The chosen option.
 
     ``cut`` is None where the model is not split: one stage on the device (codec "none") or one on the
-    gateway, which then gets the whole input. ``energy_mj`` is the device's; ``payload_bytes`` is what it
-    sends, as encoded. ``onward`` are the cuts at which further stages begin, each on a gateway of its own: the
-    predictions do not count the ways between gateways. ``keeps_input`` says that no tensor which crosses is an input of
-    the model. ``exit`` is the cut after whose head an early exit is asked, which ends all where it answers; the
-    predictions are means over its ``exit_share``. ``why`` is one sentence for a person.
+    gateway, which then gets the whole input. ``payload_bytes`` is what the device sends, as encoded. ``onward`` are
+    the cuts at which further stages begin, each on a gateway of its own: the predictions do not count the ways between
+    gateways. ``keeps_input`` says that no tensor which crosses is an input of the model. ``exit`` is the cut after
+    whose head an early exit is asked, which ends all where it answers; the predictions are means over its
+    ``exit_share``. Why it was chosen is worked out when somebody asks.
     """
 
     stages: tuple[Stage, ...]
     cut: str | None
     codec: str
     predicted_ms: float
-    energy_mj: float
     payload_bytes: int
-    why: str
+    reasons: Explained = field(compare=False, repr=False)
     keeps_input: bool = True
     exit: str | None = None
     exit_share: float = 0.0
     onward: tuple[str, ...] = ()
+
+    @property
+    def energy_mj(self) -> float:
+        """What the device is predicted to draw for it."""
+        return self.reasons.energy_mj()
+
+    @property
+    def why(self) -> str:
+        """One sentence for a person: what was chosen, over what, by which numbers."""
+        return self.reasons.why()
+
+    def explain(self) -> list[RunnerUp]:
+        """What every candidate was predicted to cost, or which constraint removed it; the best first."""
+        return self.reasons.explain()
 
     @property
     def offloads(self) -> bool:

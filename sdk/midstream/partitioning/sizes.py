@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from midstream.ladder import Ladder
 from midstream.tensors import Tensors
@@ -63,6 +64,23 @@ class SizeEstimates:
         rows = np.arange(len(best))
         chosen = zip(self._index, sizes[rows, best].tolist(), errors[rows, best].tolist(), strict=True)
         return {key: (size, error) for key, size, error in chosen}
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def places(self, keys: Sequence[Key]) -> NDArray[np.intp]:
+        """Where `sizes_of` finds what is known of these; -1 where nothing is. Holds until ``len()`` changes."""
+        return np.array([self._index.get(key, -1) for key in keys], np.intp)
+
+    def sizes_of(
+        self, places: NDArray[np.intp], otherwise: NDArray[np.float64], features: Mapping[str, float] | None
+    ) -> NDArray[np.float64]:
+        """Bytes at these places, rounded up, and ``otherwise`` where nothing is known."""
+        if not len(self._index):
+            return otherwise
+        sizes, errors = self._now(features)
+        best = sizes[np.arange(len(sizes)), errors.argmin(1)]
+        return np.where(places >= 0, np.ceil(best)[places], otherwise)
 
     def reply_bytes(self, features: Mapping[str, float] | None) -> float | None:
         """Bytes of the model's outputs that this input is expected to have; None where nobody has calibrated."""
