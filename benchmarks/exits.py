@@ -174,7 +174,7 @@ def keyword_network(inputs: Array, labels: NDArray[np.int64]) -> Any:
     x = keras.layers.Reshape((*inputs.shape[1:], 1))(keras.layers.BatchNormalization(momentum=0.9)(frames))
     x = keras.layers.Conv2D(72, (10, 4), strides=2, padding="same", use_bias=False)(x)
     x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(x))
-    for _ in range(16):
+    for _ in range(11):
         x = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
         x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(x))
         x = keras.layers.Conv2D(72, 1, use_bias=False)(x)
