@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 from midstream.analysis import Analysis
 from midstream.bundle import Bundle
+from midstream.cancelling import Cancellation
 from midstream.communication.address import parse_broker_url
 from midstream.communication.codecs import ZSTD_LIBRARY, decode, find_codec, optional_libraries
 from midstream.communication.codecs.steps import Stepped
@@ -47,6 +49,7 @@ from midstream.partitioning import (
 )
 from midstream.partitioning.planner import ObjectiveKind
 from midstream.profiles import load_profile
+from midstream.stream import FrameStream
 from midstream.tensors import Tensor, Tensors, named_tensors
 
 INPUT_CUT = "input"
@@ -58,6 +61,8 @@ PATIENCE_MS = 10_000.0
 _RESERVE = 1.15
 _RESERVE_MS = 2.0
 _SMOOTHING = 0.2
+# So many answers of `infer_async` are under way at once; further ones wait for them.
+_MOST_ASYNC = 64
 # Costs and sizes are taken as unchanged within this share.
 _TOLERANCE = 0.05
 _MAX_REPLY_BYTES = 64 << 20
@@ -152,6 +157,7 @@ class Device:
         self._factor = 1.0
         self._sizes = SizeEstimates(self.bundle.ladder)
         self._known: _Known | None = None
+        self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Device:
         try:
@@ -168,6 +174,10 @@ class Device:
         # A connection that was closed stays closed; whoever enters again gets another.
         closed, self._exchange = self._exchange, self._new_exchange()
         closed.close()
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown()
 
     def wait_connected(self, wait_s: float) -> bool:
         """Wait until the broker is reached, or refuses for good; returns whether it is."""
@@ -224,7 +234,21 @@ class Device:
         goes with it (default "raw"). A forced plan still falls back to the device by its deadline. Raises InputError on
         wrong inputs, BundleError on an unknown cut, CodecError on an unknown codec.
         """
+        return self._infer(Cancellation(), inputs, source, sample_rate, cut, codec, deadline_ms)
+
+    def _infer(
+        self,
+        cancellation: Cancellation,
+        inputs: Mapping[str, Tensor] | None = None,
+        source: np.ndarray | None = None,
+        sample_rate: int | None = None,
+        cut: str | None = None,
+        codec: str | None = None,
+        deadline_ms: float | None = None,
+    ) -> Result:
+        """`infer`, which a cancellation ends with CancelledError before its next step."""
         started = time.perf_counter()
+        cancellation.check()
         tensors = self.bundle.check_inputs(self._tensors(inputs, source))
         objective = self._objective if deadline_ms is None else replace(self._objective, deadline_ms=deadline_ms)
         limit_ms = objective.deadline_ms
@@ -237,12 +261,15 @@ class Device:
         timings["plan"] = _since(mark)
         if not plan.offloads and cut is None:
             self._exchange.probe()
+        cancellation.check()
         begun = self._begin(plan, tensors, timings)
         exited = None if plan.exit is None else self._exited(begun, timings)
         if exited is not None:
             result = Result(exited, plan, timings, analysis, ("device",), exited=True)
         elif plan.offloads:
-            result = self._offload(tensors, begun, plan, presence, analysis, features, timings, started, limit_ms)
+            result = self._offload(
+                tensors, begun, plan, presence, analysis, features, timings, started, limit_ms, cancellation
+            )
         else:
             outputs = self._locally(begun, timings)
             why = self._why_local(cut, presence)
@@ -256,8 +283,37 @@ class Device:
             self._forced(self._options(None), cut, codec)
 
     async def infer_async(self, inputs: Mapping[str, Tensor] | None = None, **options: Any) -> Result:
-        """`infer` for asyncio: the same arguments, run in a thread."""
-        return await asyncio.to_thread(self.infer, inputs, **options)
+        """`infer` for asyncio: the same arguments, run in a thread of this device's own.
+
+        Cancelling it withdraws the request and tells the gateway; what runs here then is let finish, which takes no
+        longer than one slice of the model, so that nothing of it is left when the cancellation is through.
+        """
+        cancellation = Cancellation()
+        asked = partial(self._infer, cancellation, inputs, **options)
+        running = asyncio.get_running_loop().run_in_executor(self._threads(), asked)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            cancellation.cancel()
+            await asyncio.wait([running])
+            if not running.cancelled():
+                running.exception()  # that it was cancelled is no news
+            raise
+
+    def stream(self, **options: Any) -> FrameStream[Result]:
+        """The newest of frames that come faster than they are answered; ``options`` are `infer`'s, for each of them.
+
+        ``with device.stream() as stream``: any thread gives frames to ``stream.offer``, and one iterates over
+        ``stream`` for each frame with its result.
+        """
+        return FrameStream(lambda frame: self.infer(source=frame, **options))
+
+    def _threads(self) -> ThreadPoolExecutor:
+        """The threads of `infer_async`; asyncio's own are few, and other people's."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_MOST_ASYNC, f"midstream-{self.device_id}")
+            return self._pool
 
     def _tensors(self, inputs: Mapping[str, Tensor] | None, source: np.ndarray | None) -> dict[str, Tensor]:
         given = dict(named_tensors({} if inputs is None else inputs, f"bundle {self.bundle.name!r}"))
@@ -408,6 +464,7 @@ class Device:
         timings: dict[str, float],
         started: float,
         limit_ms: float | None,
+        cancellation: Cancellation,
     ) -> Result:
         mark = time.perf_counter()
         crossing = tensors if plan.cut is None else begun.crossing
@@ -425,7 +482,8 @@ class Device:
             if encoded is not None:
                 request = self._request(plan, encoded, analysis, give_up_ms - _since(started))
                 mark = time.perf_counter()
-                pending = self._exchange.ask(request, presence.gateway_id, (give_up_ms - _since(started)) / 1e3)
+                wait_s = (give_up_ms - _since(started)) / 1e3
+                pending = self._exchange.ask(request, presence.gateway_id, wait_s, cancellation)
                 reply, sent, received = pending.reply, pending.sent_bytes, pending.received_bytes
                 problem = pending.problem or ""
                 waited_ms = _since(mark)
@@ -440,6 +498,7 @@ class Device:
                 self._sent(plan, features, sum(len(tensor.data) for tensor in request.tensors))
                 machines = tuple(stage.machine for stage in plan.stages)
                 return Result(answer, plan, timings, analysis, machines, sent, received)
+        cancellation.check()
         outputs = self._locally(begun, timings)
         return Result(outputs, plan, timings, analysis, ("device",), sent, received, fallback=problem)
 

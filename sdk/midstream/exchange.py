@@ -5,19 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from midstream.breaker import Breaker
+from midstream.cancelling import Cancellation
 from midstream.communication import topics
 from midstream.communication.address import BrokerAddress
-from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler
+from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler, split
+from midstream.communication.fec import FEC_LIBRARY
+from midstream.communication.framing import WIRE_VERSION
 from midstream.communication.load import LoadReport, decode_load
+from midstream.communication.mail import Mail
 from midstream.communication.packs import MAX_PACK_BYTES, decode_pack, request_id_of
 from midstream.communication.presence import Presence, decode_presence
 from midstream.communication.sending import Expected, Pending, Sender, fail
 from midstream.communication.transport import Message, MqttTransport
 from midstream.communication.versions import common_version, decode_notice, disagreement, is_notice
-from midstream.communication.wire import Buffer, Limits, Request, Status, decode_reply
+from midstream.communication.wire import Buffer, Limits, Request, Status, decode_reply, encode_request
 from midstream.errors import WireError
 from midstream.partitioning import LinkEstimate, LinkState
 
@@ -30,18 +36,12 @@ _CHUNK_MS = 100.0
 _SMALLEST_CHUNK_BYTES = 8 << 10
 _CHUNKS_IN_FLIGHT = 2
 PROBE_EVERY_S = 2.0
-# After a failure a gateway is left alone for this long, doubled at each further one.
-_FIRST_REST_S, _LONGEST_REST_S = 0.5, 15.0
+# A device that sees no gateway asks the broker again for what it keeps: the presence may have been lost on the way.
+_LOOK_AGAIN_S = 2.0
+_CONTROL_EXPIRY_S = 1
+_MAX_PROBES = 64
 _MAX_GATEWAYS = 256
 _NAMED = 3
-
-
-@dataclass(frozen=True, slots=True)
-class _Rest:
-    """How long a gateway that failed is left alone."""
-
-    until: float
-    length_s: float
 
 
 class Exchange:
@@ -59,16 +59,20 @@ class Exchange:
         self._lock = threading.Condition()
         self._gateways: dict[str, Presence] = {}
         self._loads: dict[str, LoadReport] = {}
-        self._rests: dict[str, _Rest] = {}
+        self._breakers: dict[str, Breaker] = {}
+        self._probes: dict[bytes, str] = {}
+        self._looked = 0.0
         self._link = LinkEstimate()
         self._probed = 0.0
-        self._reassembler = Reassembler(limits.max_message_bytes)
+        self._mail = Mail(
+            Reassembler(limits.max_message_bytes), self._send_chunks_again, self._send_control, answers=False
+        )
         self._transport = MqttTransport(
             broker, f"midstream-dev-{device_id}", on_message=self._on_message, on_state=self._on_state
         )
         self._transport.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
         self._sender = Sender(
-            self._transport, device_id, self._chunk_bytes, on_transfer=self._after_transfer, packing=packing
+            self._transport, self._mail, device_id, self._chunk_bytes, on_transfer=self._after_transfer, packing=packing
         )
 
     def start(self, wait_s: float) -> None:
@@ -76,6 +80,7 @@ class Exchange:
         self._transport.subscribe(topics.presence_filter())
         self._transport.subscribe(topics.load_filter())
         self._transport.subscribe(topics.reply_filter(self._device_id))
+        self._transport.subscribe(topics.device_control_filter(self._device_id))
         self._transport.start()
         with self._lock:
             self._lock.wait_for(lambda: self._serving() is not None, wait_s)
@@ -83,6 +88,7 @@ class Exchange:
     def close(self) -> None:
         """Disconnect; whoever still waits is told."""
         self._transport.close()
+        self._mail.close()
         self._sender.fail("the device is closing")
 
     def wait_connected(self, wait_s: float) -> bool:
@@ -145,11 +151,11 @@ class Exchange:
                 default=None,
             )
             others = sorted(self._gateways)[:_NAMED]
-            rests = [
-                self._rests[gateway.gateway_id].until for gateway in self._able() if gateway.gateway_id in self._rests
-            ]
+            now = time.monotonic()
+            breakers = [self._breakers.get(gateway.gateway_id) for gateway in self._able()]
+            rests = [breaker.rest_left_s(now) for breaker in breakers if breaker is not None and not breaker.closed]
         if self._transport.connected and rests:
-            return f"the gateway rests for {max(0.0, min(rests) - time.monotonic()):.1f} s after a failure"
+            return f"the gateway rests for {min(rests):.1f} s after a failure, and until it answers a probe"
         if self._transport.connected and foreign is not None:
             return f"no gateway can be asked: {disagreement(foreign.gateway_id, foreign.wire_versions)}"
         if self._transport.connected and others:
@@ -162,8 +168,10 @@ class Exchange:
             return self._link.state()
 
     def probe(self) -> None:
-        """Measure the link beside the requests, if that was not done lately."""
+        """Measure the link beside the requests, if that was not done lately, and see how gateways are that failed."""
         now = time.monotonic()
+        self._probe_resting(now)
+        self._look_again(now)
         with self._lock:
             if now - self._probed < PROBE_EVERY_S:
                 return
@@ -174,17 +182,19 @@ class Exchange:
         self._transport.publish(topic, bytes(small), expiry_s=1, on_ack=self._after_echo)
         self._transport.publish(topic, bytes(large), expiry_s=1, on_ack=lambda ms: self._after_transfer(large, ms))
 
-    def ask(self, request: Request, gateway_id: str, timeout_s: float) -> Pending:
+    def ask(
+        self, request: Request, gateway_id: str, timeout_s: float, cancellation: Cancellation | None = None
+    ) -> Pending:
         """Send a request and wait for its reply; where there is none in time, ``problem`` says why.
 
         Nothing of it is left when this returns: what was not sent yet is not sent any more.
         """
-        pending = self._sender.ask(request, gateway_id, timeout_s, self._expected(gateway_id, request))
+        pending = self._sender.ask(request, gateway_id, timeout_s, self._expected(gateway_id, request), cancellation)
         with self._lock:
-            if pending.reply is None:
-                self._rest(gateway_id)
-            else:
-                self._rests.pop(gateway_id, None)
+            if pending.reply is not None:
+                self._breakers.pop(gateway_id, None)
+            elif cancellation is None or not cancellation.cancelled:
+                self._breakers.setdefault(gateway_id, Breaker()).failed(time.monotonic())
         return pending
 
     def _expected(self, gateway_id: str, request: Request) -> Expected:
@@ -196,7 +206,8 @@ class Exchange:
             return Expected(link.rtt_ms, 0.0, 0.0, link.uplink_kbps)
         digest, cut = request.bundle_digest.hex(), request.cut or "whole"
         wait_ms = 0.0 if report is None else report.wait_at(digest, cut)
-        return Expected(link.rtt_ms, wait_ms, presence.tail_ms.get(digest, {}).get(cut, 0.0), link.uplink_kbps)
+        work_ms = presence.tail_ms.get(digest, {}).get(cut, 0.0)
+        return Expected(link.rtt_ms, wait_ms, work_ms, link.uplink_kbps, FEC_LIBRARY in presence.knows)
 
     def _chunk_bytes(self) -> int:
         """As much as the link takes in a while; a link that was not measured yet counts as a slow one."""
@@ -204,12 +215,7 @@ class Exchange:
         return min(CHUNK_BYTES, max(_SMALLEST_CHUNK_BYTES, int(wanted)))
 
     def _serving(self, *, resting: bool = True) -> Presence | None:
-        now = time.monotonic()
-        awake = [
-            gateway
-            for gateway in self._able()
-            if resting or gateway.gateway_id not in self._rests or self._rests[gateway.gateway_id].until <= now
-        ]
+        awake = [gateway for gateway in self._able() if resting or self._closed(gateway.gateway_id)]
         return min(awake, key=lambda gateway: (self._wait_ms(gateway.gateway_id), gateway.gateway_id), default=None)
 
     def _wait_ms(self, gateway_id: str) -> float:
@@ -223,10 +229,54 @@ class Exchange:
             if self._digest in gateway.bundles and common_version(gateway.wire_versions) is not None
         ]
 
-    def _rest(self, gateway_id: str) -> None:
-        last = self._rests.get(gateway_id)
-        length = _FIRST_REST_S if last is None else min(2 * last.length_s, _LONGEST_REST_S)
-        self._rests[gateway_id] = _Rest(time.monotonic() + length, length)
+    def _closed(self, gateway_id: str) -> bool:
+        breaker = self._breakers.get(gateway_id)
+        return breaker is None or breaker.closed
+
+    def _probe_resting(self, now: float) -> None:
+        """Ask gateways that failed something that any would refuse at once: a request whose time is over."""
+        with self._lock:
+            due = [
+                gateway.gateway_id
+                for gateway in self._able()
+                if gateway.gateway_id in self._breakers and self._breakers[gateway.gateway_id].probe_due(now)
+            ]
+            for gateway_id in due:
+                self._breakers[gateway_id].probed(now)
+        for gateway_id in due:
+            request = Request(uuid.uuid4().bytes, self._digest, "", "raw", 0, 0.0, (), ())
+            with self._lock:
+                self._probes[request.request_id] = gateway_id
+                if len(self._probes) > _MAX_PROBES:
+                    del self._probes[next(iter(self._probes))]
+            self._send_chunks_again(gateway_id, request.request_id, split(encode_request(request), request.request_id))
+
+    def _echoed(self, gateway_id: str, request_id: bytes | None) -> bool:
+        """Whether this is the answer to a probe, which is then over."""
+        with self._lock:
+            if request_id is None or self._probes.get(request_id) != gateway_id:
+                return False
+            del self._probes[request_id]
+            breaker = self._breakers.get(gateway_id)
+            if breaker is not None and breaker.echoed():
+                _log.info("gateway %s answers again", gateway_id)
+        return True
+
+    def _look_again(self, now: float) -> None:
+        with self._lock:
+            if self._able() or now - self._looked < _LOOK_AGAIN_S or not self._transport.connected:
+                return
+            self._looked = now
+        self._transport.subscribe(topics.presence_filter())
+
+    def _send_chunks_again(self, gateway_id: str, message_id: bytes, chunks: list[bytes]) -> None:
+        topic = topics.request_topic(gateway_id, self._device_id)
+        for chunk in chunks:
+            self._transport.publish(topic, chunk, correlation=message_id, expiry_s=_CONTROL_EXPIRY_S)
+
+    def _send_control(self, gateway_id: str, payload: bytes) -> None:
+        topic = topics.gateway_control_topic(gateway_id, self._device_id)
+        self._transport.publish(topic, payload, expiry_s=_CONTROL_EXPIRY_S)
 
     def _on_state(self, connected: bool) -> None:
         if connected:
@@ -243,7 +293,13 @@ class Exchange:
                 self._on_presence(topics.parse_presence_topic(message.topic), decode_presence(message.payload))
             elif message.topic.startswith(topics.LOAD_PREFIX):
                 self._on_load(topics.parse_load_topic(message.topic), decode_load(message.payload))
-            elif not message.retained:
+            elif message.retained:
+                return
+            elif "/ctl/" in message.topic:
+                gateway_id = topics.parse_device_control_topic(message.topic).gateway_id
+                control = self._mail.control(gateway_id, message.payload)
+                self._sender.heard(control.message_id, gateway_id)
+            else:
                 self._on_reply(message)
         except WireError as error:
             _log.warning("ignored a message on %s: %s", message.topic, error)
@@ -270,9 +326,15 @@ class Exchange:
 
     def _on_reply(self, message: Message) -> None:
         route = topics.parse_reply_topic(message.topic)
+        if self._echoed(route.gateway_id, message.correlation):
+            return
         if is_notice(message.payload):
             notice = decode_notice(message.payload)
             asked = self._sender.asked(notice.request_id, route.gateway_id)
+            if WIRE_VERSION in notice.versions:
+                # It speaks ours: the link has damaged what we sent.
+                self._sender.damaged(asked, "its request was damaged on the way")
+                return
             fail(asked, f"it was not understood: {disagreement(route.gateway_id, notice.versions)}")
             return
         if message.correlation is None:
@@ -282,17 +344,17 @@ class Exchange:
         if not asked:
             return
         try:
-            whole = self._reassembler.add(route.gateway_id, message.payload)
+            whole = self._mail.add(route.gateway_id, message.payload)
             if whole is not None:
                 self._take(whole, message.correlation, asked)
         except WireError as error:
-            fail(asked, f"its reply is damaged: {error}")
+            self._sender.damaged(asked, f"its reply is damaged: {error}")
 
     def _on_pack(self, gateway_id: str, payload: bytes) -> None:
         """Replies that came together. Raises WireError where there is nothing to be found of them."""
         if len(payload) > MAX_PACK_BYTES + OVERHEAD_BYTES or not len(self._sender):
             return
-        whole = self._reassembler.add(gateway_id, payload)
+        whole = self._mail.add(gateway_id, payload)
         for data in () if whole is None else decode_pack(whole):
             request_id = request_id_of(data)
             asked = self._sender.asked(request_id, gateway_id)
@@ -300,7 +362,7 @@ class Exchange:
                 if asked:
                     self._take(data, request_id, asked)
             except WireError as error:
-                fail(asked, f"its reply is damaged: {error}")
+                self._sender.damaged(asked, f"its reply is damaged: {error}")
 
     def _take(self, data: Buffer, request_id: bytes, asked: Sequence[Pending]) -> None:
         """Read a reply, and hand it to those who asked."""
@@ -316,6 +378,7 @@ class Exchange:
     def _after_echo(self, ms: float) -> None:
         with self._lock:
             self._link = self._link.after_echo(ms)
+            self._mail.round_trip_s = self._link.rtt_ms / 1e3
 
     def _after_transfer(self, size: int, ms: float) -> None:
         """An acknowledged transfer holds one round trip to the broker; the downlink counts as fast until shown."""

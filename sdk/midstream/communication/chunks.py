@@ -94,6 +94,25 @@ class _Partial:
         return b"".join(rebuilt(whole, self.count))[: self.total]
 
 
+@dataclass(frozen=True, slots=True)
+class Peeked:
+    """What a chunk's header says of it, true or not."""
+
+    message_id: bytes
+    index: int
+    count: int
+    tag: bytes
+    parity: int
+
+
+def peek(chunk: bytes) -> Peeked | None:
+    """The header of a chunk of this version, before anything of it is checked; None where it has none."""
+    if len(chunk) < OVERHEAD_BYTES or _PREFIX.unpack_from(chunk) != (_MAGIC, WIRE_VERSION, 0):
+        return None
+    _, _, _, message_id, index, count, _, tag, parity = _HEADER.unpack_from(chunk)
+    return Peeked(message_id, index, count, tag, parity)
+
+
 def chunk_count(total: int, chunk_bytes: int) -> int:
     """How many data chunks of at most ``chunk_bytes`` a message of ``total`` bytes takes."""
     return -(-total // (chunk_bytes - OVERHEAD_BYTES))

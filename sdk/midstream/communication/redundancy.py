@@ -9,6 +9,8 @@ from midstream.communication.fec import MAX_CODED_PARTS, MAX_PARITY
 
 # What was observed longer ago than so many chunks counts less than a third.
 _MEMORY_CHUNKS = 200.0
+# The least that it takes until a loss is noticed.
+_NOTICE_MS = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +56,26 @@ def _at_most(losses: int, sent: int, share: float) -> float:
         term *= (sent - lost) / (lost + 1) * share / (1 - share)
         total += term
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How long a message takes to a peer: round trip, ms, and the rate, kbit/s; infinite where it is not known."""
+
+    round_trip_ms: float = 0.0
+    kbps: float = math.inf
+
+
+def parity_chunks(loss_share: float, parts: int, message_bytes: int, way: Way) -> int:
+    """How many parity chunks a message of ``parts`` chunks is sent with: `redundancy`'s, where these are quicker.
+
+    Without parity a message loses a chunk with probability 1 − (1−q)ᵏ, and then waits for the time until its receiver
+    (or, of a message of one chunk, its sender) notices, and for a round trip. With p parity chunks it always waits for
+    p / k of its own transfer time. ``docs/benchmarks/loss.md`` shows both, and that this rule takes the better one.
+    """
+    parity = redundancy(loss_share, parts)
+    if not parity:
+        return 0
+    repair_ms = (1 - (1 - min(loss_share, 1.0)) ** parts) * (_NOTICE_MS + way.round_trip_ms)
+    parity_ms = message_bytes * 8 / way.kbps * parity / parts
+    return parity if parity_ms < repair_ms else 0

@@ -2,19 +2,57 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 
+from midstream.cancelling import Cancellation
 from midstream.communication import topics
-from midstream.communication.chunks import OVERHEAD_BYTES, split
+from midstream.communication.attempts import Attempts
+from midstream.communication.chunks import OVERHEAD_BYTES
+from midstream.communication.control import Cancel, encode_control
+from midstream.communication.mail import Mail
 from midstream.communication.packing import Packer, SmallRequest, Way
 from midstream.communication.packs import MAX_PACK_BYTES, encode_pack
+from midstream.communication.redundancy import Way as LossyWay
 from midstream.communication.transport import MqttTransport
-from midstream.communication.wire import REQUEST_ID_BYTES, Reply, Request, encode_request
+from midstream.communication.wire import REQUEST_ID_BYTES, Reply, Request, Status, encode_request
 from midstream.errors import MidstreamError
+
+_CANCEL_EXPIRY_S = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is known of the way to a gateway: round trip, queue and the request's work there, ms; the uplink, kbit/s.
+
+    ``takes_parity`` says that the gateway can use parity chunks.
+    """
+
+    round_trip_ms: float
+    queue_ms: float
+    work_ms: float
+    uplink_kbps: float
+    takes_parity: bool = False
+
+    def answer_s(self, size_bytes: int) -> float:
+        """When the answer to so many bytes should be there."""
+        transfer_ms = size_bytes * 8 / self.uplink_kbps if self.uplink_kbps > 0 else 0.0
+        return (self.round_trip_ms + self.queue_ms + self.work_ms + transfer_ms) / 1e3
+
+
+@dataclass
+class _Transfer:
+    """A message of which the broker has not acknowledged every chunk."""
+
+    size_bytes: int
+    chunks: int
+    unacked: int
+    began: float
 
 
 @dataclass
@@ -22,18 +60,29 @@ class Pending:
     """A request, under way or done. ``problem`` says why there is no reply.
 
     ``held_ms`` is how long it waited for others to be sent with; ``sent_bytes`` is its share of what they took.
+    ``attempts`` is there once it was sent, ``trouble`` says what came instead of an answer.
     """
 
-    request_id: bytes
+    request: Request
     gateway_id: str
+    expected: Expected
     started: float
+    until: float
     reply: Reply | None = None
     sent_bytes: int = 0
     received_bytes: int = 0
     problem: str | None = None
     held_ms: float = 0.0
     message_id: bytes | None = None
+    attempts: Attempts | None = None
+    transfer: _Transfer | None = None
+    trouble: str | None = None
     done: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def request_id(self) -> bytes:
+        """The id of the request."""
+        return self.request.request_id
 
     def fail(self, problem: str) -> None:
         """No reply will come, for this reason."""
@@ -42,28 +91,10 @@ class Pending:
             self.done.set()
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What is known of the way to a gateway: round trip, queue and the request's work there, ms; the uplink, kbit/s."""
-
-    round_trip_ms: float
-    queue_ms: float
-    work_ms: float
-    uplink_kbps: float
-
-
-@dataclass
-class _Transfer:
-    """A message of which the broker has not acknowledged every chunk."""
-
-    size_bytes: int
-    unacked: int
-    began: float
-
-
 class Sender:
     """Sends requests over a transport, and keeps account of them until whoever asked leaves. Thread-safe.
 
+    A request of which nothing is heard is sent again under the same id, as long as an answer could come in time.
     ``chunk_bytes`` says how long a chunk may be now; ``on_transfer`` hears how many bytes were acknowledged in how many
     ms. With ``packing``, small requests that are asked at the same time go out in one message where that costs none of
     them its deadline: ``packs`` counts these messages, ``packed_requests`` what was in them.
@@ -72,6 +103,7 @@ class Sender:
     def __init__(
         self,
         transport: MqttTransport,
+        mail: Mail,
         device_id: str,
         chunk_bytes: Callable[[], int],
         on_transfer: Callable[[int, float], None],
@@ -79,6 +111,7 @@ class Sender:
         packing: bool,
     ) -> None:
         self._transport = transport
+        self._mail = mail
         self._device_id = device_id
         self._chunk_bytes = chunk_bytes
         self._on_transfer = on_transfer
@@ -94,22 +127,33 @@ class Sender:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def ask(self, request: Request, gateway_id: str, timeout_s: float, expected: Expected) -> Pending:
+    def ask(
+        self,
+        request: Request,
+        gateway_id: str,
+        timeout_s: float,
+        expected: Expected,
+        cancellation: Cancellation | None = None,
+    ) -> Pending:
         """Send a request and wait for its reply; where there is none in time, ``problem`` says why.
 
         Nothing of it is left when this returns: what was not sent yet is not sent any more, unless others wait for it.
         """
-        pending = Pending(request.request_id, gateway_id, time.monotonic())
-        until = pending.started + timeout_s
+        started = time.monotonic()
+        pending = Pending(request, gateway_id, expected, started, started + timeout_s)
+        watched = nullcontext() if cancellation is None else cancellation.calls(lambda: pending.fail("cancelled"))
         with self._lock:
             self._pending[request.request_id] = pending
         try:
-            self._send(request, pending, expected)
-            while not pending.done.wait(self._patience_s(pending, until)):
-                if time.monotonic() >= until:
-                    pending.problem = "no answer in time"
-                    break
-                self._send_overdue(gateway_id)
+            with watched:
+                if not pending.done.is_set():
+                    self._send(request, pending, expected)
+                while not pending.done.wait(self._patience_s(pending)):
+                    if time.monotonic() >= pending.until:
+                        pending.problem = pending.trouble or "no answer in time"
+                        break
+                    self._send_overdue(gateway_id)
+                    self._again_if_due(pending)
         except (ValueError, MidstreamError) as error:
             pending.fail(_cannot_be_sent(error))
         finally:
@@ -124,11 +168,30 @@ class Sender:
         return [pending for pending in found if pending.gateway_id == gateway_id]
 
     def answer(self, pending: Pending, reply: Reply, size_bytes: int) -> None:
-        """The reply has come."""
+        """The reply has come; where it says that the request could not be read, the link may have damaged that."""
+        if reply.status is Status.BAD_REQUEST and pending.attempts is not None and pending.attempts.count == 1:
+            pending.trouble = f"the gateway refused: {reply.message}"
+            if self._again(pending):
+                return
+        self._note_losses(pending, reply)
         pending.received_bytes = size_bytes
         pending.reply = reply
         pending.done.set()
         self._no_longer_under_way(pending)
+
+    def damaged(self, asked: Sequence[Pending], problem: str) -> None:
+        """What came for these cannot be read: they are sent again, or fail where that was done often enough."""
+        for pending in asked:
+            pending.trouble = problem
+            if not self._again(pending):
+                pending.fail(problem)
+
+    def heard(self, message_id: bytes, gateway_id: str) -> None:
+        """This gateway is getting a message, or has it."""
+        now = time.monotonic()
+        for pending in self.asked(message_id, gateway_id):
+            if pending.attempts is not None:
+                pending.attempts.heard(now)
 
     def fail(self, problem: str, gateway_id: str | None = None) -> None:
         """No request is answered any more, or none of those to this gateway."""
@@ -136,12 +199,15 @@ class Sender:
             waiting = list(self._pending.values())
         fail(waiting if gateway_id is None else [one for one in waiting if one.gateway_id == gateway_id], problem)
 
-    def _patience_s(self, pending: Pending, until: float) -> float:
-        """How long to wait for an answer, or until those must be sent with which this request waits."""
+    def _patience_s(self, pending: Pending) -> float:
+        """How long to wait for an answer, or until this request, or those with which it waits, must be sent."""
+        until = pending.until
         with self._lock:
             packer = self._packers.get(pending.gateway_id)
             if packer is not None and packer.due_s is not None and packer.holds(pending.request_id):
                 until = min(until, packer.due_s)
+        if pending.attempts is not None and pending.attempts.due_s is not None:
+            until = min(until, pending.attempts.due_s)
         return min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)
 
     def _leave(self, pending: Pending) -> None:
@@ -157,6 +223,11 @@ class Sender:
                     del self._sent[unwanted]
         if unwanted is not None:
             self._transport.withdraw(unwanted)
+        if pending.request_id != unwanted:
+            self._transport.withdraw(pending.request_id)
+        self._mail.forget(pending.gateway_id, pending.request_id)
+        if pending.reply is None and pending.attempts is not None:
+            self._cancel(pending)
         self._no_longer_under_way(pending)
 
     def _send(self, request: Request, pending: Pending, expected: Expected) -> None:
@@ -180,10 +251,48 @@ class Sender:
             due = self._packers.setdefault(pending.gateway_id, Packer()).offer(small, way, now)
         self._send_together(due, now)
 
+    def _cancel(self, pending: Pending) -> None:
+        """Nobody waits for it any more: the gateway need not run it."""
+        topic = topics.gateway_control_topic(pending.gateway_id, self._device_id)
+        self._transport.publish(topic, encode_control(Cancel(pending.request_id)), expiry_s=_CANCEL_EXPIRY_S)
+
+    def _again_if_due(self, pending: Pending) -> None:
+        attempts, now = pending.attempts, time.monotonic()
+        if attempts is None or attempts.due_s is None or now < attempts.due_s:
+            return
+        if pending.transfer is not None and pending.transfer.unacked:
+            attempts.heard(now)  # it is still on its way to the broker
+        else:
+            self._again(pending)
+
+    def _again(self, pending: Pending) -> bool:
+        """Send it again, alone, with the time that remains now; False where that is of no more use."""
+        now, attempts = time.monotonic(), pending.attempts
+        if attempts is None or pending.done.is_set() or not attempts.may_send(now):
+            return False
+        left_ms = pending.request.deadline_ms - int((now - pending.started) * 1e3) - attempts.count
+        if left_ms <= 0:
+            return False
+        attempts.sent(now)
+        message = encode_request(replace(pending.request, deadline_ms=left_ms))
+        self._publish([message], pending.request_id, [pending], left_ms)
+        return True
+
+    def _note_losses(self, pending: Pending, reply: Reply) -> None:
+        """What the answer to a request of a single chunk says of the link; of several, the gateway says it itself."""
+        attempts, transfer = pending.attempts, pending.transfer
+        if attempts is None or transfer is None or transfer.chunks > 1:
+            return
+        busy_s = (reply.queue_ms + reply.compute_ms) / 1e3
+        if attempts.count > 1 and time.monotonic() - attempts.sent_s < busy_s:
+            return  # it answers an earlier attempt: nothing was lost, it was slow
+        self._mail.observed(pending.gateway_id, 1, attempts.count)
+
     def _send_overdue(self, gateway_id: str) -> None:
         now = time.monotonic()
         with self._lock:
-            due = self._packers[gateway_id].overdue(now)
+            packer = self._packers.get(gateway_id)
+            due = () if packer is None else packer.overdue(now)
         self._send_together(due, now)
 
     def _no_longer_under_way(self, pending: Pending) -> None:
@@ -225,14 +334,28 @@ class Sender:
         try:
             whole = messages[0] if len(messages) == 1 else encode_pack(messages)
             limit = min(self._payload_limit(gateway_id, deadline_ms), self._chunk_bytes())
-            chunks = split(whole, message_id, limit)
-            transfer = _Transfer(sum(map(len, chunks)), len(chunks), time.monotonic())
+            expected = asked[0].expected
+            chunks = self._mail.chunks(
+                gateway_id,
+                whole,
+                message_id,
+                limit,
+                deadline_ms / 1e3,
+                parity=expected.takes_parity,
+                way=LossyWay(expected.round_trip_ms, expected.uplink_kbps or math.inf),
+            )
+            qos, now = self._mail.qos(gateway_id, len(whole)), time.monotonic()
+            transfer = _Transfer(sum(map(len, chunks)), len(chunks), qos * len(chunks), now)
             for message, pending in zip(messages, asked, strict=True):
-                pending.sent_bytes = transfer.size_bytes * len(message) // sum(map(len, messages))
+                pending.sent_bytes += transfer.size_bytes * len(message) // sum(map(len, messages))
+                pending.transfer = transfer
+                if pending.attempts is None:
+                    pending.attempts = Attempts(now, pending.expected.answer_s(len(whole)), pending.until)
             for chunk in chunks:
                 if not self._transport.publish(
                     topics.request_topic(gateway_id, self._device_id),
                     chunk,
+                    qos=qos,
                     correlation=message_id,
                     response_topic=topics.reply_topic(gateway_id, self._device_id),
                     expiry_s=_expiry_s(deadline_ms),

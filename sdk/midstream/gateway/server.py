@@ -18,12 +18,15 @@ from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Tick
 from midstream.communication import topics
 from midstream.communication.address import parse_broker_url
 from midstream.communication.announcements import MAX_BUNDLES
-from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler, split
+from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler
 from midstream.communication.codecs import encode, optional_libraries
+from midstream.communication.control import Cancel
 from midstream.communication.fec import FEC_LIBRARY, fec_available
 from midstream.communication.framing import WIRE_VERSION, check_version
+from midstream.communication.mail import Mail
 from midstream.communication.packs import decode_pack, encode_pack, is_pack, request_id_of
 from midstream.communication.presence import Presence
+from midstream.communication.redundancy import Way
 from midstream.communication.transport import Message, MqttTransport
 from midstream.communication.versions import VersionNotice, encode_notice
 from midstream.communication.wire import (
@@ -59,6 +62,7 @@ QUEUE_CAPACITY = 256
 QUEUE_CAPACITY_BYTES = 256 << 20
 # Who sent what cannot be read is answered, too, but how long it waits is not known.
 _REFUSAL_S = 10.0
+_CONTROL_EXPIRY_S = 1
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,9 @@ class Gateway:
                 "for the rest of them"
             )
         self._limits = Limits(*(max(bundle.max_request_bytes for bundle in served),) * 2)
-        self._reassembler = Reassembler(self._limits.max_message_bytes)
+        self._mail = Mail(
+            Reassembler(self._limits.max_message_bytes), self._send_chunks_again, self._send_control, answers=True
+        )
         self._queue = EarliestDeadlineFirst(QUEUE_CAPACITY, self._workers, QUEUE_CAPACITY_BYTES)
         self._jobs: dict[int, _Job] = {}
         self._numbers = itertools.count()
@@ -148,6 +154,7 @@ class Gateway:
                 thread.start()
                 self._threads.append(thread)
             self._transport.subscribe(topics.request_filter(self.gateway_id))
+            self._transport.subscribe(topics.gateway_filters(self.gateway_id)[1])
             self._transport.start()
         except BaseException:
             self._close()
@@ -167,6 +174,7 @@ class Gateway:
         for thread in self._threads:
             thread.join()
         self._transport.close(last=(topics.presence_topic(self.gateway_id), b""))
+        self._mail.close()
 
     def serve(self) -> None:
         """Serve until `stop` is called, from a signal handler or another thread.
@@ -246,6 +254,9 @@ class Gateway:
         if message.retained:
             return
         try:
+            if "/ctl/" in message.topic:
+                self._on_control(topics.parse_inbound(message.topic).device_id, message.payload)
+                return
             route = topics.parse_request_topic(message.topic)
         except WireError as error:
             _log.warning("ignored a message: %s", error)
@@ -253,7 +264,7 @@ class Gateway:
         device_id = route.device_id
         try:
             check_version(route.version, "topic")
-            whole = self._reassembler.add(device_id, message.payload)
+            whole = self._mail.add(device_id, message.payload)
             if whole is None:
                 return
             if not is_pack(whole):
@@ -268,6 +279,24 @@ class Gateway:
             return
         for request in requests:
             self._read(device_id, request, request_id_of(request), packed=True)
+
+    def _on_control(self, device_id: str, payload: bytes) -> None:
+        """What a device asks for again is sent; what it does not wait for any more is not run."""
+        control = self._mail.control(device_id, payload)
+        if isinstance(control, Cancel):
+            with self._changed:
+                for number, job in list(self._jobs.items()):
+                    if (job.device_id, job.request.request_id) == (device_id, control.message_id):
+                        del self._jobs[number]
+
+    def _send_control(self, device_id: str, payload: bytes) -> None:
+        topic = topics.device_control_topic(device_id, self.gateway_id)
+        self._transport.publish(topic, payload, expiry_s=_CONTROL_EXPIRY_S)
+
+    def _send_chunks_again(self, device_id: str, message_id: bytes, chunks: list[bytes]) -> None:
+        topic = topics.reply_topic(self.gateway_id, device_id)
+        for chunk in chunks:
+            self._transport.publish(topic, chunk, correlation=message_id, expiry_s=_CONTROL_EXPIRY_S)
 
     def _read(self, device_id: str, data: Buffer, request_id: bytes | None, *, packed: bool) -> None:
         """Take in a request, alone or out of a pack; ``request_id`` is what stands beside it."""
@@ -358,11 +387,12 @@ class Gateway:
         return job
 
     def _due_first(self) -> _Job | None:
-        ticket = self._queue.take()
-        if ticket is None:
-            return None
-        self._busy += 1
-        return self._jobs.pop(ticket.number)
+        while (ticket := self._queue.take()) is not None:
+            # Those that nobody waits for any more are gone.
+            if (job := self._jobs.pop(ticket.number, None)) is not None:
+                self._busy += 1
+                return job
+        return None
 
     def _reply(self, job: _Job, reply: Reply, held: HeldReplies) -> None:
         """Send a reply, or keep it for the next ones."""
@@ -375,7 +405,8 @@ class Gateway:
             if held.takes(job.device_id, message, job.deadline, now, pack_bytes):
                 held.add(job.device_id, message, job.deadline, now)
                 return
-        self._post(job.device_id, message, reply.request_id, reply.request_id, job.deadline - now)
+        parity = job.request.takes_parity
+        self._post(job.device_id, message, reply.request_id, reply.request_id, job.deadline - now, parity=parity)
 
     def _send_held(self, held: HeldReplies) -> None:
         """Send what is held, together where it is several."""
@@ -430,12 +461,20 @@ class Gateway:
         self._post(device_id, encode_reply(reply), reply.request_id, reply.request_id, wait_s)
 
     def _post(
-        self, device_id: str, message: bytes, message_id: bytes, correlation: bytes | None, wait_s: float
+        self,
+        device_id: str,
+        message: bytes,
+        message_id: bytes,
+        correlation: bytes | None,
+        wait_s: float,
+        *,
+        parity: bool = False,
     ) -> None:
         chunk_bytes = self._chunk_bytes(device_id, correlation, wait_s)
-        for chunk in split(message, message_id, chunk_bytes):
-            topic = topics.reply_topic(self.gateway_id, device_id)
-            self._transport.publish(topic, chunk, correlation=correlation, expiry_s=_expiry_s(wait_s))
+        topic = topics.reply_topic(self.gateway_id, device_id)
+        qos = self._mail.qos(device_id, len(message))
+        for chunk in self._mail.chunks(device_id, message, message_id, chunk_bytes, wait_s, parity=parity, way=Way()):
+            self._transport.publish(topic, chunk, qos=qos, correlation=correlation, expiry_s=_expiry_s(wait_s))
 
     def _chunk_bytes(self, device_id: str, correlation: bytes | None, wait_s: float) -> int:
         topic = topics.reply_topic(self.gateway_id, device_id)
