@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from midstream.communication.checksum import is_sealed
 from midstream.communication.chunks import Reassembler, chunk_count, peek, split
-from midstream.communication.control import Cancel, Control, Missing, Taken, decode_control, encode_control
+from midstream.communication.control import TAG_BYTES, Cancel, Control, Missing, Taken, decode_control, encode_control
 from midstream.communication.fec import fec_available
 from midstream.communication.redundancy import LossEstimate, Way, parity_chunks
 from midstream.communication.repair import Repair, RepairRules, Resend
@@ -107,8 +107,20 @@ class Mail:
         extra = parity_chunks(loss, parts, len(message), way) if parity and fec_available() else 0
         chunks = split(message, message_id, chunk_bytes, extra)
         if parts > 1:
-            self._keep((peer, message_id), Resend(message[-4:], chunks), len(message), keep_s)
+            self.keep(peer, message_id, message, chunks, keep_s)
         return chunks
+
+    def keep(self, peer: str, message_id: bytes, message: bytes, chunks: list[bytes], keep_s: float) -> None:
+        """Keep the chunks of a message for a peer that asks for some again, as `chunks` does."""
+        key, now = (peer, message_id), time.monotonic()
+        with self._changed:
+            self._drop(key)
+            for old in [old for old, kept in self._kept.items() if kept.until_s < now]:
+                self._drop(old)
+            while self._kept and self._kept_bytes + len(message) > _MAX_KEPT_BYTES:
+                self._drop(next(iter(self._kept)))
+            self._kept[key] = _Kept(Resend(message[-TAG_BYTES:], chunks), len(message), now + keep_s)
+            self._kept_bytes += len(message)
 
     def qos(self, peer: str, size_bytes: int) -> int:
         """The quality of service for a message of this size: without acknowledgement where that would say little."""
@@ -246,17 +258,6 @@ class Mail:
     def _loss(self, peer: str) -> float:
         about = self._peers.get(peer)
         return 0.0 if about is None else max(about.sent.share, about.came.share)
-
-    def _keep(self, key: tuple[str, bytes], chunks: Resend, size_bytes: int, keep_s: float) -> None:
-        now = time.monotonic()
-        with self._changed:
-            self._drop(key)
-            for old in [old for old, kept in self._kept.items() if kept.until_s < now]:
-                self._drop(old)
-            while self._kept and self._kept_bytes + size_bytes > _MAX_KEPT_BYTES:
-                self._drop(next(iter(self._kept)))
-            self._kept[key] = _Kept(chunks, size_bytes, now + keep_s)
-            self._kept_bytes += size_bytes
 
     def _drop(self, key: tuple[str, bytes]) -> None:
         kept = self._kept.pop(key, None)

@@ -24,6 +24,8 @@ from midstream.communication.wire import REQUEST_ID_BYTES, Reply, Request, Statu
 from midstream.errors import MidstreamError
 
 _CANCEL_EXPIRY_S = 1
+# A request that the gateway cannot read is sent no more often than this: the link may have damaged it, or we.
+_MOST_REFUSALS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ class Pending:
     """A request, under way or done. ``problem`` says why there is no reply.
 
     ``held_ms`` is how long it waited for others to be sent with; ``sent_bytes`` is its share of what they took.
-    ``attempts`` is there once it was sent, ``trouble`` says what came instead of an answer.
+    ``attempts`` is there once it was sent, ``trouble`` says what came instead of an answer, ``damaged`` how many
+    answers could not be read.
     """
 
     request: Request
@@ -77,6 +80,7 @@ class Pending:
     attempts: Attempts | None = None
     transfer: _Transfer | None = None
     trouble: str | None = None
+    damaged: int = 0
     done: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -169,7 +173,8 @@ class Sender:
 
     def answer(self, pending: Pending, reply: Reply, size_bytes: int) -> None:
         """The reply has come; where it says that the request could not be read, the link may have damaged that."""
-        if reply.status is Status.BAD_REQUEST and pending.attempts is not None and pending.attempts.count == 1:
+        attempts = pending.attempts
+        if reply.status is Status.BAD_REQUEST and attempts is not None and attempts.count < _MOST_REFUSALS:
             pending.trouble = f"the gateway refused: {reply.message}"
             if self._again(pending):
                 return
@@ -180,10 +185,11 @@ class Sender:
         self._no_longer_under_way(pending)
 
     def damaged(self, asked: Sequence[Pending], problem: str) -> None:
-        """What came for these cannot be read: they are sent again, or fail where that was done often enough."""
+        """What came for these cannot be read: they are sent again, or fail where no other answer is to be expected."""
         for pending in asked:
             pending.trouble = problem
-            if not self._again(pending):
+            pending.damaged += 1
+            if not self._again(pending) and (pending.attempts is None or pending.damaged >= pending.attempts.count):
                 pending.fail(problem)
 
     def heard(self, message_id: bytes, gateway_id: str) -> None:
