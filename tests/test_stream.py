@@ -7,7 +7,9 @@ import threading
 import numpy as np
 import pytest
 
-from midstream.stream import Frame, FrameStream
+from midstream.stream import FrameStream
+
+Frame = np.ndarray
 
 
 def frame(number: int) -> Frame:

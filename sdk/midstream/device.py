@@ -259,7 +259,7 @@ class Device:
         features = None if analysis is None else size_features(analysis.features, tensors)
         plan, presence = self._plan(analysis, features, objective, cut, codec)
         timings["plan"] = _since(mark)
-        if not plan.offloads and cut is None:
+        if presence is None or not (plan.offloads or cut is not None):
             self._exchange.probe()
         cancellation.check()
         begun = self._begin(plan, tensors, timings)
@@ -300,7 +300,7 @@ class Device:
                 running.exception()  # that it was cancelled is no news
             raise
 
-    def stream(self, **options: Any) -> FrameStream[Result]:
+    def stream(self, **options: Any) -> FrameStream[np.ndarray, Result]:
         """The newest of frames that come faster than they are answered; ``options`` are `infer`'s, for each of them.
 
         ``with device.stream() as stream``: any thread gives frames to ``stream.offer``, and one iterates over

@@ -310,6 +310,8 @@ class Exchange:
                 self._gateways.pop(gateway_id, None)
                 self._loads.pop(gateway_id, None)
             elif gateway_id in self._gateways or len(self._gateways) < _MAX_GATEWAYS:
+                if gateway_id not in self._gateways:
+                    self._breakers.pop(gateway_id, None)  # it is another one, or on another connection
                 self._gateways[gateway_id] = replace(presence, gateway_id=gateway_id)
             self._lock.notify_all()
         if presence is None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-import numpy as np
-
+Frame = TypeVar("Frame")
 Answer = TypeVar("Answer")
-Frame = np.ndarray[Any, Any]
 
 
-class FrameStream(Generic[Answer]):
+class FrameStream(Generic[Frame, Answer]):
     """Frames in, from any thread; each frame that was worked on, and its answer, out. Thread-safe.
 
     One frame waits at most. Iterating answers it on the iterating thread, so a slow consumer makes no queue either;
@@ -23,12 +21,12 @@ class FrameStream(Generic[Answer]):
     def __init__(self, answer: Callable[[Frame], Answer]) -> None:
         self._answer = answer
         self._changed = threading.Condition()
-        self._waiting: Frame | None = None
+        self._waiting: list[Frame] = []
         self._ended = False
         self.offered = 0
         self.dropped = 0
 
-    def __enter__(self) -> FrameStream[Answer]:
+    def __enter__(self) -> FrameStream[Frame, Answer]:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -43,8 +41,8 @@ class FrameStream(Generic[Answer]):
             if self._ended:
                 return False
             self.offered += 1
-            self.dropped += self._waiting is not None
-            self._waiting = frame
+            self.dropped += len(self._waiting)
+            self._waiting = [frame]
             self._changed.notify()
         return True
 
@@ -57,8 +55,8 @@ class FrameStream(Generic[Answer]):
     def __iter__(self) -> Iterator[tuple[Frame, Answer]]:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._ended or self._waiting is not None)
-                frame, self._waiting = self._waiting, None
-            if frame is None:
-                return
+                self._changed.wait_for(lambda: self._ended or self._waiting)
+                if not self._waiting:
+                    return
+                (frame,), self._waiting = self._waiting, []
             yield frame, self._answer(frame)

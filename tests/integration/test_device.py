@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import math
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from midstream.breaker import Breaker
 from midstream.broker import Broker
 from midstream.bundle import Bundle
 from midstream.device import Device
@@ -116,7 +118,8 @@ def test_an_error_while_a_gateway_is_entered_leaves_nothing_running(
 def test_a_gateway_that_rests_is_said_to(broker: Broker, start_gateway, faces: Bundle, inputs: Tensors) -> None:
     gateway = start_gateway(broker)
     with device_with_gateway(faces, broker.url) as device:
-        device._exchange._rest(gateway.name)
+        device._exchange._breakers[gateway.name] = Breaker()
+        device._exchange._breakers[gateway.name].failed(time.monotonic())
         result = device.infer(inputs)
         assert "the gateway rests for 0." in (result.fallback or "")
         gateway.stop()

@@ -11,20 +11,25 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from midstream.communication.checksum import is_sealed
-from midstream.communication.chunks import Reassembler, chunk_count, peek, split
+from midstream.communication.chunks import Peeked, Reassembler, chunk_count, peek, split
 from midstream.communication.control import TAG_BYTES, Cancel, Control, Missing, Taken, decode_control, encode_control
 from midstream.communication.fec import fec_available
 from midstream.communication.redundancy import LossEstimate, Way, parity_chunks
 from midstream.communication.repair import Repair, RepairRules, Resend
+
+_Key = TypeVar("_Key")
 
 _log = logging.getLogger("midstream.mail")
 
 # Of what was sent, so much is kept for those who ask again.
 _MAX_KEPT_BYTES = 64 << 20
 _MAX_PEERS = 1024
-_MAX_COPIES = 256
+_MAX_SINGLES = 256
+_MAX_COMING = 256
+_LONGEST_KEEP_S = 30.0
 # A half-finished message of which nothing comes for so long is given up.
 _GIVE_UP_S = 10.0
 # Until it is known how quickly a peer's chunks follow each other; then so many times that.
@@ -88,7 +93,7 @@ class Mail:
         self._kept: OrderedDict[tuple[str, bytes], _Kept] = OrderedDict()
         self._kept_bytes = 0
         self._coming: dict[tuple[str, bytes], _Coming] = {}
-        self._copies: OrderedDict[tuple[str, bytes, bytes], None] = OrderedDict()
+        self._copied: OrderedDict[tuple[str, bytes, bytes], None] = OrderedDict()
         self._singles: OrderedDict[tuple[str, bytes], None] = OrderedDict()
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
         self._thread: threading.Thread | None = None
@@ -111,7 +116,7 @@ class Mail:
         return chunks
 
     def keep(self, peer: str, message_id: bytes, message: bytes, chunks: list[bytes], keep_s: float) -> None:
-        """Keep the chunks of a message for a peer that asks for some again, as `chunks` does."""
+        """Keep the chunks of a message for a peer that asks for some again, as `chunks` does: at most 30 s."""
         key, now = (peer, message_id), time.monotonic()
         with self._changed:
             self._drop(key)
@@ -119,7 +124,9 @@ class Mail:
                 self._drop(old)
             while self._kept and self._kept_bytes + len(message) > _MAX_KEPT_BYTES:
                 self._drop(next(iter(self._kept)))
-            self._kept[key] = _Kept(Resend(message[-TAG_BYTES:], chunks), len(message), now + keep_s)
+            self._kept[key] = _Kept(
+                Resend(message[-TAG_BYTES:], chunks), len(message), now + min(keep_s, _LONGEST_KEEP_S)
+            )
             self._kept_bytes += len(message)
 
     def qos(self, peer: str, size_bytes: int) -> int:
@@ -187,19 +194,14 @@ class Mail:
         if not is_sealed(memoryview(chunk)) and about is not None and about.count > 1:
             _log.debug("a chunk from %s was damaged on the way", peer)
             return None, None
-        if (
-            about is not None
-            and about.count == 1
-            and about.parity
-            and self._is_copy((peer, about.message_id, about.tag))
-        ):
+        if about is not None and (peer, about.message_id, about.tag) in self._copied:
             return None, None
         before = None if about is None else self._reassembler.progress(peer, about.message_id)
         whole = self._reassembler.add(peer, chunk)
         if about is None:
             return whole, None
         if about.count == 1:
-            self._note_single(peer, about.message_id)
+            self._note_single(peer, about)
             return whole, None
         key = (peer, about.message_id)
         if whole is not None:
@@ -216,28 +218,25 @@ class Mail:
         coming = self._coming.get(key)
         if coming is None or (before is not None and before.tag != progress.tag):
             coming = self._coming[key] = _Coming(Repair(now, RepairRules(quiet_s=self._quiet_s(peer))), now)
+            if len(self._coming) > _MAX_COMING:
+                del self._coming[next(iter(self._coming))]
             self._tick()
         else:
             self._note_gap(peer, now - coming.heard_s)
         coming.heard_s = now
         return None, coming.repair.arrived(progress, now)
 
-    def _note_single(self, peer: str, message_id: bytes) -> None:
-        """A message of one chunk that comes a second time, as another attempt, has lost itself or its answer before."""
-        again = (peer, message_id) in self._singles
-        self._singles[peer, message_id] = None
-        if len(self._singles) > _MAX_COPIES:
-            self._singles.popitem(last=False)
-        about = self._about(peer)
-        about.came = about.came.after(0 if again else 1, 1)
+    def _note_single(self, peer: str, chunk: Peeked) -> None:
+        """A message of one chunk that comes a second time, as another attempt, has lost itself or its answer before.
 
-    def _is_copy(self, key: tuple[str, bytes, bytes]) -> bool:
-        if key in self._copies:
-            return True
-        self._copies[key] = None
-        if len(self._copies) > _MAX_COPIES:
-            self._copies.popitem(last=False)
-        return False
+        Its parity chunks are copies of it, which are passed over from now on.
+        """
+        if chunk.parity:
+            _remember(self._copied, (peer, chunk.message_id, chunk.tag))
+        again = (peer, chunk.message_id) in self._singles
+        _remember(self._singles, (peer, chunk.message_id))
+        known = self._about(peer)
+        known.came = known.came.after(0 if again else 1, 1)
 
     def _quiet_s(self, peer: str) -> float:
         gap_s = self._about(peer).gap_s
@@ -290,7 +289,7 @@ class Mail:
         return give_up_s if coming.repair.due_s is None else min(coming.repair.due_s, give_up_s)
 
     def _overdue(self, now: float) -> list[tuple[str, Missing]]:
-        found = []
+        found: list[tuple[str, Missing]] = []
         for (peer, message_id), coming in list(self._coming.items()):
             if self._due_s(coming) > now:
                 continue
@@ -303,3 +302,9 @@ class Mail:
             if missing is not None:
                 found.append((peer, missing))
         return found
+
+
+def _remember(seen: OrderedDict[_Key, None], key: _Key) -> None:
+    seen[key] = None
+    if len(seen) > _MAX_SINGLES:
+        seen.popitem(last=False)

@@ -273,13 +273,16 @@ class Sender:
 
     def _again(self, pending: Pending) -> bool:
         """Send it again, alone, with the time that remains now; False where that is of no more use."""
-        now, attempts = time.monotonic(), pending.attempts
-        if attempts is None or pending.done.is_set() or not attempts.may_send(now):
-            return False
-        left_ms = pending.request.deadline_ms - int((now - pending.started) * 1e3) - attempts.count
-        if left_ms <= 0:
-            return False
-        attempts.sent(now)
+        now = time.monotonic()
+        with self._lock:
+            attempts = pending.attempts
+            if attempts is None or pending.done.is_set() or not attempts.may_send(now):
+                return False
+            # Never the same number twice: what is sent again has another tag.
+            left_ms = pending.request.deadline_ms - int((now - pending.started) * 1e3) - attempts.count
+            if left_ms <= 0:
+                return False
+            attempts.sent(now)
         message = encode_request(replace(pending.request, deadline_ms=left_ms))
         self._publish([message], pending.request_id, [pending], left_ms)
         return True
