@@ -172,6 +172,7 @@ def cut_links(broker: Broker, start: Callable[..., GatewayProcess], path: Path, 
             assert found_out.ran_on == ("device",)
             # The dead link costs that one request: no other is even planned for it.
             for _ in range(20):
+                assert device._exchange.gateway() is None
                 assert not device.infer(inputs).plan.offloads
             link.restore()
 
@@ -315,6 +316,7 @@ def test_a_cancelled_request_leaves_nothing(
         until(lambda: any(isinstance(decode_control(payload), Cancel) for payload in seen), "a cancellation")
         gateway.process.send_signal(signal.SIGCONT)
         # The gateway has not failed: it was not waited for.
+        assert device._exchange.gateway() is not None
         result = device.infer(picture, cut="input")
         assert result.ran_on == ("gateway",), result.fallback
 

@@ -19,6 +19,7 @@ from midstream.communication.control import TAG_BYTES, Cancel, Control, Missing,
 from midstream.communication.fec import fec_available
 from midstream.communication.redundancy import LossEstimate, Way, parity_chunks
 from midstream.communication.repair import Repair, RepairRules, Resend
+from midstream.errors import WireError
 
 _Key = TypeVar("_Key")
 
@@ -191,13 +192,16 @@ class Mail:
 
     def _add(self, peer: str, chunk: bytes, now: float) -> tuple[bytes | None, Control | None]:
         about = peek(chunk)
-        if not is_sealed(memoryview(chunk)) and about is not None and about.count > 1:
-            _log.debug("a chunk from %s was damaged on the way", peer)
-            return None, None
         if about is not None and (peer, about.message_id, about.tag) in self._copied:
             return None, None
         before = None if about is None else self._reassembler.progress(peer, about.message_id)
-        whole = self._reassembler.add(peer, chunk)
+        try:
+            whole = self._reassembler.add(peer, chunk)
+        except WireError:
+            if about is None or about.count == 1 or is_sealed(memoryview(chunk)):
+                raise
+            _log.debug("a chunk from %s was damaged on the way", peer)
+            return None, None
         if about is None:
             return whole, None
         if about.count == 1:
