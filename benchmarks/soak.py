@@ -43,6 +43,7 @@ ANSWERS = {
     "wrong": "wrong",
     "hung": "hung",
     "late": f"unanswered by deadline + {LATE_MS:g} ms",
+    "late_in_stalls": "of these, while the machine stalled",
     "slowest_ms": "slowest, ms",
     "remote": "by the gateway",
     "local_planned": "here as planned",
@@ -55,6 +56,18 @@ SAMPLE_S = 2.0
 SHARES = (0.01, 0.2)
 KBPS = (50.0, 100_000.0)
 RTT_MS = (1.0, 100.0)
+# A process that only sleeps for this long tells when the machine itself let processes wait for longer than the second.
+BEAT_S, STALL_S = 0.005, 0.03
+HEART = f"""
+import time
+last = time.monotonic()
+while True:
+    time.sleep({BEAT_S})
+    now = time.monotonic()
+    if now - last > {STALL_S}:
+        print(last, now, flush=True)
+    last = now
+"""
 # A caller is a camera of so many frames a second, not a loop.
 PAUSE_S = 0.02
 
@@ -104,6 +117,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
             running.enter_context(process([*command, "--seed", str(number)], stdout=subprocess.PIPE))
             for number in range(options.devices)
         ]
+        heart = running.enter_context(process([sys.executable, "-c", HEART], stdout=subprocess.PIPE))
         memory: dict[str, list[float]] = {"gateway": [], **{f"device {n}": [] for n in range(len(devices))}}
         collected = Collected(devices)
         changed = time.monotonic()
@@ -119,15 +133,23 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
         found = Counter[str]()
         reasons = Counter[str]()
         slowest = 0.0
+        heart.terminate()
+        assert heart.stdout is not None
+        stalls = [tuple(map(float, line.split())) for line in heart.stdout]
+        late: list[tuple[float, float]] = []
         for report in collected.reports:
             found.update(report["counts"])
             reasons.update(report["reasons"])
             slowest = max(slowest, report["slowest_ms"])
+            late += report["late"]
         return {
             "requests": found["requests"],
             "wrong": found["wrong"],
             "hung": found["hung"] + sum(code != 0 for code in codes),
-            "late": found["late"],
+            "late": len(late),
+            "late_in_stalls": sum(any(first < end and began < last for first, last in stalls) for began, end in late),
+            "stalls": len(stalls),
+            "longest_stall_ms": round(1e3 * max((last - first for first, last in stalls), default=0.0), 1),
             "slowest_ms": round(slowest, 1),
             "remote": found["remote"],
             "local_planned": found["local"],
@@ -191,14 +213,18 @@ class Calls:
         self.counts = Counter[str]()
         self.reasons = Counter[str]()
         self.slowest_ms = 0.0
+        self.late: list[tuple[float, float]] = []
         self.begun: dict[int, float] = {}
 
-    def done(self, result: Result, ms: float, right: bool) -> None:
-        """Count an answer that took so long."""
+    def done(self, result: Result, began: float, right: bool) -> None:
+        """Count an answer, to a request that began then."""
+        end = time.monotonic()
+        ms = (end - began) * 1e3
         with self.lock:
             self.counts["requests"] += 1
             self.counts["wrong"] += not right
-            self.counts["late"] += ms > DEADLINE_MS + LATE_MS
+            if ms > DEADLINE_MS + LATE_MS:
+                self.late.append((began + DEADLINE_MS / 1e3, end))
             self.slowest_ms = max(self.slowest_ms, ms)
             if "gateway" in result.ran_on:
                 self.counts["remote"] += 1
@@ -239,11 +265,10 @@ def device(options: argparse.Namespace) -> int:
                         return
                     calls.begun[caller] = time.monotonic()
                 which = (number + caller) % len(inputs)
-                began = time.perf_counter()
+                began = time.monotonic()
                 result = running.infer(inputs[which], cut=cuts[number % len(cuts)])
-                ms = (time.perf_counter() - began) * 1e3
                 want = wanted[which]
-                calls.done(result, ms, all(np.array_equal(want[name], result.outputs[name]) for name in want))
+                calls.done(result, began, all(np.array_equal(want[name], result.outputs[name]) for name in want))
                 with calls.lock:
                     del calls.begun[caller]
                 time.sleep(PAUSE_S)
@@ -257,7 +282,7 @@ def device(options: argparse.Namespace) -> int:
                 calls.counts["hung"] = sum(time.monotonic() - began > HUNG_S for began in calls.begun.values())
             if calls.counts["hung"]:
                 break
-        report = {"counts": calls.counts, "reasons": calls.reasons, "slowest_ms": calls.slowest_ms}
+        report = {"counts": calls.counts, "reasons": calls.reasons, "late": calls.late, "slowest_ms": calls.slowest_ms}
         print(json.dumps(report), flush=True)
         if calls.counts["hung"]:
             os._exit(1)
@@ -316,6 +341,9 @@ Of {summary["requests"]} requests with a deadline of {DEADLINE_MS:g} ms, in {sum
 {summary["outages"]} outages:
 
 {answers}
+
+A process beside them that only sleeps for {BEAT_S * 1e3:g} ms at a time woke {summary["stalls"]} times more than
+{(STALL_S - BEAT_S) * 1e3:g} ms late, at most {summary["longest_stall_ms"]:g} ms: then the machine let everything wait.
 
 What the link did to messages:
 

@@ -60,6 +60,10 @@ PATIENCE_MS = 10_000.0
 # The local rest is expected to take up to this much longer than measured.
 _RESERVE = 1.15
 _RESERVE_MS = 2.0
+# A machine that has woken a waiting request late is expected to do so again: the most of it counts, up to this share of
+# the deadline, and less with each later one that was in time.
+_LATE_SHARE = 0.1
+_LATE_DECAY = 0.99
 _SMOOTHING = 0.2
 # So many answers of `infer_async` are under way at once; further ones wait for them.
 _MOST_ASYNC = 64
@@ -155,6 +159,7 @@ class Device:
         self._exchange = self._new_exchange()
         self._lock = threading.Lock()
         self._factor = 1.0
+        self._late_ms = 0.0
         self._sizes = SizeEstimates(self.bundle.ladder)
         self._known: _Known | None = None
         self._pool: ThreadPoolExecutor | None = None
@@ -487,6 +492,8 @@ class Device:
                 reply, sent, received = pending.reply, pending.sent_bytes, pending.received_bytes
                 problem = pending.problem or ""
                 waited_ms = _since(mark)
+                if reply is None:
+                    self._woke(max(0.0, waited_ms - wait_s * 1e3))
         if reply is not None:
             mark = time.perf_counter()
             answer, problem = self._decoded(reply, {} if plan.cut is None else begun.outputs)
@@ -549,6 +556,11 @@ class Device:
             factor = min(took_ms / expected_ms, 4 * self._factor)
             self._factor += _SMOOTHING * (factor - self._factor)
 
+    def _woke(self, late_ms: float) -> None:
+        """Remember how late this machine let a request know that its time was over."""
+        with self._lock:
+            self._late_ms = max(late_ms, _LATE_DECAY * self._late_ms)
+
     def _give_up_ms(self, begun: str | None, limit_ms: float | None) -> float:
         """When to stop waiting, in ms after the request began: in time to finish here, where that can be in time."""
         if limit_ms is None:
@@ -556,7 +568,8 @@ class Device:
         costs = self.bundle.costs
         with self._lock:
             rest_ms = self._factor * (costs.whole_ms if begun is None else costs.cuts[begun].tail_ms)
-        latest = limit_ms - rest_ms * _RESERVE - _RESERVE_MS
+            late_ms = min(self._late_ms, _LATE_SHARE * limit_ms)
+        latest = limit_ms - rest_ms * _RESERVE - _RESERVE_MS - late_ms
         return latest if latest > 0 else limit_ms
 
     def _why_local(self, cut: str | None, presence: Presence | None) -> str | None:

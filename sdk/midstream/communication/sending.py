@@ -154,7 +154,9 @@ class Sender:
                     self._send(request, pending, expected)
                 while not pending.done.wait(self._patience_s(pending)):
                     if time.monotonic() >= pending.until:
-                        pending.problem = pending.trouble or "no answer in time"
+                        pending.problem = "no answer in time"
+                        if pending.trouble is not None:
+                            pending.problem += f", and before that: {pending.trouble}"
                         break
                     self._send_overdue(gateway_id)
                     self._again_if_due(pending)
