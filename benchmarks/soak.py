@@ -56,10 +56,13 @@ SAMPLE_S = 2.0
 SHARES = (0.01, 0.2)
 KBPS = (50.0, 100_000.0)
 RTT_MS = (1.0, 100.0)
-# A process that only sleeps for this long tells when the machine itself let processes wait for longer than the second.
+# On each core a process that only sleeps for this long tells when that core let processes wait for longer than the
+# second.
 BEAT_S, STALL_S = 0.005, 0.03
 HEART = f"""
-import time
+import os, sys, time
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {{int(sys.argv[1])}})
 last = time.monotonic()
 while True:
     time.sleep({BEAT_S})
@@ -117,7 +120,10 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
             running.enter_context(process([*command, "--seed", str(number)], stdout=subprocess.PIPE))
             for number in range(options.devices)
         ]
-        heart = running.enter_context(process([sys.executable, "-c", HEART], stdout=subprocess.PIPE))
+        hearts = [
+            running.enter_context(process([sys.executable, "-c", HEART, str(core)], stdout=subprocess.PIPE))
+            for core in sorted(os.sched_getaffinity(0))
+        ]
         memory: dict[str, list[float]] = {"gateway": [], **{f"device {n}": [] for n in range(len(devices))}}
         collected = Collected(devices)
         changed = time.monotonic()
@@ -133,9 +139,11 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
         found = Counter[str]()
         reasons = Counter[str]()
         slowest = 0.0
-        heart.terminate()
-        assert heart.stdout is not None
-        stalls = [tuple(map(float, line.split())) for line in heart.stdout]
+        stalls = []
+        for heart in hearts:
+            heart.terminate()
+            assert heart.stdout is not None
+            stalls += [tuple(map(float, line.split())) for line in heart.stdout]
         late: list[tuple[float, float]] = []
         for report in collected.reports:
             found.update(report["counts"])
@@ -149,6 +157,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
             "late": len(late),
             "late_in_stalls": sum(any(first < end and began < last for first, last in stalls) for began, end in late),
             "stalls": len(stalls),
+            "load_average": round(os.getloadavg()[0], 1),
             "longest_stall_ms": round(1e3 * max((last - first for first, last in stalls), default=0.0), 1),
             "slowest_ms": round(slowest, 1),
             "remote": found["remote"],
@@ -325,7 +334,7 @@ def counts(counted: Any) -> dict[str, int]:
 def page(summary: dict[str, Any]) -> None:
     ways = "|".join(f" {name}" for name in ANSWERS.values())
     answers = table(ways, [[summary[name] for name in ANSWERS]])
-    about = (__doc__ or "").split("\n\n")[1]
+    about = (__doc__ or "").split("\n\n")[1].partition(" Prints")[0]
     links = [[way, *summary[way].values()] for way in ("up", "down")]
     places = [[place, *spread.values()] for place, spread in summary["memory_mb"].items()]
     reasons = [[why, count] for why, count in summary["fallbacks"].items()]
@@ -342,8 +351,9 @@ Of {summary["requests"]} requests with a deadline of {DEADLINE_MS:g} ms, in {sum
 
 {answers}
 
-A process beside them that only sleeps for {BEAT_S * 1e3:g} ms at a time woke {summary["stalls"]} times more than
-{(STALL_S - BEAT_S) * 1e3:g} ms late, at most {summary["longest_stall_ms"]:g} ms: then the machine let everything wait.
+The load average was {summary["load_average"]:g} on {os.cpu_count()} cores. Processes beside them, one a core, that
+only sleep for {BEAT_S * 1e3:g} ms at a time woke {summary["stalls"]} times more than {(STALL_S - BEAT_S) * 1e3:g} ms
+late, at most {summary["longest_stall_ms"]:g} ms: then the machine let everything wait.
 
 What the link did to messages:
 

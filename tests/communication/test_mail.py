@@ -96,6 +96,12 @@ def test_a_damaged_chunk_of_several_counts_as_lost_and_one_alone_as_an_error() -
         broken[-9] ^= 1
         with pytest.raises(WireError, match="damaged"):
             ends.receiver.add("s", bytes(broken))
+        ends.sender.observed("r", 80, 100)
+        copy, *others = ends.sender.chunks("r", MESSAGE[:900], ID, MIN_CHUNK_BYTES, 60.0, parity=True, way=WAY)
+        broken = bytearray(copy)
+        broken[-9] ^= 1
+        assert ends.receiver.add("s", bytes(broken)) is None
+        assert [ends.receiver.add("s", chunk) for chunk in others] == [MESSAGE[:900]] + [None] * (len(others) - 1)
 
 
 def test_without_losses_nothing_is_said() -> None:

@@ -149,8 +149,8 @@ class Mail:
     def add(self, peer: str, chunk: bytes) -> bytes | None:
         """The message that this chunk completes, or None. What is missing is asked for.
 
-        Raises WireError as `Reassembler.add` does, but not where the chunk was damaged on the way and others of its
-        message can still be asked for.
+        Raises WireError as `Reassembler.add` does, but not where the chunk was damaged on the way and its message has
+        others, which come anyway or can be asked for.
         """
         now = time.monotonic()
         with self._changed:
@@ -198,7 +198,7 @@ class Mail:
         try:
             whole = self._reassembler.add(peer, chunk)
         except WireError:
-            if about is None or about.count == 1 or is_sealed(memoryview(chunk)):
+            if about is None or about.count + about.parity == 1 or is_sealed(memoryview(chunk)):
                 raise
             _log.debug("a chunk from %s was damaged on the way", peer)
             return None, None
