@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from midstream.allocation.queueing import Ticket
 from midstream.broker import Broker
 from midstream.bundle import Bundle
 from midstream.communication import topics
@@ -362,6 +363,21 @@ def test_the_gateway_does_not_run_what_nobody_waits_for(
             serving.join()
     assert [result.ran_on for result in results] == [("gateway",)] * 2
     assert runs == 2
+
+
+def test_a_worker_that_wakes_for_a_cancelled_request_goes_on(
+    broker: Broker, digits_path: Path, digits: Bundle, picture: Tensors
+) -> None:
+    with (
+        Gateway([digits_path], broker.url, gateway_id="woken", workers=1) as gateway,
+        device_with_gateway(digits, broker.url) as device,
+    ):
+        with gateway._changed:
+            now = time.monotonic()
+            gateway._queue.offer(Ticket(now + 10, 1_000_000, 0.0, now), now)  # its job was cancelled already
+            gateway._changed.notify_all()
+        until(lambda: len(gateway._queue) == 0, "the worker")
+        assert device.infer(picture, cut="input").ran_on == ("gateway",)
 
 
 def test_a_stream_answers_the_newest_frame(broker: Broker, start_gateway, faces: Bundle) -> None:

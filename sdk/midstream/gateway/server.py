@@ -382,8 +382,9 @@ class Gateway:
             self._send_held(held)
         if job is None:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or len(self._queue) > 0)
-                job = self._due_first()
+                # What wakes this worker may have been cancelled before it could be taken.
+                while (job := self._due_first()) is None and not self._stopping:
+                    self._changed.wait_for(lambda: self._stopping or len(self._queue) > 0)
         return job
 
     def _due_first(self) -> _Job | None:
