@@ -6,15 +6,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from midstream.exits import SCORES, Chance, Exit, Pooling, Scores
-from midstream.seal import any_number, count, guard, number, packed, seal, share, text, unpacked, unseal
+from midstream.seal import (
+    any_number,
+    count,
+    guard,
+    milliseconds,
+    number,
+    packed,
+    seal,
+    share,
+    text,
+    unpacked,
+    unseal,
+    whole_milliseconds,
+)
 
 EXITS_VERSION = 1
 MAX_EXITS_BYTES = 64 << 20
 MAX_GRID = 16
 _REMEDY = "run `midstream exits` again, or delete the file"
 _AXES = (None, 1, -1)
-_MAX_MS = 1e9
-_LEAST_MS = 1e-6
 
 
 def exit_to_bytes(early_exit: Exit) -> bytes:
@@ -64,7 +75,7 @@ def _from_json(body: Mapping[str, Any]) -> Exit:
     scores = _scores(body["scores"])
     if (scores == "share") != (len(bias) == 1):
         raise ValueError(f"{len(bias)} scores of the kind {scores}")
-    found = Exit(
+    return Exit(
         bundle=text(body["bundle"]),
         cut=text(body["cut"]),
         output=text(body["output"]),
@@ -78,14 +89,11 @@ def _from_json(body: Mapping[str, Any]) -> Exit:
         agreement=share(body["agreement"]),
         samples=count(body["samples"]),
         held_out=count(body["held_out"]),
-        head_ms=_milliseconds(body["head_ms"]),
-        exit_ms=_milliseconds(body["exit_ms"]),
-        whole_ms=_milliseconds(body["whole_ms"]),
+        head_ms=milliseconds(body["head_ms"]),
+        exit_ms=milliseconds(body["exit_ms"]),
+        whole_ms=whole_milliseconds(body["whole_ms"]),
         chance=None if body["chance"] is None else _chance(body["chance"]),
     )
-    if found.whole_ms < _LEAST_MS:
-        raise ValueError(f"the whole model takes {found.whole_ms} ms")
-    return found
 
 
 def _pooling(value: Mapping[str, Any]) -> Pooling:
@@ -105,9 +113,3 @@ def _scores(value: Any) -> Scores:
         if value == known:
             return known
     raise ValueError(f"{value!r} is not one of {', '.join(SCORES)}")
-
-
-def _milliseconds(value: Any) -> float:
-    if number(value) > _MAX_MS:
-        raise ValueError(f"{value!r} is no number of milliseconds")
-    return float(value)

@@ -18,6 +18,8 @@ from midstream.errors import BundleError
 T = TypeVar("T")
 
 CONVERT = "convert the model again"
+_MAX_MS = 1e9
+_LEAST_WHOLE_MS = 1e-6
 
 
 def canonical(value: Any) -> bytes:
@@ -98,6 +100,20 @@ def number(value: Any) -> float:
     """A finite number of 0 or more; raises ValueError."""
     if type(value) not in (int, float) or not 0 <= value < math.inf:
         raise ValueError(f"{value!r} is not a finite number of 0 or more")
+    return float(value)
+
+
+def milliseconds(value: Any) -> float:
+    """A time that a run may take; with numbers as large, sums and products of them stay finite. Raises ValueError."""
+    if number(value) > _MAX_MS:
+        raise ValueError(f"{value!r} is no number of milliseconds")
+    return float(value)
+
+
+def whole_milliseconds(value: Any) -> float:
+    """That of a whole model, which is divided by; raises ValueError."""
+    if milliseconds(value) < _LEAST_WHOLE_MS:
+        raise ValueError(f"the whole model takes {value} ms")
     return float(value)
 
 

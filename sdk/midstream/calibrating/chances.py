@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from midstream.calibrating.features import folds, scaling, table_of
 from midstream.exits import Chance
 
-_FOLDS = 5
 _FEWEST = 50
 _PENALTY = 1.0
 _STEPS = 25
@@ -20,18 +19,13 @@ _GAIN = 0.9
 
 def fit_chance(features: Sequence[Mapping[str, float]], happened: NDArray[np.bool_]) -> Chance | None:
     """The regression, with its error on fifths that it was not fitted to; None where a constant is about as good."""
-    names = sorted(set.intersection(*(set(found) for found in features))) if features else []
-    if len(features) < _FEWEST or not names or happened.all() or not happened.any():
+    known = table_of(features)
+    if known is None or len(features) < _FEWEST or happened.all() or not happened.any():
         return None
-    x = np.array([[found[name] for name in names] for found in features])
+    names, x = known
     y = happened.astype(np.float64)
-    if not np.isfinite(x).all():
-        return None
-    order = np.random.default_rng(0).permutation(len(y))
-    bounds = np.linspace(0, len(y), _FOLDS + 1).astype(int)
     errors, constant = [], []
-    for first, last in pairwise(bounds):
-        tried, fitted = order[first:last], np.concatenate([order[:first], order[last:]])
+    for fitted, tried in folds(len(y)):
         intercept, weights = _logistic(x[fitted], y[fitted])
         errors += list((_share(intercept + x[tried] @ weights) - y[tried]) ** 2)
         constant += list((y[fitted].mean() - y[tried]) ** 2)
@@ -49,8 +43,7 @@ def _share(logit: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _logistic(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
     """Intercept and weights by Newton's method, of features scaled to one deviation while they are fitted."""
-    mean, deviation = x.mean(0), x.std(0)
-    deviation[deviation == 0] = 1.0
+    mean, deviation = scaling(x)
     table = np.hstack([np.ones((len(x), 1)), (x - mean) / deviation])
     penalty = np.diag([1e-6, *[_PENALTY] * x.shape[1]])
     found = np.zeros(table.shape[1])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from midstream.calibrating.features import folds, scaling, table_of
 from midstream.ladder import SizeModel
 
-_FOLDS = 5
 _FEWEST = 15
 _RIDGE = 1.0
 # A model has to be this much better than the constant to be worth what it is.
@@ -28,18 +27,13 @@ def fit_size(features: Sequence[Mapping[str, float]], sizes: Sequence[int]) -> S
 
     Both are judged alike: fitted to four fifths of the inputs, and tried on the last.
     """
-    names = sorted(set.intersection(*(set(found) for found in features))) if features else []
-    if len(sizes) < _FEWEST or not names or min(sizes) <= 0:
+    known = table_of(features)
+    if known is None or len(sizes) < _FEWEST or min(sizes) <= 0:
         return None
-    x = np.array([[found[name] for name in names] for found in features])
+    names, x = known
     y = np.log(np.asarray(sizes, np.float64))
-    if not np.isfinite(x).all():
-        return None
-    order = np.random.default_rng(0).permutation(len(y))
-    bounds = np.linspace(0, len(y), _FOLDS + 1).astype(int)
     errors, constant = [], []
-    for first, last in pairwise(bounds):
-        tried, fitted = order[first:last], np.concatenate([order[:first], order[last:]])
+    for fitted, tried in folds(len(y)):
         intercept, weights = _ridge(x[fitted], y[fitted])
         errors += list(np.abs(np.expm1(intercept + x[tried] @ weights - y[tried])))
         constant += list(np.abs(np.expm1(np.log(np.exp(y[fitted]).mean()) - y[tried])))
@@ -52,8 +46,7 @@ def fit_size(features: Sequence[Mapping[str, float]], sizes: Sequence[int]) -> S
 
 def _ridge(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
     """Intercept and weights, of features scaled to one deviation while they are fitted."""
-    mean, deviation = x.mean(0), x.std(0)
-    deviation[deviation == 0] = 1.0
+    mean, deviation = scaling(x)
     scaled = (x - mean) / deviation
     weights = np.linalg.solve(scaled.T @ scaled + _RIDGE * np.eye(x.shape[1]), scaled.T @ (y - y.mean())) / deviation
     return float(y.mean() - mean @ weights), weights
