@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from midstream import Device, InputError, MidstreamError, Result
 from midstream.communication.address import parse_broker_url
 from midstream.communication.credentials import tls_context
 from midstream.media import media_kind, read_image
+from midstream.stream import FrameStream
 
 Frame = NDArray[np.uint8]
 # A picture's name or a frame's number, as it is published, and its RGB pixels.
@@ -53,8 +55,7 @@ def main() -> int:
         ):
             if not device.connected:
                 print(f"faces are found here alone for now: {device.last_error}", file=sys.stderr, flush=True)
-            for name, frame in pictures(options, stop):
-                result = device.infer(source=to_square(frame))
+            for (name, frame), result in answers(options, device, stop):
                 results.publish(name | report(result, frame))
                 if stop.is_set():
                     break
@@ -138,6 +139,30 @@ class Results:
             self._last.wait_for_publish(FLUSH_S)
         self._client.disconnect()
         self._client.loop_stop()
+
+
+def answers(options: argparse.Namespace, device: Device, stop: threading.Event) -> Iterator[tuple[Picture, Result]]:
+    """Each picture of a folder, or the newest frame of a camera whenever the one before is done, and its answer."""
+
+    def answer(picture: Picture) -> Result:
+        return device.infer(source=to_square(picture[1]))
+
+    if options.folder is not None or options.once:
+        for picture in pictures(options, stop):
+            yield picture, answer(picture)
+        return
+    with ThreadPoolExecutor(1) as thread, FrameStream(answer) as stream:
+        capturing = thread.submit(capture, pictures(options, stop), stream)
+        yield from stream
+        capturing.result()
+
+
+def capture(frames: Iterator[Picture], stream: FrameStream[Picture, Result]) -> None:
+    """Offer frames to the stream until there are no more, or it has ended."""
+    with stream:
+        for picture in frames:
+            if not stream.offer(picture):
+                break
 
 
 def pictures(options: argparse.Namespace, stop: threading.Event) -> Iterator[Picture]:

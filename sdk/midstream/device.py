@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from midstream.analysis import Analysis
 from midstream.bundle import Bundle
+from midstream.cancelling import Cancellation
 from midstream.communication.address import parse_broker_url
 from midstream.communication.choosing import Route
 from midstream.communication.codecs import ZSTD_LIBRARY, decode, find_codec, optional_libraries
@@ -65,6 +67,7 @@ from midstream.partitioning import (
 )
 from midstream.partitioning.state import ObjectiveKind
 from midstream.profiles import load_profile
+from midstream.stream import FrameStream
 from midstream.tensors import Tensor, Tensors, named_tensors
 
 PriorityName = Literal["critical", "normal", "bulk"]
@@ -76,7 +79,13 @@ PATIENCE_MS = 10_000.0
 # The local rest is expected to take up to this much longer than measured.
 _RESERVE = 1.15
 _RESERVE_MS = 2.0
+# A machine that has woken a waiting request late is expected to do so again: the most of it counts, up to this share of
+# the deadline, and less with each later one that was in time.
+_LATE_SHARE = 0.1
+_LATE_DECAY = 0.99
 _SMOOTHING = 0.2
+# So many answers of `infer_async` are under way at once; further ones wait for them.
+_MOST_ASYNC = 64
 # Costs and sizes are taken as unchanged within this share.
 _TOLERANCE = 0.05
 _MAX_REPLY_BYTES = 64 << 20
@@ -189,8 +198,10 @@ class Device:
         self._exchange = self._new_exchange()
         self._lock = threading.Lock()
         self._factor = 1.0
+        self._late_ms = 0.0
         self._sizes = SizeEstimates(self.bundle.ladder)
         self._known: dict[str, _Known] = {}
+        self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Device:
         try:
@@ -207,6 +218,10 @@ class Device:
         # A connection that was closed stays closed; whoever enters again gets another.
         closed, self._exchange = self._exchange, self._new_exchange()
         closed.close()
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown()
 
     def wait_connected(self, wait_s: float) -> bool:
         """Wait until the broker is reached, or refuses for good; returns whether it is."""
@@ -269,7 +284,23 @@ class Device:
         InputError on wrong inputs or an unknown priority, BundleError on an unknown cut or two without a slice between
         them, CodecError on an unknown codec, PlanError on machines that are not one for each cut.
         """
+        return self._infer(Cancellation(), inputs, source, sample_rate, cut, codec, deadline_ms, machines, priority)
+
+    def _infer(
+        self,
+        cancellation: Cancellation,
+        inputs: Mapping[str, Tensor] | None = None,
+        source: np.ndarray | None = None,
+        sample_rate: int | None = None,
+        cut: str | Sequence[str] | None = None,
+        codec: str | None = None,
+        deadline_ms: float | None = None,
+        machines: Sequence[str] | None = None,
+        priority: PriorityName | None = None,
+    ) -> Result:
+        """`infer`, which a cancellation ends with CancelledError before its next step."""
         started = time.perf_counter()
+        cancellation.check()
         rank = self._priority if priority is None else _priority_of(priority)
         tensors = self.bundle.check_inputs(self._tensors(inputs, source))
         objective = self._objective if deadline_ms is None else replace(self._objective, deadline_ms=deadline_ms)
@@ -283,15 +314,27 @@ class Device:
         forced = None if cut is None and codec is None and machines is None else self._forced(cut, codec, machines)
         plan, route = self._plan(analysis, features, objective, forced, request_id)
         timings["plan"] = _since(mark)
-        if not plan.offloads and cut is None:
+        if route.first is None or not (plan.offloads or cut is not None):
             self._exchange.probe()
+        cancellation.check()
         begun = self._begin(plan, tensors, timings)
         exited = None if plan.exit is None else self._exited(begun, timings)
         if exited is not None:
             result = Result(exited, plan, timings, analysis, ("device",), exited=True)
         elif plan.offloads:
             result = self._offload(
-                tensors, begun, plan, route, request_id, rank, analysis, features, timings, started, limit_ms
+                tensors,
+                begun,
+                plan,
+                route,
+                request_id,
+                rank,
+                analysis,
+                features,
+                timings,
+                started,
+                limit_ms,
+                cancellation,
             )
         else:
             outputs = self._locally(begun, timings)
@@ -306,8 +349,37 @@ class Device:
             self._candidate(self._options(None).table.candidates, self._forced(cut, codec, None))
 
     async def infer_async(self, inputs: Mapping[str, Tensor] | None = None, **options: Any) -> Result:
-        """`infer` for asyncio: the same arguments, run in a thread."""
-        return await asyncio.to_thread(self.infer, inputs, **options)
+        """`infer` for asyncio: the same arguments, run in a thread of this device's own.
+
+        Cancelling it withdraws the request and tells the gateway; what runs here then is let finish, which takes no
+        longer than one slice of the model, so that nothing of it is left when the cancellation is through.
+        """
+        cancellation = Cancellation()
+        asked = partial(self._infer, cancellation, inputs, **options)
+        running = asyncio.get_running_loop().run_in_executor(self._threads(), asked)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            cancellation.cancel()
+            await asyncio.wait([running])
+            if not running.cancelled():
+                running.exception()  # that it was cancelled is no news
+            raise
+
+    def stream(self, **options: Any) -> FrameStream[np.ndarray, Result]:
+        """The newest of frames that come faster than they are answered; ``options`` are `infer`'s, for each of them.
+
+        ``with device.stream() as stream``: any thread gives frames to ``stream.offer``, and one iterates over
+        ``stream`` for each frame with its result.
+        """
+        return FrameStream(lambda frame: self.infer(source=frame, **options))
+
+    def _threads(self) -> ThreadPoolExecutor:
+        """The threads of `infer_async`; asyncio's own are few, and other people's."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_MOST_ASYNC, f"midstream-{self.device_id}")
+            return self._pool
 
     def _tensors(self, inputs: Mapping[str, Tensor] | None, source: np.ndarray | None) -> dict[str, Tensor]:
         given = dict(named_tensors({} if inputs is None else inputs, f"bundle {self.bundle.name!r}"))
@@ -492,6 +564,7 @@ class Device:
         timings: dict[str, float],
         started: float,
         limit_ms: float | None,
+        cancellation: Cancellation,
     ) -> Result:
         mark = time.perf_counter()
         crossing = tensors if plan.cut is None else begun.crossing
@@ -512,16 +585,20 @@ class Device:
                 remaining_ms = give_up_ms - _since(started)
                 request = self._request(plan, route, request_id, rank, encoded, analysis, remaining_ms)
                 mark = time.perf_counter()
+                wait_s = (give_up_ms - _since(started)) / 1e3
                 pending = self._exchange.ask(
                     request,
                     presence,
-                    (give_up_ms - _since(started)) / 1e3,
+                    wait_s,
                     directly=route.directly,
                     outputs=len(self.bundle.outputs) - len(made) if plan.onward else None,
+                    cancellation=cancellation,
                 )
                 sent, received = pending.sent_bytes, pending.received_bytes
                 problem = pending.problem or ""
                 waited_ms = _since(mark)
+                if pending.reply is None:
+                    self._woke(max(0.0, waited_ms - wait_s * 1e3))
         if pending is not None and pending.reply is not None:
             mark = time.perf_counter()
             answer, problem = self._decoded((*pending.partial, pending.reply), made)
@@ -533,6 +610,7 @@ class Device:
                 self._sent(plan, features, sum(len(tensor.data) for tensor in request.tensors))
                 machines = tuple(DEVICE if stage.machine == DEVICE else GATEWAY for stage in plan.stages)
                 return Result(answer, plan, timings, analysis, machines, sent, received)
+        cancellation.check()
         outputs = self._locally(begun, timings)
         return Result(outputs, plan, timings, analysis, ("device",), sent, received, fallback=problem)
 
@@ -599,6 +677,11 @@ class Device:
             factor = min(took_ms / expected_ms, 4 * self._factor)
             self._factor += _SMOOTHING * (factor - self._factor)
 
+    def _woke(self, late_ms: float) -> None:
+        """Remember how late this machine let a request know that its time was over."""
+        with self._lock:
+            self._late_ms = max(late_ms, _LATE_DECAY * self._late_ms)
+
     def _give_up_ms(self, begun: str | None, limit_ms: float | None) -> float:
         """When to stop waiting, in ms after the request began: in time to finish here, where that can be in time."""
         if limit_ms is None:
@@ -606,7 +689,8 @@ class Device:
         costs = self.bundle.costs
         with self._lock:
             rest_ms = self._factor * (costs.whole_ms if begun is None else costs.cuts[begun].tail_ms)
-        latest = limit_ms - rest_ms * _RESERVE - _RESERVE_MS
+            late_ms = min(self._late_ms, _LATE_SHARE * limit_ms)
+        latest = limit_ms - rest_ms * _RESERVE - _RESERVE_MS - late_ms
         return latest if latest > 0 else limit_ms
 
     def _ordered(self, outputs: Tensors) -> Tensors:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from midstream.cancelling import Cancellation
 from midstream.communication import topics
 from midstream.communication.address import BrokerAddress
 from midstream.communication.choosing import Gateways, Route
-from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler
-from midstream.communication.control import Cancel, Taken, decode_control, encode_control
+from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler, split
+from midstream.communication.control import Cancel, Taken, encode_control
 from midstream.communication.destination import Destination, to_gateway, to_pool
 from midstream.communication.directory import WHOLE_KEY, is_announcement
+from midstream.communication.fec import FEC_LIBRARY
+from midstream.communication.framing import WIRE_VERSION
 from midstream.communication.lanes import Lanes
+from midstream.communication.mail import Mail
 from midstream.communication.packs import MAX_PACK_BYTES, decode_pack, request_id_of
 from midstream.communication.presence import Presence
 from midstream.communication.sending import Expected, Pending, Sender, fail
 from midstream.communication.transport import Message
 from midstream.communication.versions import decode_notice, disagreement, is_notice
-from midstream.communication.wire import Buffer, Limits, Priority, Request, Status, decode_reply
+from midstream.communication.wire import Buffer, Limits, Priority, Request, Status, decode_reply, encode_request
 from midstream.errors import WireError
 from midstream.partitioning import LinkEstimate, LinkState
 
@@ -40,6 +45,10 @@ _HEADERS_BYTES = 4 << 10
 # Beyond what the link takes, a pool's member has so long to say that it has a request.
 _TAKE_S = 0.25
 _CANCEL_EXPIRY_S = 10
+_REPAIR_EXPIRY_S = 1
+# A device that sees no gateway asks the broker again for what it keeps: the presence may have been lost on the way.
+_LOOK_AGAIN_S = 2.0
+_MAX_PROBES = 64
 # So often a pool is asked the same, where its members are silent.
 _POOL_TRIES = 3
 
@@ -60,7 +69,11 @@ class Exchange:
         self._gateways = Gateways(bundle_digest)
         self._link = LinkEstimate()
         self._probed = 0.0
-        self._reassembler = Reassembler(limits.max_message_bytes)
+        self._probes: dict[bytes, str] = {}
+        self._looked = 0.0
+        self._mail = Mail(
+            Reassembler(limits.max_message_bytes), self._send_chunks_again, self._send_control, answers=False
+        )
         self._transport = Lanes(
             broker,
             f"midstream-dev-{device_id}",
@@ -71,6 +84,7 @@ class Exchange:
         self._transport.main.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
         self._sender = Sender(
             self._transport,
+            self._mail,
             device_id,
             self._chunk_bytes,
             on_transfer=self._after_transfer,
@@ -92,6 +106,7 @@ class Exchange:
     def close(self) -> None:
         """Disconnect; whoever still waits is told."""
         self._transport.close()
+        self._mail.close()
         self._sender.fail("the device is closing")
 
     def wait_connected(self, wait_s: float) -> bool:
@@ -138,7 +153,7 @@ class Exchange:
         if not self._transport.connected:
             return Route(())
         with self._lock:
-            return self._gateways.route(stages, machines, request_id, time.monotonic(), forced=forced)
+            return self._gateways.route(stages, machines, request_id, forced=forced)
 
     def wait_ms(self, gateway_id: str) -> float:
         """What a request that came now would wait at this gateway, by its last load report; 0 without one."""
@@ -165,8 +180,10 @@ class Exchange:
             return self._link.state()
 
     def probe(self) -> None:
-        """Measure the link beside the requests, if that was not done lately."""
+        """Measure the link beside the requests, if that was not done lately, and see how gateways are that failed."""
         now = time.monotonic()
+        self._probe_resting(now)
+        self._look_again(now)
         with self._lock:
             if now - self._probed < PROBE_EVERY_S:
                 return
@@ -185,6 +202,7 @@ class Exchange:
         *,
         directly: bool = False,
         outputs: int | None = None,
+        cancellation: Cancellation | None = None,
     ) -> Pending:
         """Send a request to a gateway and wait for its reply; where there is none in time, ``problem`` says why.
 
@@ -193,7 +211,9 @@ class Exchange:
         replies of a plan of several stages, until they bring so many. Nothing of it is left when this returns: what was
         not sent yet is not sent any more, and who may still have it is told that nobody waits.
         """
-        until = time.monotonic() + timeout_s
+        now = time.monotonic()
+        self._probe_resting(now)
+        until = now + timeout_s
         asked: list[Destination] = []
         sent_bytes = received_bytes = 0
         destination: Destination | None = self._destination(request, gateway, directly)
@@ -202,14 +222,15 @@ class Exchange:
             left_ms = max(1, int((until - began) * 1e3))
             attempt = replace(request, deadline_ms=min(request.deadline_ms, left_ms)) if asked else request
             expected = self._expected(destination.gateway_id or gateway.gateway_id, request)
-            pending = self._sender.ask(attempt, destination, until - began, expected, outputs)
+            pending = self._sender.ask(attempt, destination, until - began, expected, outputs, cancellation)
             sent_bytes += pending.sent_bytes
             received_bytes += pending.received_bytes
             asked.append(destination)
             instead = pending.lost and not directly and not request.onward and time.monotonic() < until
             destination = self._instead(gateway, request, asked, began) if instead else None
         pending.sent_bytes, pending.received_bytes = sent_bytes, received_bytes
-        self._settle(pending)
+        if pending.reply is not None or cancellation is None or not cancellation.cancelled:
+            self._settle(pending)
         self._call_off(request.request_id, asked if pending.reply is None else asked[:-1])
         return pending
 
@@ -223,7 +244,7 @@ class Exchange:
         """The gateway's pool, where it has one that can be asked, and the request is one chunk."""
         size = sum(len(tensor.data) for tensor in request.tensors) + _HEADERS_BYTES
         with self._lock:
-            pool, link = self._gateways.pool(gateway, time.monotonic()), self._link.state()
+            pool, link = self._gateways.pool(gateway), self._link.state()
         if pool is None or not self._transport.shares_subscriptions:
             return None
         within_s = _TAKE_S + (4 * link.rtt_ms + 2 * size * 8 / link.uplink_kbps) / 1e3
@@ -238,7 +259,7 @@ class Exchange:
         Where no other gateway was heard meanwhile, a pool is asked again: the broker gives it to another member.
         """
         with self._lock:
-            chosen, heard = self._gateways.instead(gateway, request.request_id, asked, since, time.monotonic())
+            chosen, heard = self._gateways.instead(gateway, request.request_id, asked, since)
         if chosen is not None and not heard and asked[-1].pool_id and len(asked) < _POOL_TRIES:
             return self._pool(request, gateway, asked[-1].answerers) or chosen
         return chosen
@@ -277,12 +298,53 @@ class Exchange:
         if presence is None:
             return Expected(link.rtt_ms, 0.0, 0.0, link.uplink_kbps)
         tails = presence.tail_ms.get(request.bundle_digest.hex(), {})
-        return Expected(link.rtt_ms, wait_ms, tails.get(request.cut or WHOLE_KEY, 0.0), link.uplink_kbps)
+        work_ms = tails.get(request.cut or WHOLE_KEY, 0.0)
+        return Expected(link.rtt_ms, wait_ms, work_ms, link.uplink_kbps, FEC_LIBRARY in presence.knows)
 
     def _chunk_bytes(self) -> int:
         """As much as the link takes in a while; a link that was not measured yet counts as a slow one."""
         wanted = self._link.uplink_kbps / 8 * _CHUNK_MS if self._link.uplink_samples else 0.0
         return min(CHUNK_BYTES, max(_SMALLEST_CHUNK_BYTES, int(wanted)))
+
+    def _probe_resting(self, now: float) -> None:
+        """Ask gateways that failed something that any would refuse at once: a request whose time is over."""
+        with self._lock:
+            due = self._gateways.to_probe(now)
+        for gateway_id in due:
+            request = Request(uuid.uuid4().bytes, self._digest, "", "raw", 0, 0.0, (), ())
+            with self._lock:
+                self._probes[request.request_id] = gateway_id
+                if len(self._probes) > _MAX_PROBES:
+                    del self._probes[next(iter(self._probes))]
+            self._send_chunks_again(gateway_id, request.request_id, split(encode_request(request), request.request_id))
+
+    def _echoed(self, gateway_id: str, request_id: bytes | None) -> bool:
+        """Whether this is the answer to a probe, which is then over."""
+        with self._lock:
+            if request_id is None or self._probes.get(request_id) != gateway_id:
+                return False
+            del self._probes[request_id]
+            if self._gateways.echoed(gateway_id):
+                _log.info("gateway %s answers again", gateway_id)
+        return True
+
+    def _look_again(self, now: float) -> None:
+        with self._lock:
+            if self._gateways.serving() or now - self._looked < _LOOK_AGAIN_S or not self._transport.connected:
+                return
+            self._looked = now
+        self._transport.subscribe(topics.presence_filter())
+
+    def _send_chunks_again(self, gateway_id: str, message_id: bytes, chunks: list[bytes]) -> None:
+        topic = topics.request_topic(gateway_id, self._device_id)
+        asked = self._sender.asked(message_id, gateway_id)
+        priority = min((pending.request.priority for pending in asked), default=Priority.NORMAL)
+        for chunk in chunks:
+            self._transport.publish(topic, chunk, correlation=message_id, expiry_s=_REPAIR_EXPIRY_S, priority=priority)
+
+    def _send_control(self, gateway_id: str, payload: bytes) -> None:
+        topic = topics.gateway_control_topic(gateway_id, self._device_id)
+        self._transport.publish(topic, payload, expiry_s=_REPAIR_EXPIRY_S, priority=Priority.CRITICAL)
 
     def _on_state(self, connected: bool) -> None:
         if connected:
@@ -301,7 +363,8 @@ class Exchange:
             elif topics.is_device_control(message.topic):
                 route = topics.parse_device_control_topic(message.topic)
                 self._said(route.gateway_id)
-                control = decode_control(message.payload)
+                control = self._mail.control(route.gateway_id, message.payload)
+                self._sender.heard(control.message_id, route.gateway_id)
                 if isinstance(control, Taken):
                     self._sender.take(control.message_id, route.gateway_id)
             else:
@@ -328,9 +391,15 @@ class Exchange:
     def _on_reply(self, message: Message) -> None:
         route = topics.parse_reply_topic(message.topic)
         self._said(route.gateway_id)
+        if self._echoed(route.gateway_id, message.correlation):
+            return
         if is_notice(message.payload):
             notice = decode_notice(message.payload)
             asked = self._sender.asked(notice.request_id, route.gateway_id)
+            if WIRE_VERSION in notice.versions:
+                # It speaks ours: the link has damaged what we sent.
+                self._sender.damaged(asked, "its request was damaged on the way")
+                return
             fail(asked, f"it was not understood: {disagreement(route.gateway_id, notice.versions)}")
             return
         if message.correlation is None:
@@ -340,17 +409,17 @@ class Exchange:
         if not asked:
             return
         try:
-            whole = self._reassembler.add(route.gateway_id, message.payload)
+            whole = self._mail.add(route.gateway_id, message.payload)
             if whole is not None:
                 self._take(whole, message.correlation, asked)
         except WireError as error:
-            fail(asked, f"its reply is damaged: {error}")
+            self._sender.damaged(asked, f"its reply is damaged: {error}")
 
     def _on_pack(self, gateway_id: str, payload: bytes) -> None:
         """Replies that came together. Raises WireError where there is nothing to be found of them."""
         if len(payload) > MAX_PACK_BYTES + OVERHEAD_BYTES or not len(self._sender):
             return
-        whole = self._reassembler.add(gateway_id, payload)
+        whole = self._mail.add(gateway_id, payload)
         for data in () if whole is None else decode_pack(whole):
             request_id = request_id_of(data)
             asked = self._sender.asked(request_id, gateway_id)
@@ -358,7 +427,7 @@ class Exchange:
                 if asked:
                     self._take(data, request_id, asked)
             except WireError as error:
-                fail(asked, f"its reply is damaged: {error}")
+                self._sender.damaged(asked, f"its reply is damaged: {error}")
 
     def _take(self, data: Buffer, request_id: bytes, asked: Sequence[Pending]) -> None:
         """Read a reply, and hand it to those who asked."""
@@ -374,6 +443,7 @@ class Exchange:
     def _after_echo(self, ms: float) -> None:
         with self._lock:
             self._link = self._link.after_echo(ms)
+            self._mail.round_trip_s = self._link.rtt_ms / 1e3
 
     def _after_transfer(self, size: int, ms: float) -> None:
         """An acknowledged transfer holds one round trip to the broker; the downlink counts as fast until shown."""

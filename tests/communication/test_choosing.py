@@ -12,6 +12,7 @@ from midstream.communication.presence import Presence, encode_presence
 
 DIGEST = bytes(range(32))
 ID = bytes(16)
+PROBED = "it answers a probe"
 A, B, C = (Presence(name, (DIGEST,), pools=("attic",)) for name in "abc")
 
 
@@ -30,61 +31,84 @@ def test_who_failed_rests_twice_as_long_each_time_until_it_answers() -> None:
     for length_s in (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0):
         gateways.failed("a", 100.0)
         assert gateways.resting_s(100.0) == length_s
-        assert gateways.rests("a", 99.9 + length_s)
-        assert not gateways.rests("a", 100.0 + length_s)
-        assert gateways.route(1, None, ID, 100.0, forced=False).first is None
-        assert gateways.route(1, None, ID, 100.0, forced=True).first == A
-    assert gateways.absence(110.0) == "the gateway rests for 5.0 s after a failure"
+        assert gateways.rests("a")
+        assert gateways.route(1, None, ID, forced=False).first is None
+        assert gateways.route(1, None, ID, forced=True).first == A
+        assert gateways.absence(100.0) == f"the gateway rests for {length_s:.1f} s after a failure, and until {PROBED}"
+        # It is asked once more when it answers a probe, and not before.
+        assert not gateways.to_probe(99.9 + length_s)
+        assert not gateways.echoed("a")
+        assert gateways.to_probe(100.0 + length_s) == ["a"]
+        assert not gateways.to_probe(100.0 + length_s)
+        assert gateways.echoed("a")
+        assert not gateways.rests("a")
+        assert gateways.resting_s(100.0) is None
+    gateways.failed("a", 100.0)
     gateways.answered("a")
-    assert gateways.route(1, None, ID, 100.0, forced=False).first == A
+    assert gateways.route(1, None, ID, forced=False).first == A
+
+
+def test_who_comes_anew_does_not_rest() -> None:
+    gateways = known(A, B)
+    gateways.failed("a", 100.0)
+    gateways.hear(topics.presence_topic("a"), encode_presence(A))
+    assert gateways.rests("a")
+    gateways.hear(topics.presence_topic("a"), b"")
+    gateways.hear(topics.presence_topic("a"), encode_presence(A))
+    assert not gateways.rests("a")
+    gateways.failed("b", 100.0)
+    gateways.clear()
+    gateways.hear(topics.presence_topic("b"), encode_presence(B))
+    assert not gateways.rests("b")
 
 
 def test_stages_go_to_as_many_gateways_the_least_busy_first() -> None:
     gateways = known(A, B, C, waits_ms={"a": 9.0, "b": 1.0, "c": 5.0})
-    assert gateways.route(1, None, ID, 0.0, forced=True).gateways == (B,)
-    assert not gateways.route(1, None, ID, 0.0, forced=True).directly
-    chain = gateways.route(3, None, ID, 0.0, forced=True)
+    assert gateways.route(1, None, ID, forced=True).gateways == (B,)
+    assert not gateways.route(1, None, ID, forced=True).directly
+    chain = gateways.route(3, None, ID, forced=True)
     assert (chain.gateways, chain.directly) == ((B, C, A), True)
-    few = gateways.route(4, None, ID, 0.0, forced=True)
+    few = gateways.route(4, None, ID, forced=True)
     assert few.first is None
     assert few.problem == "4 stages need as many gateways with this bundle; there are 3"
 
 
 def test_named_gateways_are_those_and_no_others() -> None:
     gateways = known(A, B, replace(C, bundles=()))
-    named = gateways.route(3, ("b", "a", "b"), ID, 0.0, forced=True)
+    named = gateways.route(3, ("b", "a", "b"), ID, forced=True)
     assert (named.gateways, named.directly) == ((B, A, B), True)
     for name in ("c", "z"):
-        missing = gateways.route(2, ("a", name), ID, 0.0, forced=True)
+        missing = gateways.route(2, ("a", name), ID, forced=True)
         assert missing.first is None
         assert missing.problem == f"gateway {name} is not there, or has not this bundle"
-    assert known().route(1, ("a",), ID, 0.0, forced=True).problem == ""
+    assert known().route(1, ("a",), ID, forced=True).problem == ""
 
 
 def test_a_pool_of_which_one_rests_is_not_asked() -> None:
     gateways = known(A, B)
-    assert gateways.pool(A, 0.0) == ("attic", ("a", "b"))
+    assert gateways.pool(A) == ("attic", ("a", "b"))
     gateways.failed("b", 0.0)
-    assert gateways.pool(A, 0.1) is None
-    assert gateways.pool(A, 9.0) == ("attic", ("a", "b"))
+    assert gateways.pool(A) is None
+    gateways.answered("b")
+    assert gateways.pool(A) == ("attic", ("a", "b"))
 
 
 def test_after_one_is_lost_who_was_heard_meanwhile_is_asked_first() -> None:
     gateways = known(A, B, C, waits_ms={"a": 1.0, "b": 2.0, "c": 3.0})
     pool = to_pool("attic", "abc", 1.0)
-    assert gateways.instead(A, ID, [pool], 10.0, 11.0) == (to_gateway("a", before="abc"), False)
+    assert gateways.instead(A, ID, [pool], 10.0) == (to_gateway("a", before="abc"), False)
     gateways.said("c", 10.5)
     gateways.said("b", 9.5)
     gateways.said("nobody", 10.5)
-    chosen, heard = gateways.instead(A, ID, [pool], 10.0, 11.0)
+    chosen, heard = gateways.instead(A, ID, [pool], 10.0)
     assert (chosen, heard) == (to_gateway("c", before="abc"), True)
     assert chosen is not None
     assert (chosen.answerers, chosen.bearers) == (frozenset("abc"), frozenset("c"))
     # Nobody is asked twice, nor who rests, nor who is gone.
-    assert gateways.instead(A, ID, [pool, to_gateway("c")], 10.0, 11.0)[0] == to_gateway("a", before="abc")
+    assert gateways.instead(A, ID, [pool, to_gateway("c")], 10.0)[0] == to_gateway("a", before="abc")
     gateways.failed("a", 11.0)
     gateways.hear(topics.presence_topic("b"), b"")
-    assert gateways.instead(A, ID, [pool, to_gateway("c")], 10.0, 11.1) == (None, False)
+    assert gateways.instead(A, ID, [pool, to_gateway("c")], 10.0) == (None, False)
 
 
 def test_why_nobody_can_be_asked_is_told() -> None:

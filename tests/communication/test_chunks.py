@@ -16,10 +16,11 @@ from midstream.communication.chunks import (
     CHUNK_BYTES,
     MIN_CHUNK_BYTES,
     OVERHEAD_BYTES,
+    Peeked,
     Reassembler,
     chunk_count,
     message_id_of,
-    single,
+    peek,
     split,
 )
 from midstream.errors import MissingExtraError, WireError
@@ -332,10 +333,17 @@ def test_too_much_parity_is_not_made(size: int, parity: int) -> None:
 
 def test_a_message_of_one_chunk_is_known_before_it_is_read() -> None:
     (alone,) = split(b"x" * 100, ID)
-    assert single(alone) == b"xxxx"
+    known = peek(alone)
+    assert known == Peeked(ID, 0, 1, b"xxxx", 0)
+    assert known is not None
+    assert known.alone
     assert message_id_of(alone) == ID
-    with_parity = sealed(alone[:32], b"\1", alone[33:-4])
-    assert single(with_parity) is None
-    assert [single(chunk) for chunk in split(b"x" * 9000, ID, 5000)] == [None, None]
-    assert single(b"MC") is None
+    with_parity = peek(sealed(alone[:32], b"\1", alone[33:-4]))
+    assert with_parity == Peeked(ID, 0, 1, b"xxxx", 1)
+    assert with_parity is not None
+    assert not with_parity.alone
+    assert [peek(chunk) for chunk in split(b"x" * 9000, ID, 5000)] == [Peeked(ID, i, 2, b"xxxx", 0) for i in range(2)]
+    assert not Peeked(ID, 1, 2, b"xxxx", 0).alone
+    assert peek(b"MC") is None
+    assert peek(alone[:2] + b"\2" + alone[3:]) is None
     assert message_id_of(b"MC") is None

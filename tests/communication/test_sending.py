@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from midstream.communication.destination import to_gateway
-from midstream.communication.sending import Pending
-from midstream.communication.wire import Reply, Status
+from midstream.communication.sending import Expected, Pending
+from midstream.communication.wire import Reply, Request, Status
 
 ID = bytes(16)
 
@@ -18,7 +18,8 @@ def reply(*outputs: int, partial: bool = False, status: Status = Status.OK) -> R
 
 
 def pending(outputs: int | None) -> Pending:
-    return Pending(ID, to_gateway("g"), 0.0, frozenset("g"), outputs)
+    request = Request(ID, bytes(32), "", "raw", 1000, 0.0, (), ())
+    return Pending(request, to_gateway("g"), Expected(0.0, 0.0, 0.0, 0.0), 0.0, 1.0, frozenset("g"), outputs)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))

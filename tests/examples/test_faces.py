@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from midstream.broker import Broker
 from midstream.bundle import Bundle
+from midstream.errors import InputError
 
 from .conftest import EXAMPLES, WAIT_S, listening
 
@@ -144,3 +148,56 @@ def test_a_source_that_is_not_there_is_one_line(
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("faces: ")]
     assert said in line
     assert "Traceback" not in done.stderr
+
+
+class FakeDevice:
+    """Answers a frame when the camera has given more of them than ``behind`` since it took the last."""
+
+    def __init__(self, behind: int) -> None:
+        self.behind = behind
+        self.given = threading.Semaphore(0)
+
+    def infer(self, source: np.ndarray) -> np.ndarray:
+        for _ in range(self.behind):
+            assert self.given.acquire(timeout=WAIT_S)
+        return source
+
+    def frames(self, _number: int = 0) -> Iterator[np.ndarray]:
+        while True:
+            yield np.zeros((4, 4, 3), np.uint8)
+            self.given.release()
+
+
+@pytest.fixture
+def program() -> Any:
+    import faces
+
+    return faces
+
+
+def camera_options() -> argparse.Namespace:
+    return argparse.Namespace(folder=None, once=False, picamera=False, camera=0)
+
+
+def test_of_a_camera_the_newest_frame_is_taken(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, stop = FakeDevice(behind=3), threading.Event()
+    monkeypatch.setattr(program, "camera", device.frames)
+    taken = []
+    for (name, _), _ in program.answers(camera_options(), device, stop):
+        taken.append(name["frame"])
+        if len(taken) == 4:
+            stop.set()
+            break
+    assert taken == sorted(set(taken))
+    assert taken[-1] - taken[0] >= 6
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+
+
+def test_a_camera_that_fails_is_told(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def frames(_number: int) -> Iterator[np.ndarray]:
+        yield np.zeros((4, 4, 3), np.uint8)
+        raise InputError("no picture from /dev/video7")
+
+    monkeypatch.setattr(program, "camera", frames)
+    with pytest.raises(InputError, match="video7"):
+        list(program.answers(camera_options(), FakeDevice(behind=0), threading.Event()))

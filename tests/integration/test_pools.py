@@ -17,7 +17,7 @@ from midstream.broker import Broker
 from midstream.bundle import Bundle
 from midstream.communication import topics
 from midstream.communication.address import parse_broker_url
-from midstream.communication.chunks import message_id_of, single
+from midstream.communication.chunks import peek
 from midstream.communication.codecs import optional_libraries
 from midstream.communication.control import Taken, encode_control
 from midstream.communication.fec import FEC_LIBRARY, fec_available
@@ -148,15 +148,16 @@ def test_a_gateway_that_has_taken_a_request_and_dies_is_replaced(
     pool: bool,
 ) -> None:
     """The first says that it has the request, and vanishes: its will alone tells the device."""
-    asked: list[str] = []
+    asked: set[bytes] = set()
 
     def take(message: Message) -> None:
-        asked.append(message.topic)
-        message_id, tag = message_id_of(message.payload), single(message.payload)
-        assert message_id is not None
-        assert tag is not None
+        chunk = peek(message.payload)
+        assert chunk is not None
+        asked.add(chunk.message_id)
         device_id = topics.parse_inbound(message.topic).device_id
-        dying.publish(topics.device_control_topic(device_id, "dying"), encode_control(Taken(message_id, tag, 1, 1)))
+        dying.publish(
+            topics.device_control_topic(device_id, "dying"), encode_control(Taken(chunk.message_id, chunk.tag, 1, 1))
+        )
 
     presence = Presence("dying", (outputs.digest,), knows=KNOWS, pools=("attic",) if pool else ())
     topic = topics.presence_topic("dying")
@@ -184,6 +185,37 @@ def test_a_gateway_that_has_taken_a_request_and_dies_is_replaced(
         for future in waiting:
             result = future.result(WAIT_S)
             assert answered(result, outputs.run(vector)), result.fallback
+
+
+def test_what_a_member_has_taken_is_sent_again_to_that_member(broker: Broker, outputs: Bundle, vector: Tensors) -> None:
+    """Both members are the same fake, which takes requests, and answers none."""
+    heard: list[str] = []
+
+    def take(message: Message) -> None:
+        heard.append(message.topic)
+        inbound = topics.parse_inbound(message.topic)
+        chunk = peek(message.payload)
+        if inbound.pool_id and chunk is not None:
+            taken = encode_control(Taken(chunk.message_id, chunk.tag, 1, 1))
+            fake.publish(topics.device_control_topic(inbound.device_id, "mute-a"), taken)
+
+    fake = MqttTransport(broker.url, "mute", on_message=take, on_state=lambda _: None)
+    with fake, Device(outputs, broker.url, deadline_ms=3000, packing=False) as device:
+        fake.start(WAIT_S, required=True)
+        fake.subscribe(topics.pool_filters("attic", secret_of_pool("attic", None, parse_broker_url(broker.url)))[0])
+        for name in ("mute-a", "mute-b"):
+            fake.subscribe(topics.request_filter(name))
+            presence = Presence(name, (outputs.digest,), knows=KNOWS, pools=("attic",))
+            fake.publish(topics.presence_topic(name), encode_presence(presence), retain=True)
+        until(lambda: device.gateways == 2, "both")
+        assert device.infer(vector, cut="c2").ran_on == ("device",)
+        for name in ("mute-a", "mute-b"):
+            fake.publish(topics.presence_topic(name), b"", retain=True)
+        until(lambda: device.gateways == 0, "both to be gone")
+    first, *again = heard
+    assert first == topics.pool_request_topic("attic", device.device_id)
+    assert len(again) >= 2
+    assert set(again) == {topics.request_topic("mute-a", device.device_id)}
 
 
 @pytest.mark.long

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from midstream.communication.breaker import Breaker
 from midstream.communication.destination import Destination, to_gateway
 from midstream.communication.directory import Directory
 from midstream.communication.presence import Presence
 from midstream.communication.versions import common_version, disagreement
 
-# After a failure a gateway is left alone for this long, doubled at each further one.
-_FIRST_REST_S, _LONGEST_REST_S = 0.5, 15.0
 _NAMED = 3
 
 
@@ -35,22 +34,25 @@ class Route:
         return self.gateways[0] if self.gateways else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Rest:
-    """How long a gateway that failed is left alone."""
-
-    until_s: float
-    length_s: float
-
-
 class Gateways(Directory):
-    """A `Directory` that knows, too, who has failed lately and who was heard. Not thread-safe."""
+    """A `Directory` that knows, too, who has failed lately and who was heard. Not thread-safe.
+
+    Who has failed rests until it answers a request, or a probe; who comes anew does not rest.
+    """
 
     def __init__(self, digest: bytes) -> None:
         super().__init__(digest)
         self._digest_bytes = digest
-        self._rests: dict[str, _Rest] = {}
+        self._breakers: dict[str, Breaker] = {}
         self._said_s: dict[str, float] = {}
+
+    def hear(self, topic: str, payload: bytes) -> str | None:
+        """As `Directory.hear`. A gateway that was not there is another one, or on another connection."""
+        before = set(self.gateways)
+        gone = super().hear(topic, payload)
+        for gateway_id in self.gateways.keys() - before:
+            self._breakers.pop(gateway_id, None)
+        return gone
 
     def clear(self) -> None:
         """No gateway is known any more; who has failed still has."""
@@ -67,28 +69,42 @@ class Gateways(Directory):
             self._said_s[gateway_id] = now_s
 
     def failed(self, gateway_id: str, now_s: float) -> None:
-        """This gateway has not answered: it rests, twice as long as the last time."""
-        last = self._rests.get(gateway_id)
-        length_s = _FIRST_REST_S if last is None else min(2 * last.length_s, _LONGEST_REST_S)
-        self._rests[gateway_id] = _Rest(now_s + length_s, length_s)
+        """This gateway has not answered: it rests, twice as long as the last time, until it answers a probe."""
+        self._breakers.setdefault(gateway_id, Breaker()).failed(now_s)
 
     def answered(self, gateway_id: str) -> None:
         """This gateway has answered."""
-        self._rests.pop(gateway_id, None)
+        self._breakers.pop(gateway_id, None)
 
-    def rests(self, gateway_id: str, now_s: float) -> bool:
+    def rests(self, gateway_id: str) -> bool:
         """Whether this gateway is left alone now."""
-        rest = self._rests.get(gateway_id)
-        return rest is not None and rest.until_s > now_s
+        breaker = self._breakers.get(gateway_id)
+        return breaker is not None and not breaker.closed
+
+    def to_probe(self, now_s: float) -> list[str]:
+        """The gateways that have rested and are to be probed now, which counts as done."""
+        due = [
+            one.gateway_id
+            for one in self.serving()
+            if one.gateway_id in self._breakers and self._breakers[one.gateway_id].probe_due(now_s)
+        ]
+        for gateway_id in due:
+            self._breakers[gateway_id].probed(now_s)
+        return due
+
+    def echoed(self, gateway_id: str) -> bool:
+        """This gateway has answered a probe; whether it rests no longer because of that."""
+        breaker = self._breakers.get(gateway_id)
+        return breaker is not None and breaker.echoed()
 
     def resting_s(self, now_s: float) -> float | None:
-        """When the first of those that serve this bundle may be asked again, in seconds; None where none has failed."""
-        ends = [self._rests[one.gateway_id].until_s for one in self.serving() if one.gateway_id in self._rests]
-        return max(0.0, min(ends) - now_s) if ends else None
+        """When the first of those that serve this bundle is probed, in seconds; None where none rests."""
+        return min(
+            (self._breakers[one.gateway_id].rest_left_s(now_s) for one in self.serving() if self.rests(one.gateway_id)),
+            default=None,
+        )
 
-    def route(
-        self, stages: int, machines: Sequence[str] | None, request_id: bytes, now_s: float, *, forced: bool
-    ) -> Route:
+    def route(self, stages: int, machines: Sequence[str] | None, request_id: bytes, *, forced: bool) -> Route:
         """The gateways for so many stages after the device's: those named, else the least busy, all of them different.
 
         Only forced plans go to gateways that rest after a failure.
@@ -100,7 +116,7 @@ class Gateways(Directory):
             if missing:
                 return Route((), f"gateway {missing[0]} is not there, or has not this bundle" if serving else "")
             return Route(tuple(by_id[name] for name in machines), directly=True)
-        left = [gateway for gateway in serving if forced or not self.rests(gateway.gateway_id, now_s)]
+        left = [gateway for gateway in serving if forced or not self.rests(gateway.gateway_id)]
         found: tuple[Presence, ...] = ()
         while len(found) < stages and (chosen := self.least_busy(left, request_id)) is not None:
             found += (chosen,)
@@ -110,16 +126,16 @@ class Gateways(Directory):
         few = f"{stages} stages need as many gateways with this bundle; there are {len(serving)}"
         return Route((), few if stages > 1 and serving else "")
 
-    def pool(self, gateway: Presence, now_s: float) -> tuple[str, tuple[str, ...]] | None:
+    def pool(self, gateway: Presence) -> tuple[str, tuple[str, ...]] | None:
         """The pool to be asked in this gateway's stead, and its members; None where there is none, or one rests."""
         pool_id = self.pool_of(gateway, self._digest_bytes)
         if pool_id is None:
             return None
         members = tuple(member.gateway_id for member in self.members(pool_id))
-        return None if any(self.rests(member, now_s) for member in members) else (pool_id, members)
+        return None if any(self.rests(member) for member in members) else (pool_id, members)
 
     def instead(
-        self, gateway: Presence, request_id: bytes, asked: Sequence[Destination], since_s: float, now_s: float
+        self, gateway: Presence, request_id: bytes, asked: Sequence[Destination], since_s: float
     ) -> tuple[Destination | None, bool]:
         """A gateway for a request that was lost where it was ``asked``, None where there is none.
 
@@ -129,7 +145,7 @@ class Gateways(Directory):
         left = [
             other
             for other in self.alike(gateway, self._digest_bytes)
-            if other.gateway_id not in tried and not self.rests(other.gateway_id, now_s)
+            if other.gateway_id not in tried and not self.rests(other.gateway_id)
         ]
         heard = [other for other in left if self._said_s.get(other.gateway_id, since_s) > since_s]
         chosen = self.least_busy(heard or left, request_id)
@@ -142,7 +158,7 @@ class Gateways(Directory):
         """Why none of those that are there can be asked, for a person; None where none is there."""
         rest_s = self.resting_s(now_s)
         if rest_s is not None:
-            return f"the gateway rests for {rest_s:.1f} s after a failure"
+            return f"the gateway rests for {rest_s:.1f} s after a failure, and until it answers a probe"
         foreign = [one for one in self.gateways.values() if common_version(one.wire_versions) is None]
         if foreign:
             first = min(foreign, key=lambda one: one.gateway_id)

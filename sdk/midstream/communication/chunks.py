@@ -94,20 +94,33 @@ class _Partial:
         return b"".join(rebuilt(whole, self.count))[: self.total]
 
 
-def single(chunk: bytes) -> bytes | None:
-    """The tag of a message that this chunk brings all of, and no parity; None where there are to be others.
-
-    Whether it is a chunk at all, `Reassembler.add` finds out.
-    """
-    if len(chunk) < _HEADER.size:
-        return None
-    *_, index, count, _, tag, parity = _HEADER.unpack_from(chunk)
-    return bytes(tag) if (index, count, parity) == (0, 1, 0) else None
-
-
 def message_id_of(chunk: bytes) -> bytes | None:
     """The message id in a chunk's header, unread; None where it is too short to have one."""
     return bytes(_HEADER.unpack_from(chunk)[3]) if len(chunk) >= _HEADER.size else None
+
+
+@dataclass(frozen=True, slots=True)
+class Peeked:
+    """What a chunk's header says of it, true or not."""
+
+    message_id: bytes
+    index: int
+    count: int
+    tag: bytes
+    parity: int
+
+    @property
+    def alone(self) -> bool:
+        """Whether it brings all of its message, and there is no parity."""
+        return (self.index, self.count, self.parity) == (0, 1, 0)
+
+
+def peek(chunk: bytes) -> Peeked | None:
+    """The header of a chunk of this version, before anything of it is checked; None where it has none."""
+    if len(chunk) < OVERHEAD_BYTES or _PREFIX.unpack_from(chunk) != (_MAGIC, WIRE_VERSION, 0):
+        return None
+    _, _, _, message_id, index, count, _, tag, parity = _HEADER.unpack_from(chunk)
+    return Peeked(message_id, index, count, tag, parity)
 
 
 def chunk_count(total: int, chunk_bytes: int) -> int:

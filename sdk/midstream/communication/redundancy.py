@@ -9,6 +9,11 @@ from midstream.communication.fec import MAX_CODED_PARTS, MAX_PARITY
 
 # What was observed longer ago than so many chunks counts less than a third.
 _MEMORY_CHUNKS = 200.0
+# The least that it takes until a loss is noticed.
+_NOTICE_MS = 100.0
+_NOTICE_CHUNKS = 8.0
+_WORST = 0.99
+_NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ def redundancy(loss_share: float, parts: int, target: float = 0.999) -> int:
     if loss_share <= 0 or parts >= MAX_CODED_PARTS:
         return 0
     most = min(MAX_PARITY, MAX_CODED_PARTS - parts)
-    loss_share = min(loss_share, 0.99)
+    loss_share = min(loss_share, _WORST)
     for parity in range(most):
         if _at_most(parity, parts + parity, loss_share) >= target:
             return parity
@@ -53,4 +58,43 @@ def _at_most(losses: int, sent: int, share: float) -> float:
     for lost in range(losses):
         term *= (sent - lost) / (lost + 1) * share / (1 - share)
         total += term
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How long a message takes to a peer: round trip, ms, and the rate, kbit/s; infinite where it is not known."""
+
+    round_trip_ms: float = 0.0
+    kbps: float = math.inf
+
+
+def parity_chunks(loss_share: float, parts: int, message_bytes: int, way: Way) -> int:
+    """How many parity chunks a message of ``parts`` = k chunks is sent with: `redundancy`'s p, or none.
+
+    Parity costs the link the time of the chunks that come after the message is complete: p − q·(k + p) of them. Asking
+    again takes Σ_{r≥1} (1 − (1 − qʳ)ᵏ) rounds on average, each of a round trip and the time until the loss is noticed:
+    of several chunks 100 ms, or the time of eight where that is longer (three later ones, or the silence of four, and
+    those on the way before it); of a single one what its sender waits for the answer. The less is taken;
+    ``docs/benchmarks/loss.md`` shows that this is the quicker way.
+    """
+    parity = redundancy(loss_share, parts)
+    if not parity:
+        return 0
+    chunk_ms = message_bytes * 8 / way.kbps / parts
+    if parts == 1:
+        notice_ms = _NOTICE_MS + 2 * (way.round_trip_ms + chunk_ms)
+    else:
+        notice_ms = max(_NOTICE_MS, _NOTICE_CHUNKS * chunk_ms)
+    asking_ms = _rounds(min(loss_share, _WORST), parts) * (notice_ms + way.round_trip_ms)
+    spare_ms = max(0.0, parity - loss_share * (parts + parity)) * chunk_ms
+    return parity if spare_ms < asking_ms else 0
+
+
+def _rounds(loss_share: float, parts: int) -> float:
+    """How often a message of so many chunks is asked for on average, where each time all that is missing is sent."""
+    total, lost = 0.0, loss_share
+    while lost * parts > _NEGLIGIBLE:
+        total += 1 - (1 - lost) ** parts
+        lost *= loss_share
     return total

@@ -7,15 +7,52 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 
-from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, split
-from midstream.communication.destination import Destination
+from midstream.cancelling import Cancellation
+from midstream.communication.attempts import Attempts
+from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES
+from midstream.communication.destination import Destination, to_gateway
 from midstream.communication.lanes import Lanes
+from midstream.communication.mail import Mail
 from midstream.communication.packing import SMALL_BYTES, Packer, SmallRequest, Way
 from midstream.communication.packs import MAX_PACK_BYTES, encode_pack
+from midstream.communication.redundancy import Way as LossyWay
 from midstream.communication.wire import REQUEST_ID_BYTES, Priority, Reply, Request, Status, encode_request
 from midstream.errors import MidstreamError
+
+# A request that the gateway cannot read is sent no more often than this: the link may have damaged it, or we.
+_MOST_REFUSALS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is known of the way to a gateway: round trip, queue and the request's work there, ms; the uplink, kbit/s.
+
+    ``takes_parity`` says that the gateway can use parity chunks.
+    """
+
+    round_trip_ms: float
+    queue_ms: float
+    work_ms: float
+    uplink_kbps: float
+    takes_parity: bool = False
+
+    def answer_s(self, size_bytes: int) -> float:
+        """When the answer to so many bytes should be there."""
+        transfer_ms = size_bytes * 8 / self.uplink_kbps if self.uplink_kbps > 0 else 0.0
+        return (self.round_trip_ms + self.queue_ms + self.work_ms + transfer_ms) / 1e3
+
+
+@dataclass
+class _Transfer:
+    """A message of which the broker has not acknowledged every chunk."""
+
+    size_bytes: int
+    chunks: int
+    unacked: int
+    began: float
 
 
 @dataclass
@@ -25,12 +62,15 @@ class Pending:
     ``destination`` is where it was sent, ``bearers`` are who has it, or may. Of several stages, ``partial`` are the
     replies of those before the last, and ``outputs`` is how many outputs they all bring (None: as many as the reply).
     ``held_ms`` is how long it waited for others to be sent with; ``sent_bytes`` is its share of what they took.
-    ``urgent`` is one that goes, and is answered, over the second connection.
+    ``urgent`` is one that goes, and is answered, over the second connection. ``attempts`` is there once it was sent and
+    may be sent again, ``trouble`` says what came instead of an answer, ``damaged`` how many answers could not be read.
     """
 
-    request_id: bytes
+    request: Request
     destination: Destination
+    expected: Expected
     started: float
+    until: float
     bearers: frozenset[str]
     outputs: int | None = None
     reply: Reply | None = None
@@ -41,12 +81,20 @@ class Pending:
     received_bytes: int = 0
     problem: str | None = None
     held_ms: float = 0.0
-    priority: Priority = Priority.NORMAL
     urgent: bool = False
     rouse: Callable[[], None] = lambda: None
     asker: int = field(default_factory=threading.get_ident)
     message_id: bytes | None = None
+    attempts: Attempts | None = None
+    transfer: _Transfer | None = None
+    trouble: str | None = None
+    damaged: int = 0
     done: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def request_id(self) -> bytes:
+        """The id of the request."""
+        return self.request.request_id
 
     def add(self, reply: Reply) -> bool:
         """A reply has come: whether nothing more is to come. What one brings a second time is passed over."""
@@ -73,27 +121,11 @@ class Pending:
             self.rouse()
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What is known of the way to a gateway: round trip, queue and the request's work there, ms; the uplink, kbit/s."""
-
-    round_trip_ms: float
-    queue_ms: float
-    work_ms: float
-    uplink_kbps: float
-
-
-@dataclass
-class _Transfer:
-    """A message of which the broker has not acknowledged every chunk."""
-
-    size_bytes: int
-    unacked: int
-    began: float
-
-
 class Sender:
     """Sends requests over a transport, and keeps account of them until whoever asked leaves. Thread-safe.
+
+    A request to one gateway of which nothing is heard is sent again under the same id, as long as an answer could come
+    in time; so is one to a pool, to the member that has taken it. Whoever passes requests on is sent each once only.
 
     ``chunk_bytes`` says how long a chunk may be now; ``on_transfer`` hears how many bytes were acknowledged in how many
     ms; ``gone`` names one of these gateways that is not there any more. With ``packing``, small requests that are asked
@@ -104,6 +136,7 @@ class Sender:
     def __init__(
         self,
         transport: Lanes,
+        mail: Mail,
         device_id: str,
         chunk_bytes: Callable[[], int],
         on_transfer: Callable[[int, float], None],
@@ -112,6 +145,7 @@ class Sender:
         packing: bool,
     ) -> None:
         self._transport = transport
+        self._mail = mail
         self._device_id = device_id
         self._chunk_bytes = chunk_bytes
         self._on_transfer = on_transfer
@@ -135,6 +169,7 @@ class Sender:
         timeout_s: float,
         expected: Expected,
         outputs: int | None = None,
+        cancellation: Cancellation | None = None,
     ) -> Pending:
         """Send a request and wait for its reply; where there is none in time, ``problem`` says why.
 
@@ -142,42 +177,46 @@ class Sender:
         returns: what was not sent yet is not sent any more, unless others wait for it.
         """
         urgent = request.priority is Priority.CRITICAL and self._transport.urgent.connected
+        started = time.monotonic()
         pending = Pending(
-            request.request_id,
+            request,
             destination,
-            time.monotonic(),
+            expected,
+            started,
+            started + timeout_s,
             destination.bearers,
             outputs,
-            priority=request.priority,
             urgent=urgent,
             rouse=self._transport.rouse,
         )
-        until = pending.started + timeout_s
+        watched = nullcontext() if cancellation is None else cancellation.calls(lambda: pending.fail("cancelled"))
         with self._lock:
             self._pending[request.request_id] = pending
         try:
-            with self._transport.attended(urgent) as attend:
+            with self._transport.attended(urgent) as attend, watched:
                 # Whoever has gone since it was chosen is not told of any more: `lose` did not find this request.
                 gone = self._gone(destination.bearers)
                 if gone is not None:
                     pending.lost = True
                     pending.fail(f"gateway {gone} is gone")
-                else:
+                elif not pending.done.is_set():
                     self._send(request, pending, expected)
                 while not pending.done.is_set():
-                    if not attend(pending.done.is_set, self._patience_s(pending, until)):
-                        pending.done.wait(self._patience_s(pending, until))
+                    if not attend(pending.done.is_set, self._patience_s(pending)):
+                        pending.done.wait(self._patience_s(pending))
                     if pending.done.is_set():
                         break
                     now = time.monotonic()
-                    if now >= until:
+                    if now >= pending.until:
                         if not pending.done.is_set():
-                            pending.reply, pending.problem = None, "no answer in time"
+                            before = "" if pending.trouble is None else f", and before that: {pending.trouble}"
+                            pending.reply, pending.problem = None, f"no answer in time{before}"
                         break
                     if now >= _take_by(pending):
                         pending.lost = True
                         pending.fail(f"no gateway of pool {destination.pool_id} has taken it")
                     self._send_overdue(destination.key)
+                    self._again_if_due(pending)
         except (ValueError, MidstreamError) as error:
             pending.fail(_cannot_be_sent(error))
         finally:
@@ -192,11 +231,32 @@ class Sender:
         return [pending for pending in found if gateway_id in pending.destination.answerers]
 
     def answer(self, pending: Pending, reply: Reply, size_bytes: int) -> None:
-        """A reply has come."""
+        """A reply has come; where it says that the request could not be read, the link may have damaged that."""
+        attempts = pending.attempts
+        if reply.status is Status.BAD_REQUEST and attempts is not None and attempts.count < _MOST_REFUSALS:
+            pending.trouble = f"the gateway refused: {reply.message}"
+            if self._again(pending):
+                return
+        self._note_losses(pending, reply)
         pending.received_bytes += size_bytes
         if pending.add(reply):
             pending.finish()
             self._no_longer_under_way(pending)
+
+    def damaged(self, asked: Sequence[Pending], problem: str) -> None:
+        """What came for these cannot be read: they are sent again, or fail where no other answer is to be expected."""
+        for pending in asked:
+            pending.trouble = problem
+            pending.damaged += 1
+            if not self._again(pending) and (pending.attempts is None or pending.damaged >= pending.attempts.count):
+                pending.fail(problem)
+
+    def heard(self, message_id: bytes, gateway_id: str) -> None:
+        """This gateway is getting a message, or has it."""
+        now = time.monotonic()
+        for pending in self.asked(message_id, gateway_id):
+            if pending.attempts is not None:
+                pending.attempts.heard(now)
 
     def take(self, message_id: bytes, gateway_id: str) -> None:
         """This gateway has said that it has a message that went to its pool."""
@@ -218,14 +278,18 @@ class Sender:
             pending.lost = True
         fail(lost, f"gateway {gateway_id} is gone")
 
-    def _patience_s(self, pending: Pending, until: float) -> float:
-        """How long to wait for an answer, or until those must be sent with which this request waits."""
+    def _patience_s(self, pending: Pending) -> float:
+        """How long to wait for an answer, or until this request, or those with which it waits, must be sent."""
+        until = pending.until
         with self._lock:
             packer = self._packers.get(pending.destination.key)
             if packer is not None and packer.due_s is not None and packer.holds(pending.request_id):
                 until = min(until, packer.due_s)
         until = min(until, _take_by(pending))
-        return min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)
+        now, attempts = time.monotonic(), pending.attempts
+        if attempts is not None and attempts.due_s is not None and attempts.may_send(now) and self._again_to(pending):
+            until = min(until, attempts.due_s)
+        return min(max(0.0, until - now), threading.TIMEOUT_MAX)
 
     def _leave(self, pending: Pending) -> None:
         """Nobody waits for this request any more; a message that nobody waits for is not sent."""
@@ -240,6 +304,10 @@ class Sender:
                     del self._sent[unwanted]
         if unwanted is not None:
             self._transport.withdraw(unwanted)
+        if pending.request_id != unwanted:
+            self._transport.withdraw(pending.request_id)
+        for gateway_id in pending.destination.answerers:
+            self._mail.forget(gateway_id, pending.request_id)
         self._no_longer_under_way(pending)
 
     def _send(self, request: Request, pending: Pending, expected: Expected) -> None:
@@ -264,10 +332,52 @@ class Sender:
             due = self._packers.setdefault(pending.destination.key, Packer()).offer(small, way, now)
         self._send_together(due, now)
 
+    def _again_if_due(self, pending: Pending) -> None:
+        attempts, now = pending.attempts, time.monotonic()
+        if attempts is None or attempts.due_s is None or now < attempts.due_s:
+            return
+        if pending.transfer is not None and pending.transfer.unacked:
+            attempts.heard(now)  # it is still on its way to the broker
+        else:
+            self._again(pending)
+
+    def _again(self, pending: Pending) -> bool:
+        """Send it again, alone, with the time that remains now; False where that is of no more use."""
+        now = time.monotonic()
+        destination = self._again_to(pending)
+        with self._lock:
+            attempts = pending.attempts
+            if destination is None or attempts is None or pending.done.is_set() or not attempts.may_send(now):
+                return False
+            # Never the same number twice: what is sent again has another tag.
+            left_ms = pending.request.deadline_ms - int((now - pending.started) * 1e3) - attempts.count
+            if left_ms <= 0:
+                return False
+            attempts.sent(now)
+        message = encode_request(replace(pending.request, deadline_ms=left_ms))
+        self._publish([message], pending.request_id, [pending], left_ms, destination)
+        return True
+
+    def _again_to(self, pending: Pending) -> Destination | None:
+        """Where a request is sent again: of a pool, to the member that has it; None where that is not known."""
+        if not pending.destination.pool_id:
+            return pending.destination
+        return to_gateway(next(iter(pending.bearers))) if pending.taken else None
+
+    def _note_losses(self, pending: Pending, reply: Reply) -> None:
+        """What the answer to a request of a single chunk says of the link; of several, the gateway says it itself."""
+        attempts, transfer = pending.attempts, pending.transfer
+        if attempts is None or transfer is None or transfer.chunks > 1:
+            return
+        busy_s = (reply.queue_ms + reply.compute_ms) / 1e3
+        if attempts.count > 1 and time.monotonic() - attempts.sent_s < busy_s:
+            return  # it answers an earlier attempt: nothing was lost, it was slow
+        self._mail.observed(pending.destination.key, 1, attempts.count)
+
     def _send_alone(self, message: bytes, pending: Pending, deadline_ms: int) -> None:
         with self._lock:
             message_id = self._register([pending])
-        self._publish([message], message_id, [pending], deadline_ms)
+        self._publish([message], message_id, [pending], deadline_ms, pending.destination)
 
     def _send_overdue(self, key: str) -> None:
         now = time.monotonic()
@@ -297,7 +407,7 @@ class Sender:
                 self.packs += 1
                 self.packed_requests += len(asked)
         latest_ms = max(request.deadline_ms for request in wanted)
-        self._publish([request.at(now) for request in wanted], message_id, asked, latest_ms)
+        self._publish([request.at(now) for request in wanted], message_id, asked, latest_ms, asked[0].destination)
 
     def _register(self, asked: Sequence[Pending]) -> bytes:
         """The id of the message that carries these requests; of several, a new one, which no request has."""
@@ -308,24 +418,42 @@ class Sender:
         return message_id
 
     def _publish(
-        self, messages: Sequence[bytes], message_id: bytes, asked: Sequence[Pending], deadline_ms: int
+        self,
+        messages: Sequence[bytes],
+        message_id: bytes,
+        asked: Sequence[Pending],
+        deadline_ms: int,
+        destination: Destination,
     ) -> None:
         """All chunks of these requests; where they cannot be sent, each is told why."""
-        destination = asked[0].destination
         try:
             whole = messages[0] if len(messages) == 1 else encode_pack(messages)
             limit = self.chunk_bytes(destination, deadline_ms)
             if destination.pool_id:  # which takes one chunk, and was chosen because one was enough
                 limit = min(self._payload_limit(destination, deadline_ms), CHUNK_BYTES)
-            chunks = split(whole, message_id, limit)
-            transfer = _Transfer(sum(map(len, chunks)), len(chunks), time.monotonic())
+            expected = asked[0].expected
+            chunks = self._mail.chunks(
+                destination.key,
+                whole,
+                message_id,
+                limit,
+                deadline_ms / 1e3,
+                parity=expected.takes_parity and not destination.pool_id,
+                way=LossyWay(expected.round_trip_ms, expected.uplink_kbps or math.inf),
+            )
+            qos, now = self._mail.qos(destination.key, len(whole)), time.monotonic()
+            transfer = _Transfer(sum(map(len, chunks)), len(chunks), qos * len(chunks), now)
             for message, pending in zip(messages, asked, strict=True):
-                pending.sent_bytes = transfer.size_bytes * len(message) // sum(map(len, messages))
-            priority = min(pending.priority for pending in asked)
+                pending.sent_bytes += transfer.size_bytes * len(message) // sum(map(len, messages))
+                pending.transfer = transfer
+                if pending.attempts is None and not pending.request.onward:
+                    pending.attempts = Attempts(now, pending.expected.answer_s(len(whole)), pending.until)
+            priority = min(pending.request.priority for pending in asked)
             for chunk in chunks:
                 if not self._transport.publish(
                     destination.request_topic(self._device_id),
                     chunk,
+                    qos=qos,
                     correlation=message_id,
                     response_topic=destination.reply_topic(self._device_id),
                     expiry_s=_expiry_s(deadline_ms),

@@ -8,10 +8,12 @@ import time
 import uuid
 
 from midstream.communication import topics
-from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, split
+from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler, split
 from midstream.communication.control import Taken, encode_control
 from midstream.communication.lanes import Lanes
+from midstream.communication.mail import Mail
 from midstream.communication.packs import encode_pack, request_id_of
+from midstream.communication.redundancy import Way
 from midstream.communication.versions import VersionNotice, encode_notice
 from midstream.communication.wire import REQUEST_ID_BYTES, Priority, Reply, Status, encode_reply, encode_request
 from midstream.errors import MidstreamError
@@ -22,14 +24,19 @@ _log = logging.getLogger("midstream.gateway")
 
 # Who sent what cannot be read is answered, too, but how long it waits is not known.
 REFUSAL_S = 10.0
+_REPAIR_EXPIRY_S = 1
 
 
 class Post:
-    """Sends what is for devices, on the topics that follow from their ids. Thread-safe, but for the `HeldReplies`."""
+    """Sends what is for devices, on the topics that follow from their ids. Thread-safe, but for the `HeldReplies`.
 
-    def __init__(self, transport: Lanes, gateway_id: str) -> None:
+    ``mail`` are the messages from and to devices, of at most ``max_message_bytes`` each, with what is lost repaired.
+    """
+
+    def __init__(self, transport: Lanes, gateway_id: str, max_message_bytes: int) -> None:
         self._transport = transport
         self._gateway_id = gateway_id
+        self.mail = Mail(Reassembler(max_message_bytes), self._send_chunks_again, self._send_control, answers=True)
 
     def reply(
         self,
@@ -38,10 +45,12 @@ class Post:
         deadline: float,
         held: HeldReplies | None = None,
         priority: Priority = Priority.NORMAL,
+        *,
+        parity: bool = False,
     ) -> None:
         """Send an encoded reply, or keep it in ``held`` for the next ones. Raises ValueError, MidstreamError.
 
-        ``deadline`` is on `time.monotonic`.
+        ``deadline`` is on `time.monotonic`; with ``parity`` the device can use parity chunks.
         """
         now = time.monotonic()
         request_id = request_id_of(message)
@@ -52,7 +61,7 @@ class Post:
             if held.takes(device_id, message, deadline, now, pack_bytes):
                 held.add(device_id, message, deadline, now)
                 return
-        self._post(device_id, message, request_id, request_id, deadline - now, priority)
+        self._post(device_id, message, request_id, request_id, deadline - now, priority, parity=parity)
 
     def forward(self, onward: Onward, device_id: str) -> bool:
         """Send a request to the gateway that runs its next stage; False where it cannot go out."""
@@ -69,13 +78,7 @@ class Post:
 
     def taken(self, device_id: str, message_id: bytes, tag: bytes) -> None:
         """Tell a device that this gateway has its message of one chunk, which went to a pool."""
-        topic = topics.device_control_topic(device_id, self._gateway_id)
-        self._transport.publish(
-            topic,
-            encode_control(Taken(message_id, tag, 1, 1)),
-            expiry_s=expiry_s(REFUSAL_S),
-            priority=Priority.CRITICAL,
-        )
+        self._send_control(device_id, encode_control(Taken(message_id, tag, 1, 1)), expiry_s(REFUSAL_S))
 
     def send_held(self, held: HeldReplies) -> None:
         """Send what is held, together where it is several."""
@@ -123,11 +126,26 @@ class Post:
         correlation: bytes | None,
         wait_s: float,
         priority: Priority = Priority.NORMAL,
+        *,
+        parity: bool = False,
     ) -> None:
         topic_of = topics.urgent_reply_topic if priority is Priority.CRITICAL else topics.reply_topic
         topic = topic_of(self._gateway_id, device_id)
-        for chunk in split(message, message_id, self._chunk_bytes(device_id, correlation, wait_s)):
-            self._transport.publish(topic, chunk, correlation=correlation, expiry_s=expiry_s(wait_s), priority=priority)
+        chunk_bytes = self._chunk_bytes(device_id, correlation, wait_s)
+        qos, expires_s = self.mail.qos(device_id, len(message)), expiry_s(wait_s)
+        for chunk in self.mail.chunks(device_id, message, message_id, chunk_bytes, wait_s, parity=parity, way=Way()):
+            self._transport.publish(
+                topic, chunk, qos=qos, correlation=correlation, expiry_s=expires_s, priority=priority
+            )
+
+    def _send_chunks_again(self, device_id: str, message_id: bytes, chunks: list[bytes]) -> None:
+        topic = topics.reply_topic(self._gateway_id, device_id)
+        for chunk in chunks:
+            self._transport.publish(topic, chunk, correlation=message_id, expiry_s=_REPAIR_EXPIRY_S)
+
+    def _send_control(self, device_id: str, payload: bytes, expires_s: int = _REPAIR_EXPIRY_S) -> None:
+        topic = topics.device_control_topic(device_id, self._gateway_id)
+        self._transport.publish(topic, payload, expiry_s=expires_s, priority=Priority.CRITICAL)
 
     def _chunk_bytes(self, device_id: str, correlation: bytes | None, wait_s: float) -> int:
         topic = topics.reply_topic(self._gateway_id, device_id)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from midstream.allocation.rates import Rates, Throttle, Verdict
 from midstream.communication import topics
-from midstream.communication.chunks import Reassembler, message_id_of, single
-from midstream.communication.control import Cancel, decode_control
+from midstream.communication.chunks import Reassembler, message_id_of, peek
+from midstream.communication.control import Cancel
 from midstream.communication.directory import is_announcement
 from midstream.communication.framing import WIRE_VERSION, check_version
 from midstream.communication.packs import decode_pack, is_pack, request_id_of
@@ -41,7 +41,8 @@ class Receiver:
         self._cancel = cancel
         self._rates = rates
         self._throttle = Throttle(rates)
-        self._reassembler = Reassembler(limits.max_message_bytes)
+        # What other gateways pass on is not asked for again.
+        self._forwarded = Reassembler(limits.max_message_bytes)
 
     def take(self, message: Message) -> None:
         """Act on a message."""
@@ -82,12 +83,11 @@ class Receiver:
     def _control(self, inbound: Inbound, payload: bytes) -> None:
         try:
             check_version(inbound.version, "topic")
-            control = decode_control(payload)
+            control = self._post.mail.control(inbound.device_id, payload)
         except WireError as error:
             _log.warning("ignored a control message of %s: %s", inbound.device_id, error)
             return
         if isinstance(control, Cancel):
-            self._reassembler.forget(_sender(inbound), control.message_id)
             self._cancel(inbound.device_id, control.message_id)
 
     def _part(self, inbound: Inbound, message: Message) -> None:
@@ -95,14 +95,14 @@ class Receiver:
         device_id = inbound.device_id
         try:
             check_version(inbound.version, "topic")
-            tag = single(message.payload)
-            if inbound.pool_id and tag is None:
+            chunk = peek(message.payload)
+            if inbound.pool_id and chunk is not None and not chunk.alone:
                 raise WireError("a request of several chunks was sent to a pool; send it to one gateway")
-            whole = self._reassembler.add(_sender(inbound), message.payload)
+            whole = self._add(inbound, message.payload)
             if whole is None:
                 return
-            if inbound.pool_id and tag is not None:
-                self._post.taken(device_id, message_id_of(message.payload) or b"", tag)
+            if inbound.pool_id and chunk is not None:
+                self._post.taken(device_id, chunk.message_id, chunk.tag)
             if not is_pack(whole):
                 self._read(device_id, whole, message.correlation, packed=False)
                 return
@@ -115,6 +115,12 @@ class Receiver:
             return
         for request in requests:
             self._read(device_id, request, request_id_of(request), packed=True)
+
+    def _add(self, inbound: Inbound, chunk: bytes) -> Buffer | None:
+        """The message that this chunk completes, or None. Raises WireError."""
+        if inbound.kind == "forward":
+            return self._forwarded.add(_sender(inbound), chunk)
+        return self._post.mail.add(inbound.device_id, chunk)
 
     def _read(self, device_id: str, data: Buffer, request_id: bytes | None, *, packed: bool) -> None:
         """Take in a request, alone or out of a pack; ``request_id`` is what stands beside it."""

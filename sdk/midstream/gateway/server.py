@@ -96,8 +96,8 @@ class Gateway:
             on_message=self._on_message,
             on_state=self._on_state,
         )
-        post = Post(self._transport, self.gateway_id)
         limits = Limits(*(max(bundle.max_request_bytes for bundle in served),) * 2)
+        post = self._post = Post(self._transport, self.gateway_id, limits.max_message_bytes)
         self._peers = Peers(self.gateway_id, {bundle.digest: bundle.bases_id for bundle in served})
         self._work = Work(workers, post, self._peers, self._transport, self._news.set)
         self._receiver = Receiver(post, self._peers, limits, rates, self._admit, self._work.cancel)
@@ -129,6 +129,7 @@ class Gateway:
         self.stop()
         self._work.close()
         self._transport.close(last=(topics.presence_topic(self.gateway_id), b""))
+        self._post.mail.close()
 
     def serve(self) -> None:
         """Serve until `stop` is called, from a signal handler or another thread.

@@ -122,7 +122,7 @@ class Work:
         for late in expired:
             self._post.refuse(late.device_id, late.request.request_id, Status.EXPIRED, "its deadline has passed")
         if answer is not None:
-            self._post.reply(device_id, answer, deadline, priority=request.priority)
+            self._post.reply(device_id, answer, deadline, priority=request.priority, parity=request.takes_parity)
         if admission is not Admission.ACCEPTED:
             return Status.BUSY, admission.value
         self._on_change()
@@ -192,7 +192,14 @@ class Work:
         if outcome.reply is None:
             return None
         message = encode_reply(outcome.reply)
-        self._post.reply(job.device_id, message, job.deadline, held if job.packed else None, job.request.priority)
+        self._post.reply(
+            job.device_id,
+            message,
+            job.deadline,
+            held if job.packed else None,
+            job.request.priority,
+            parity=job.request.takes_parity,
+        )
         final = outcome.reply.status is Status.OK and outcome.onward is None
         return message if final else None
 

@@ -1,0 +1,35 @@
+"""When a request is sent again. The clock is a number."""
+
+from __future__ import annotations
+
+import pytest
+
+from midstream.communication.attempts import Attempts
+
+
+def times(attempts: Attempts) -> list[float]:
+    """When it is sent again if nothing is ever heard."""
+    found = []
+    while (due_s := attempts.due_s) is not None:
+        attempts.sent(due_s)
+        found.append(due_s)
+    return found
+
+
+def test_each_further_answer_is_waited_for_twice_as_long() -> None:
+    assert times(Attempts(10.0, 0.2, 60.0)) == pytest.approx([10.5, 11.5, 13.5, 17.5, 25.5])
+
+
+def test_it_is_sent_again_only_where_an_answer_could_come_in_time() -> None:
+    assert times(Attempts(10.0, 0.2, 10.69)) == []
+    assert times(Attempts(10.0, 0.2, 10.71)) == pytest.approx([10.5])
+    assert not Attempts(10.0, 0.2, 10.3).may_send(10.15)
+
+
+def test_a_sign_of_life_puts_it_off() -> None:
+    attempts = Attempts(10.0, 0.2, 60.0)
+    attempts.heard(10.4)
+    attempts.heard(10.3)
+    assert attempts.due_s == pytest.approx(10.9)
+    attempts.sent(10.9)
+    assert (attempts.count, attempts.sent_s) == (2, 10.9)
