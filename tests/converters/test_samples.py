@@ -245,7 +245,6 @@ def test_at_most_a_few_samples_are_taken(tmp_path: Path) -> None:
 def test_a_folder_of_archives_is_read_in_order(tmp_path: Path) -> None:
     for name, value in (("b", 2), ("a", 1), ("c", 3)):
         npz(tmp_path / f"{name}.npz", x=np.full((1, 2), value, np.float32))
-    write_picture(tmp_path / "0.png", 9)
     found = read_calibration(tmp_path, types(x=(1, 2)), {})
     assert [int(sample["x"][0, 0]) for sample in found] == [1, 2, 3]
 
