@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -52,6 +53,11 @@ def test_all_faults_at_once_leave_the_connection_standing(broker: Broker, qos: i
         if qos:
             # Whether they arrive or not: nobody above TCP hears of a loss.
             assert all(acknowledged.acquire(timeout=WAIT_S) for _ in sent)
+        # Before the faults end, most of what was sent has to be on its way back.
+        end = time.monotonic() + WAIT_S
+        while link.down.messages < COUNT // 2:
+            assert time.monotonic() < end, f"{link.down.messages} messages have come back"
+            time.sleep(0.002)
         link.set(up=FaultMix(), down=FaultMix())
         transport.publish("chaos/faulty", b"last")
         found = drained(came, b"last")
