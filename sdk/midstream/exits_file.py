@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from midstream.exits import SCORES, Chance, Exit, Pooling, Scores
+from midstream.exits import SCORES, Chance, Exit, Pooling
 from midstream.seal import (
     any_number,
     count,
     guard,
     milliseconds,
     number,
+    one_of,
     packed,
     seal,
     share,
@@ -72,7 +73,7 @@ def _from_json(body: Mapping[str, Any]) -> Exit:
     bias, weights = unpacked(body["bias"]), unpacked(body["weights"])
     if not len(bias) or not len(weights) or len(weights) % len(bias):
         raise ValueError(f"{len(weights)} weights for {len(bias)} scores")
-    scores = _scores(body["scores"])
+    scores = one_of(body["scores"], SCORES)
     if (scores == "share") != (len(bias) == 1):
         raise ValueError(f"{len(bias)} scores of the kind {scores}")
     return Exit(
@@ -106,10 +107,3 @@ def _pooling(value: Mapping[str, Any]) -> Pooling:
 def _chance(value: Mapping[str, Any]) -> Chance:
     weights = {text(name): any_number(weight) for name, weight in value["weights"].items()}
     return Chance(any_number(value["intercept"]), weights, number(value["error"]), number(value["constant_error"]))
-
-
-def _scores(value: Any) -> Scores:
-    for known in SCORES:
-        if value == known:
-            return known
-    raise ValueError(f"{value!r} is not one of {', '.join(SCORES)}")

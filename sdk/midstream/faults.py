@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
+from midstream.communication.mqtt import variable_length
 from midstream.errors import InputError
 
 _PUBLISH, _PUBACK = 3, 4
@@ -186,7 +187,7 @@ def _unacknowledged(packet: bytes) -> bytes:
         return packet
     at = _Publish.of(packet)
     body = packet[at.body : at.packet_id] + packet[at.properties :]
-    return bytes([packet[0] & 0xF1]) + _encoded(len(body)) + body
+    return bytes([packet[0] & 0xF1]) + variable_length(len(body)) + body
 
 
 def _packet_bytes(data: bytearray) -> int:
@@ -205,12 +206,3 @@ def _varint(data: bytes | bytearray, start: int) -> tuple[int, int]:
         if not byte & 0x80:
             return value, place + 1
     raise ValueError("this is no MQTT: a variable byte integer does not end")
-
-
-def _encoded(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from midstream.ladder import ENTROPIES, Basis, Entropy, Ladder, MeasuredRung, Place, ReplySize, SizeModel
+from midstream.ladder import ENTROPIES, Basis, Ladder, MeasuredRung, Place, ReplySize, SizeModel
 from midstream.seal import (
     any_number,
     count,
     guard,
     milliseconds,
     number,
+    one_of,
     packed,
     seal,
     share,
@@ -147,7 +148,7 @@ def _rung_from_json(value: dict[str, Any]) -> MeasuredRung:
     return MeasuredRung(
         text(value["codec"]),
         truth(value["lossless"]),
-        _entropy(value["entropy"]),
+        one_of(value["entropy"], ENTROPIES),
         share(value["agreement"]),
         _bytes(value["payload_bytes"]),
         number(value["spread"]),
@@ -168,13 +169,6 @@ def _size_from_json(value: dict[str, Any] | None) -> SizeModel | None:
     if not 0 < model.low <= model.high:
         raise ValueError(f"sizes from {model.low} to {model.high}")
     return model
-
-
-def _entropy(value: Any) -> Entropy:
-    for known in ENTROPIES:
-        if value == known:
-            return known
-    raise ValueError(f"{value!r} is not one of {', '.join(ENTROPIES)}")
 
 
 def _bytes(value: Any) -> float:

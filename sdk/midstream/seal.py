@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -94,6 +94,14 @@ def truth(value: Any) -> bool:
     if type(value) is not bool:
         raise TypeError(f"{value!r} is not a truth value")
     return value
+
+
+def one_of(value: Any, known: Sequence[T]) -> T:
+    """The one of these that it is; raises ValueError."""
+    for each in known:
+        if value == each:
+            return each
+    raise ValueError(f"{value!r} is not one of {', '.join(map(str, known))}")
 
 
 def number(value: Any) -> float:

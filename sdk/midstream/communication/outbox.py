@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from midstream.communication.mqtt import variable_length
 from midstream.communication.wire import Priority
 
 # Of so many messages one is that which waits longest, whatever its class: so bulk never waits for ever.
@@ -131,17 +132,7 @@ def pack_properties(correlation: bytes | None, response_topic: str | None, expir
         body += struct.pack("!BH", 0x08, len(name)) + name
     if correlation is not None:
         body += struct.pack("!BH", 0x09, len(correlation)) + correlation
-    return _variable_length(len(body)) + body if body else b""
-
-
-def _variable_length(value: int) -> bytes:
-    """MQTT's variable byte integer (section 1.5.5)."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    return variable_length(len(body)) + body if body else b""
 
 
 def _size(item: Item) -> int:
