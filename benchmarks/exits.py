@@ -3,8 +3,9 @@
     python benchmarks/exits.py
 
 Needs TensorFlow, scikit-learn, mlxtend and espeak-ng: ``pip install -e '.[dev,convert-keras]' scikit-learn mlxtend``.
-Takes about half an hour at the first run; the trained models stay in .cache/exits. Three parts of the data share no picture and no
-voice: the model learns from one, with labels; `midstream exits` from the second, without; the third is reported on.
+Takes about half an hour at the first run; the trained models stay in .cache/exits. Three parts of the data share no
+picture and no voice: the model learns from one, with labels; `midstream exits` from the second, without; the third is
+reported on.
 Writes docs/benchmarks/exits.md.
 """
 
