@@ -21,6 +21,7 @@ def v2(root: Path, group: str, limit: str, used: int, inactive: int = 0) -> None
 def test_a_service_with_a_limit_on_the_slice_around_it(tmp_path: Path) -> None:
     files(tmp_path, "proc/self", cgroup="0::/system.slice/midstream.service")
     v2(tmp_path, "/system.slice/midstream.service", "max", 100 * MIB)
+    v2(tmp_path, "/system.slice", "max", 400 * MIB)
     assert limit_leaves_bytes(tmp_path) is None
     v2(tmp_path, "/system.slice", str(512 * MIB), 400 * MIB, 50 * MIB)
     assert limit_leaves_bytes(tmp_path) == 162 * MIB
@@ -48,11 +49,14 @@ def test_the_older_groups(tmp_path: Path) -> None:
     content["memory.stat"] = f"inactive_file 5\ntotal_inactive_file {16 * MIB}"
     files(tmp_path, "sys/fs/cgroup/memory", **content)
     assert limit_leaves_bytes(tmp_path) == 20 * MIB
+    files(tmp_path, "sys/fs/cgroup/memory", **{"memory.limit_in_bytes": "9223372036854771712"})
+    assert limit_leaves_bytes(tmp_path) is None
 
 
-@pytest.mark.parametrize("text", ["", "rubbish", "1:memory", "0::"])
+@pytest.mark.parametrize("text", ["", "rubbish", "1:memory", "0::", "5:cpu:/"])
 def test_files_that_say_nothing(tmp_path: Path, text: str) -> None:
     files(tmp_path, "proc/self", cgroup=text)
+    v2(tmp_path, "", "text", 0)
     assert limit_leaves_bytes(tmp_path) is None
 
 
