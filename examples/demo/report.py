@@ -15,7 +15,7 @@ from rich.table import Table
 from trials import LOSSY_CODEC, Trial
 
 from midstream import Bundle
-from midstream.device import INPUT_CUT, LOCAL_CUT
+from midstream.planning import INPUT_CUT, LOCAL_CUT
 
 # Two ways whose means are this close are called equal.
 CLOSE = 0.05

@@ -13,7 +13,7 @@ import numpy as np
 
 from midstream import Bundle, Device, MidstreamError
 from midstream.communication.codecs import find_codec
-from midstream.device import INPUT_CUT, LOCAL_CUT
+from midstream.planning import INPUT_CUT, LOCAL_CUT
 from midstream.tensors import Tensors
 
 Kind = Literal["planner", "tour"]
