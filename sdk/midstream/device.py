@@ -38,7 +38,7 @@ from midstream.communication.wire import (
     Status,
 )
 from midstream.complexity import analyze_inputs
-from midstream.errors import CodecError, InputError, MissingExtraError
+from midstream.errors import CodecError, InputError, MissingExtraError, PeerError
 from midstream.exchange import Exchange
 from midstream.inputs import ImageInput, prepare_image
 from midstream.partitioning import (
@@ -49,6 +49,7 @@ from midstream.partitioning import (
     Plan,
     Power,
     SystemState,
+    Tariff,
     size_features,
 )
 from midstream.partitioning.state import ObjectiveKind
@@ -71,6 +72,8 @@ _LATE_DECAY = 0.99
 # So many answers of `infer_async` are under way at once; further ones wait for them.
 _MOST_ASYNC = 64
 _MAX_REPLY_BYTES = 64 << 20
+# So many gateways beside the first are considered for further stages.
+_MOST_FURTHER = 1
 _NOMINAL_POWER = Power(idle_w=1.0, busy_w=2.5, radio_uj_per_byte=0.1)
 
 
@@ -138,9 +141,11 @@ class Device:
     certificate where the broker wants one: its name is then the device's id. ``deadline_ms`` bounds every answer: when
     the gateway has not answered in time for the device to finish by itself, the device does. ``min_agreement`` below 1
     allows lossy codecs that calibration measured to be that good (0: any), and such an early exit. ``profile`` names
-    the board, for its power figures. ``packing`` sends small requests that are made at the same time in one message,
-    where their deadlines allow that. ``priority`` is the class of requests that name none. Entering waits up to 2 s for
-    a gateway, then goes on without. Methods may be called from any thread.
+    the board, for its power figures. ``quantile``, ``max_device_memory_bytes``, ``energy_budget_mj`` and ``tariff`` are
+    as in `midstream.partitioning.Objective`; with a bound of memory that the whole model exceeds there is no answer
+    without a gateway. ``packing`` sends small requests that are made at the same time in one message, where their
+    deadlines allow that. ``priority`` is the class of requests that name none. Entering waits up to 2 s for a gateway,
+    then goes on without. Methods may be called from any thread.
     """
 
     def __init__(
@@ -152,6 +157,10 @@ class Device:
         deadline_ms: float | None = None,
         min_agreement: float = 1.0,
         keep_input_local: bool = False,
+        quantile: float | None = None,
+        max_device_memory_bytes: float | None = None,
+        energy_budget_mj: float | None = None,
+        tariff: Tariff | None = None,
         device_id: str | None = None,
         profile: str | Path | None = None,
         analyse: bool = True,
@@ -162,7 +171,16 @@ class Device:
         address = parse_broker_url(broker, credentials=credentials)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.device_id = address.client_name("device", device_id) or f"dev-{uuid.uuid4().hex[:12]}"
-        self._objective = Objective(objective, deadline_ms, min_agreement, keep_input_local)
+        self._objective = Objective(
+            objective,
+            deadline_ms,
+            min_agreement,
+            keep_input_local,
+            quantile,
+            max_device_memory_bytes,
+            energy_budget_mj,
+            tariff,
+        )
         power = _NOMINAL_POWER if profile is None else load_profile(str(profile)).power_with(1)
         self._analyse = analyse
         self._priority = _priority_of(priority)
@@ -176,7 +194,7 @@ class Device:
 
     def __enter__(self) -> Device:
         try:
-            self._planning.measure()
+            self._planning.measure(self._objective)
             self._exchange.start(GATEWAY_WAIT_S)
         except BaseException:
             self._exchange.close()
@@ -253,7 +271,8 @@ class Device:
         forced plan still falls back to the device by its deadline. A "critical" request runs before all others that
         wait, and goes over a connection of its own beside large transfers; a "bulk" one lets others go first. Raises
         InputError on wrong inputs or an unknown priority, BundleError on an unknown cut or two without a slice between
-        them, CodecError on an unknown codec, PlanError on machines that are not one for each cut.
+        them, CodecError on an unknown codec, PlanError on machines that are not one for each cut, or where the
+        constraints leave no plan, PeerError where no gateway answers and the model takes more memory than it may here.
         """
         return self._infer(Cancellation(), inputs, source, sample_rate, cut, codec, deadline_ms, machines, priority)
 
@@ -369,11 +388,17 @@ class Device:
 
     def _plan(self, asked: _Asked, forced: Forced | None) -> tuple[Plan, Route]:
         if forced is None:
-            route = self._exchange.route(1, None, asked.request_id, forced=False)
+            route = self._exchange.free_route(asked.request_id, _MOST_FURTHER)
         else:
             route = self._exchange.route(1 + len(forced.onward), forced.machines, asked.request_id, forced=True)
         state = self._state(route, asked.analysis, always=forced is not None)
-        return self._planning.plan(route, state, asked.objective, asked.features, forced), route
+        plan = self._planning.plan(route, state, asked.objective, asked.features, forced)
+        first = route.first
+        if forced is None and first is not None:
+            others = [stage.machine for stage in plan.stages if stage.machine != DEVICE]
+            if others and others != [GATEWAY]:
+                route = route.by_way_of([first.gateway_id if each == GATEWAY else each for each in others])
+        return plan, route
 
     def _state(self, route: Route, analysis: Analysis | None, *, always: bool) -> SystemState:
         """What is known now; of the link, too, where there is no gateway, if ``always``."""
@@ -383,6 +408,8 @@ class Device:
             gateway_wait_ms=0.0 if presence is None else self._exchange.wait_ms(presence.gateway_id),
             gateway_waits_ms={} if presence is None else self._exchange.waits_ms(presence.gateway_id),
             complexity=None if analysis is None else analysis.score,
+            gateway_queue=0 if presence is None else self._exchange.queue(presence.gateway_id),
+            further={each.gateway_id: self._exchange.tier(each.gateway_id) for each in route.further},
         )
 
     def _begin(self, asked: _Asked, plan: Plan) -> _Begun:
@@ -490,6 +517,11 @@ class Device:
     ) -> Result:
         """The rest of the model here; ``why`` says so where the plan was another."""
         asked.cancellation.check()
+        if not self._planning.fits(None, asked.objective):
+            raise PeerError(
+                f"no gateway has answered{f': {why}' if why else ''}; the rest of bundle {self.bundle.name!r} is not "
+                "run here, as the whole model takes more memory than max_device_memory_bytes allows"
+            )
         mark = time.perf_counter()
         outputs = self.bundle.run_tail(begun.cut, begun.crossing)
         took = _since(mark)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from midstream.bundle import Bundle
 from midstream.communication.choosing import Route
 from midstream.communication.codecs import find_codec, optional_libraries
+from midstream.communication.directory import WHOLE_KEY
 from midstream.communication.presence import Presence
 from midstream.communication.wire import MAX_STAGES
 from midstream.errors import PlanError
@@ -29,10 +30,12 @@ from midstream.partitioning import (
     Table,
     candidates,
     decide_from,
+    device_memory,
     in_stages,
     plan_for,
     times_from_costs,
     with_exit,
+    with_tiers,
 )
 
 INPUT_CUT = "input"
@@ -60,18 +63,21 @@ class Forced:
 class _Known:
     """The candidates as they were last made, and from what; ``places`` are those of their sizes."""
 
-    presence: Presence | None
+    presences: tuple[Presence, ...]
     factor: float
     table: Table
     places: NDArray[np.intp]
     sizes: int
 
-    def holds(self, presence: Presence | None, factor: float, sizes: int) -> bool:
-        """Whether they still describe this gateway, a device so many times slower than the one that measured, and
+    def holds(self, presences: tuple[Presence, ...], factor: float, sizes: int) -> bool:
+        """Whether they still describe these gateways, a device so many times slower than the one that measured, and
         as many sizes as are known.
         """
         return (
-            self.presence is presence and self.sizes == sizes and abs(factor - self.factor) <= _TOLERANCE * self.factor
+            len(presences) == len(self.presences)
+            and all(one is other for one, other in zip(presences, self.presences, strict=True))
+            and self.sizes == sizes
+            and abs(factor - self.factor) <= _TOLERANCE * self.factor
         )
 
 
@@ -87,17 +93,23 @@ class Planning:
         self._lock = threading.Lock()
         self._factor = 1.0
         self._sizes = SizeEstimates(bundle.ladder)
-        self._known: dict[str, _Known] = {}
+        self._known: dict[tuple[str, ...], _Known] = {}
+        self._memory = device_memory(bundle.manifest, bundle.graph)
 
-    def measure(self) -> None:
-        """Run the model to see how much slower this device is than the machine that measured the bundle."""
+    def measure(self, objective: Objective) -> None:
+        """Run the model to see how much slower this device is than the machine that measured the bundle.
+
+        Where the whole model is more than the device shall take, that is left to the heads that will run.
+        """
+        if not self.fits(None, objective):
+            return
         factor = self._bundle.measure_whole_ms() / self._bundle.costs.whole_ms
         with self._lock:
             self._factor = factor
 
     def check(self, cut: str | Sequence[str] | None, codec: str | None) -> None:
         """Raise what `forced` and `plan` raise where no such plan can be forced, whatever gateways are there."""
-        self._candidate(self._options(None).table.candidates, self.forced(cut, codec, None))
+        self._candidate(self._options(()).table.candidates, self.forced(cut, codec, None))
 
     def forced(self, cut: str | Sequence[str] | None, codec: str | None, machines: Sequence[str] | None) -> Forced:
         """What a caller forces, checked as far as it can be without a gateway.
@@ -130,7 +142,7 @@ class Planning:
 
         Raises CodecError on a forced codec that is unknown, PlanError on one that cannot carry what crosses.
         """
-        known = self._options(route.first)
+        known = self._options((*route.gateways[:1], *route.further))
         if forced is None:
             return self._decided(known, state, objective, features)
         chosen = self._sized(self._candidate(known.table.candidates, forced), features)
@@ -155,6 +167,11 @@ class Planning:
         """Learn how long this device took for what follows a cut; None: for the whole model."""
         self._learn(self._measured_rest_ms(cut), took_ms)
 
+    def fits(self, cut: str | None, objective: Objective) -> bool:
+        """Whether what the device needs for a cut's head, or for the whole model, is within the objective's bound."""
+        limit = objective.max_device_memory_bytes
+        return limit is None or self._memory[cut] <= limit
+
     def rest_ms(self, cut: str | None) -> float:
         """What this device is expected to take for what follows a cut; None: for the whole model."""
         with self._lock:
@@ -164,36 +181,52 @@ class Planning:
         costs = self._bundle.costs
         return costs.whole_ms if cut is None else costs.cuts[cut].tail_ms
 
-    def _options(self, presence: Presence | None) -> _Known:
+    def _options(self, presences: tuple[Presence, ...]) -> _Known:
         """What can be done, at the costs known now; without a gateway, at those of one as fast as the converter's.
 
         Made again only when a gateway has reported, or a cost has changed by more than a little.
         """
+        key = tuple(presence.gateway_id for presence in presences)
         with self._lock:
-            known = self._known.get("" if presence is None else presence.gateway_id)
+            known = self._known.get(key)
             factor, sizes = self._factor, len(self._sizes)
-            if known is not None and known.holds(presence, factor, sizes):
+            if known is not None and known.holds(presences, factor, sizes):
                 return known
-        there = times_from_costs(self._bundle.costs)
-        if presence is not None:
-            tails = presence.tail_ms.get(self._bundle.digest.hex(), {})
-            guess = times_from_costs(self._bundle.costs, 1.0 / presence.speed_factor)
-            there = MachineTimes(tails.get("whole", guess.whole_ms), {}, {**guess.tail_ms, **tails})
-        here = times_from_costs(self._bundle.costs, factor)
-        options = candidates(self._bundle.manifest, self._bundle.graph, here, there, self._bundle.ladder)
+        manifest, costs = self._bundle.manifest, self._bundle.costs
+        here = times_from_costs(costs, factor)
+        there = self._times(presences[0]) if presences else times_from_costs(costs)
+        options = candidates(manifest, self._bundle.graph, here, there, self._bundle.ladder, memory=self._memory)
+        further = {presence.gateway_id: self._times(presence) for presence in presences[1:]}
+        options = with_tiers(options, here, there, further)
         if self._bundle.early_exit is not None:
             options = with_exit(options, self._bundle.early_exit, here)
-        if presence is not None:
-            libraries = frozenset(presence.knows).intersection(optional_libraries())
-            same_bases = presence.bases.get(self._bundle.digest.hex()) == self._bundle.bases_id
-            options = tuple(option for option in options if _travels(option, libraries, same_bases))
+        if presences:
+            by_name = {GATEWAY: presences[0], **{presence.gateway_id: presence for presence in presences[1:]}}
+            options = tuple(
+                option
+                for option in options
+                if all(self._takes(by_name[machine], option.codec) for machine in option.others)
+            )
         with self._lock:
             places = self._sizes.places([(option.cut, option.codec) for option in options])
-            known = _Known(presence, factor, Table(options, self._power), places, len(self._sizes))
-            self._known["" if presence is None else presence.gateway_id] = known
+            known = _Known(presences, factor, Table(options, self._power), places, len(self._sizes))
+            self._known[key] = known
             if len(self._known) > _MAX_KNOWN:
                 del self._known[next(iter(self._known))]
         return known
+
+    def _takes(self, presence: Presence, codec: str) -> bool:
+        """Whether a gateway can decode a codec, with the libraries that both ends have and its bases."""
+        found = find_codec(codec)
+        if found.family == "klt" and presence.bases.get(self._bundle.digest.hex()) != self._bundle.bases_id:
+            return False
+        return found.library is None or found.library in set(optional_libraries()).intersection(presence.knows)
+
+    def _times(self, presence: Presence) -> MachineTimes:
+        """What a gateway takes: as it says, and at its speed where it says nothing."""
+        tails = presence.tail_ms.get(self._bundle.digest.hex(), {})
+        guess = times_from_costs(self._bundle.costs, 1.0 / presence.speed_factor)
+        return MachineTimes(tails.get(WHOLE_KEY, guess.whole_ms), {}, {**guess.tail_ms, **tails})
 
     def _decided(
         self, known: _Known, state: SystemState, objective: Objective, features: Mapping[str, float] | None
@@ -221,7 +254,7 @@ class Planning:
         if forced.cut == LOCAL_CUT:
             return options[0]
         wanted = None if forced.cut == INPUT_CUT else forced.cut
-        places = [option for option in options if option.offloads and option.exit is None and option.cut == wanted]
+        places = [option for option in options if option.tail and option.exit is None and option.cut == wanted]
         for option in places:
             if option.codec == codec.name:
                 return option
@@ -246,13 +279,3 @@ class Planning:
         with self._lock:
             factor = min(took_ms / expected_ms, 4 * self._factor)
             self._factor += _SMOOTHING * (factor - self._factor)
-
-
-def _travels(option: Candidate, libraries: Set[str], same_bases: bool) -> bool:
-    """Whether a gateway can decode an option's payload, with the libraries that both ends have and its bases."""
-    if not option.offloads:
-        return True
-    codec = find_codec(option.codec)
-    if codec.family == "klt" and not same_bases:
-        return False
-    return codec.library is None or codec.library in libraries

@@ -616,15 +616,15 @@ def test_the_device_s_memory() -> None:
 def test_what_others_want_is_left_to_them_where_it_gains_little() -> None:
     close = replace(LOCAL, device_ms=77.0)
     assert decide((close, SPLIT), STATE, Objective(), POWER).offloads
-    plan = decide((close, SPLIT), replace(STATE, gateway_busy=0.9), Objective(), POWER)
-    # 14 ms there · 0.9 / 0.1 · 0.1 = 12.6 ms
+    plan = decide((close, SPLIT), replace(STATE, gateway_queue=9), Objective(), POWER)
+    # 14 ms there · 9 · 0.1 = 12.6 ms
     assert not plan.offloads
     assert (
         plan.why == "local (77.0 ms) is preferred to cut c0 as lossless (76.5 ms), which would take a busy gateway "
         "from others"
     )
-    assert decide((LOCAL, SPLIT), replace(STATE, gateway_busy=0.9), Objective(), POWER).offloads
-    assert decide((close, SPLIT), replace(STATE, gateway_busy=0.9), Objective("energy"), POWER).offloads
+    assert decide((LOCAL, SPLIT), replace(STATE, gateway_queue=9), Objective(), POWER).offloads
+    assert decide((close, SPLIT), replace(STATE, gateway_queue=9), Objective("energy"), POWER).offloads
 
 
 @pytest.mark.parametrize(

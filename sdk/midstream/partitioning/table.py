@@ -111,10 +111,10 @@ class Table:
     def ranked(
         self, columns: Columns, value: Numbers, state: SystemState, objective: Objective, inputs: Inputs
     ) -> Numbers:
-        """What the objective minimises with what is charged for complexity and for machines that others want."""
+        """What the objective minimises with what is charged for complexity and for machines that others wait for."""
         if state.complexity:
             value = value + columns.charge(state, objective, inputs)
-        if objective.kind in ("latency", "throughput") and (state.gateway_busy or self._machines):
+        if objective.kind in ("latency", "throughput") and (state.gateway_queue or self._machines):
             value = value + columns.congestion_ms(state, inputs)
         return value
 
