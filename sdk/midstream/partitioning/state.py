@@ -49,8 +49,9 @@ class SystemState:
     ``link`` is None where no gateway can be reached. Loads are 0–1 shares of a machine that others use;
     from 1 on they count as 0.99. ``gateway_wait_ms`` is the wait in the gateway's queue, ``gateway_waits_ms`` the same
     at single cuts (None: the whole input) where it differs, ``gateway_queue`` how many requests wait there: others,
-    that work there makes wait longer. ``further`` has the other machines by name. ``device_spread`` and ``gateway_spread`` are the standard deviations of times there in shares of them;
-    ``complexity`` is the input's score of 0–100.
+    that work there makes wait longer. ``further`` has the other machines by name. ``device_spread`` and
+    ``gateway_spread`` are the standard deviations of times there in shares of them; ``complexity`` is the input's score
+    of 0–100.
     """
 
     link: LinkState | None
