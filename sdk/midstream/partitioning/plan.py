@@ -43,6 +43,10 @@ class RunnerUp:
 class Explained(Protocol):
     """A decision that can be asked for more than what follows from it at once."""
 
+    @property
+    def wait_ms(self) -> float:
+        """The wait at the gateway that was counted with."""
+
     def energy_mj(self) -> float:
         """The device's, as predicted."""
 

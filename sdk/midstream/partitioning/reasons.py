@@ -10,7 +10,18 @@ import numpy as np
 
 from midstream.partitioning.plan import RunnerUp
 from midstream.partitioning.state import Objective, SystemState
-from midstream.partitioning.table import OPTIONS, Columns, Inputs, Option, Prices, Table, option, refusal
+from midstream.partitioning.table import (
+    HYSTERESIS,
+    OPTIONS,
+    Chosen,
+    Columns,
+    Inputs,
+    Option,
+    Prices,
+    Table,
+    option,
+    refusal,
+)
 
 _UNITS = {"latency": "ms", "energy": "mJ", "throughput": "ms an input"}
 
@@ -48,11 +59,21 @@ class Reasons:
     """
 
     table: Table
-    row: int
+    chosen: Chosen
     state: SystemState
     objective: Objective
     inputs: Inputs
     forced: str | None = None
+
+    @property
+    def row(self) -> int:
+        """The chosen candidate."""
+        return self.chosen.row
+
+    @property
+    def wait_ms(self) -> float:
+        """The wait at the gateway that was counted with."""
+        return self.state.gateway_waits_ms.get(self.table.candidates[self.row].cut, self.state.gateway_wait_ms)
 
     def energy_mj(self) -> float:
         """The device's, as predicted."""
@@ -70,6 +91,8 @@ class Reasons:
             words = _words(best.name, best.latest_ms, "latency")
             return f"nothing meets the deadline of {deadline_ms:g} ms: {words} is the fastest{rest}"
         words = _words(best.name, best.value, kind)
+        if self.chosen.best is not None:
+            return f"{words} {self._passed_over(self.chosen.best)}"
         if not others:
             return f"{words}: {'; '.join(sorted(self._refusals)) or 'there is no other option'}"
         beaten = [entry for entry in others if entry.timely and entry.value >= best.value]
@@ -84,6 +107,14 @@ class Reasons:
             names = " and ".join(f"{entry.name} ({entry.latest_ms:.1f} ms)" for entry in late)
             parts.append(f"meets the deadline of {deadline_ms:g} ms, unlike {names}")
         return f"{words} {', and '.join(parts)}"
+
+    def _passed_over(self, row: int) -> str:
+        """Why the best, which is this one, was not taken."""
+        better = next(entry for entry in self._entries if entry.row == row)
+        words = _words(better.name, better.value, self.objective.kind)
+        if self.chosen.because == "stands":
+            return f"stays the plan, as {words} is ranked before it by no more than {HYSTERESIS:.0%}"
+        return f"is tried, as it was not measured lately and {words} is hardly better"
 
     def explain(self) -> list[RunnerUp]:
         """All candidates: the allowed ones as they were ranked, then the others as they would have been."""

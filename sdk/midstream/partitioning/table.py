@@ -19,11 +19,14 @@ from midstream.partitioning.state import MAX_LOAD, Objective, SystemState
 from midstream.profiles import Power
 
 Option = Literal["local", "input", "split"]
+Because = Literal["best", "stands", "explores"]
 OPTIONS: tuple[Option, ...] = get_args(Option)
 
 # The share of its device time that a candidate is charged on top, in the ranking only, at a complexity
 # score of 100. A policy, not a measurement: a static model takes equally long on every input.
 COMPLEXITY_WEIGHT = 0.05
+# A standing plan stays where the best is ahead of it by no more than this share of its value.
+HYSTERESIS = 0.03
 
 Numbers = NDArray[np.float64]
 # The columns of what is only done where no early exit has answered.
@@ -60,10 +63,16 @@ MEAN = Inputs()
 
 
 class Chosen(NamedTuple):
-    """A candidate's row, and its mean latency."""
+    """A candidate's row, its mean latency, and its value by the objective.
+
+    ``because`` says why it was taken; where that is not for being the best, ``best`` is the row of the one passed over.
+    """
 
     row: int
     latency_ms: float
+    value: float
+    because: Because = "best"
+    best: int | None = None
 
 
 class Columns:
@@ -72,6 +81,7 @@ class Columns:
     def __init__(self, candidates: Sequence[Candidate], rows: NDArray[np.intp], power: Power) -> None:
         chosen = [candidates[row] for row in rows]
         self.rows = rows
+        self._places = {int(row): at for at, row in enumerate(rows)}
         self._power = power
         self.device_ms = np.array([each.device_ms for each in chosen], float)
         self.payload_bytes = np.array([each.payload_bytes for each in chosen], float)
@@ -99,6 +109,10 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def place(self, row: int | None) -> int | None:
+        """Where a candidate is among these, None where it is not."""
+        return None if row is None else self._places.get(row)
 
     def payloads(self, inputs: Inputs) -> Numbers:
         """Bytes that each would send of this input."""
@@ -235,11 +249,14 @@ class Table:
             known = self._alone[row] = Columns(self.candidates, np.array([row], np.intp), self.power)
         return known
 
-    def choose(self, state: SystemState, objective: Objective, inputs: Inputs = MEAN) -> Chosen:
-        """The best candidate.
+    def choose(
+        self, state: SystemState, objective: Objective, inputs: Inputs = MEAN, standing: int | None = None
+    ) -> Chosen:
+        """The best candidate, or the ``standing`` one of the decision before where it is nearly as good.
 
         Of those predicted to meet the deadline the best by the objective, else the fastest; equals by latency, then by
-        less work on the device. Raises PlanError where none is allowed.
+        less work on the device. The standing one is kept where it is allowed, in time, and ranked behind the best by
+        no more than `HYSTERESIS` of its value. Raises PlanError where none is allowed.
         """
         columns, refusals = self.allowed(state, objective)
         if not len(columns):
@@ -248,20 +265,25 @@ class Table:
                 f"no plan is possible: of {len(self.candidates)} candidates none is allowed ({reasons}); "
                 "relax the constraint, or allow the whole model on the device"
             )
-        value, latency, latest = columns.value(objective.kind, state, inputs)
+        priced, latency, latest = columns.value(objective.kind, state, inputs)
+        value = priced
         if state.complexity:
-            value = value + columns.charge(state, objective, inputs)
+            value = priced + columns.charge(state, objective, inputs)
         if objective.deadline_ms is not None:
             timely = latest <= objective.deadline_ms
             if not timely.any():
                 best = int(latest.argmin())
-                return Chosen(int(columns.rows[best]), float(latency[best]))
+                return Chosen(int(columns.rows[best]), float(latency[best]), float(priced[best]))
             value = np.where(timely, value, np.inf)
         best = int(value.argmin())
         equal = value == value[best]
         if np.count_nonzero(equal) > 1:
             best = int(np.where(equal, latency, np.inf).argmin())
-        return Chosen(int(columns.rows[best]), float(latency[best]))
+        row, stands = int(columns.rows[best]), columns.place(standing)
+        # The margin does not depend on the complexity, or a higher one could bring back a plan with more on the device.
+        if stands is not None and stands != best and value[stands] - HYSTERESIS * priced[stands] <= value[best]:
+            return Chosen(int(columns.rows[stands]), float(latency[stands]), float(priced[stands]), "stands", row)
+        return Chosen(row, float(latency[best]), float(priced[best]))
 
 
 def _wait_ms(state: SystemState) -> float:
