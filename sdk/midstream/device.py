@@ -40,6 +40,7 @@ from midstream.communication.wire import (
 from midstream.complexity import analyze_inputs
 from midstream.errors import CodecError, InputError, MissingExtraError
 from midstream.exchange import Exchange
+from midstream.files import check_writable
 from midstream.inputs import ImageInput, prepare_image
 from midstream.partitioning import (
     DEVICE,
@@ -139,8 +140,9 @@ class Device:
     the gateway has not answered in time for the device to finish by itself, the device does. ``min_agreement`` below 1
     allows lossy codecs that calibration measured to be that good (0: any), and such an early exit. ``profile`` names
     the board, for its power figures. ``packing`` sends small requests that are made at the same time in one message,
-    where their deadlines allow that. ``priority`` is the class of requests that name none. Entering waits up to 2 s for
-    a gateway, then goes on without. Methods may be called from any thread.
+    where their deadlines allow that. ``priority`` is the class of requests that name none. What is learned of costs is
+    kept in ``state_dir``, for the next run of a device with this id, or of any without one. Entering waits up to 2 s
+    for a gateway, then goes on without. Methods may be called from any thread.
     """
 
     def __init__(
@@ -158,10 +160,12 @@ class Device:
         packing: bool = True,
         priority: PriorityName = "normal",
         credentials: str | Path | None = None,
+        state_dir: str | Path | None = None,
     ) -> None:
         address = parse_broker_url(broker, credentials=credentials)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self.device_id = address.client_name("device", device_id) or f"dev-{uuid.uuid4().hex[:12]}"
+        named = address.client_name("device", device_id)
+        self.device_id = named or f"dev-{uuid.uuid4().hex[:12]}"
         self._objective = Objective(objective, deadline_ms, min_agreement, keep_input_local)
         power = _NOMINAL_POWER if profile is None else load_profile(str(profile)).power_with(1)
         self._analyse = analyse
@@ -170,7 +174,7 @@ class Device:
         self._new_exchange = partial(Exchange, address, self.device_id, self.bundle.digest, limits, packing=packing)
         self._exchange = self._new_exchange()
         self._lock = threading.Lock()
-        self._planning = Planning(self.bundle, power)
+        self._planning = Planning(self.bundle, power, _state_file(state_dir, self.bundle, named))
         self._late_ms = 0.0
         self._pool: ThreadPoolExecutor | None = None
 
@@ -193,6 +197,7 @@ class Device:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown()
+        self._planning.save()
 
     def wait_connected(self, wait_s: float) -> bool:
         """Wait until the broker is reached, or refuses for good; returns whether it is."""
@@ -444,6 +449,7 @@ class Device:
         if answer is None:
             return self._locally(asked, begun, plan, problem, sent, received)
         self._planning.sent(plan, asked.features, sum(len(tensor.data) for tensor in encoded))
+        self._planning.answered(plan, route, pending.bearers, pending.reply)
         machines = tuple(DEVICE if stage.machine == DEVICE else GATEWAY for stage in plan.stages)
         return Result(answer, plan, asked.timings, asked.analysis, machines, sent, received)
 
@@ -522,6 +528,21 @@ def _priority_of(name: str) -> Priority:
     if name not in known:
         raise InputError(f"no priority is called {name!r}; known are {', '.join(known)}")
     return Priority[name.upper()]
+
+
+def _state_file(folder: str | Path | None, bundle: Bundle, device_id: str | None) -> Path | None:
+    """Where a device keeps what it learns of a bundle; raises InputError where it could not write there."""
+    if folder is None:
+        return None
+    file = Path(folder) / f"{bundle.digest.hex()}{f'.{device_id}' if device_id else ''}.json"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(file)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"what is learned cannot be kept in {str(folder)!r}: {error}; name a folder that can be written"
+        ) from None
+    return file
 
 
 def _since(mark: float) -> float:

@@ -44,6 +44,10 @@ class Explained(Protocol):
     """A decision that can be asked for more than what follows from it at once."""
 
     @property
+    def explores(self) -> bool:
+        """Whether it was taken to be measured, though another was predicted better."""
+
+    @property
     def wait_ms(self) -> float:
         """The wait at the gateway that was counted with."""
 

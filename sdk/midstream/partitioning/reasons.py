@@ -71,6 +71,11 @@ class Reasons:
         return self.chosen.row
 
     @property
+    def explores(self) -> bool:
+        """Whether it was taken to be measured, though another was predicted better."""
+        return self.chosen.because == "explores"
+
+    @property
     def wait_ms(self) -> float:
         """The wait at the gateway that was counted with."""
         return self.state.gateway_waits_ms.get(self.table.candidates[self.row].cut, self.state.gateway_wait_ms)
