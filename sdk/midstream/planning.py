@@ -368,8 +368,8 @@ class Planning:
 
     def _to_bytes(self) -> bytes:
         with self._lock:
-            learned = Learned(self._corrections, self._sizes.learned())
-            return learned_to_bytes(learned, self._bundle.digest)
+            learned = Learned(self._corrections.copy(), self._sizes.learned())
+        return learned_to_bytes(learned, self._bundle.digest)
 
     def _restore(self, path: Path) -> None:
         """Take what an earlier run has learned; a file that is damaged, or of another bundle, is left aside."""

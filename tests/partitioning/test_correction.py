@@ -150,3 +150,14 @@ def test_the_bias_of_waits_is_bounded(waits: list[tuple[float, float, float]]) -
         found.waited("gw", waited_ms, planned_ms, now_s)
         assert abs(found.wait_bias_ms("gw", now_s)) <= MAX_WAIT_BIAS_MS
         assert abs(found.wait_bias_ms("gw", now_s) - before) <= 0.3 * MAX_WAIT_BIAS_MS + 1.0
+
+
+def test_a_copy_is_of_its_own() -> None:
+    found = Corrections(learned("c1", [2.0] * 9))
+    found.observe("gw", "c1", 2.0)
+    copy = found.copy()
+    assert (copy.device.tracks, copy.gateways["gw"].tracks) == (found.device.tracks, found.gateways["gw"].tracks)
+    before = copy.device.factor("c1")
+    for _ in range(5):
+        found.device.observe("c1", 9.0)
+    assert copy.device.factor("c1") == before != found.device.factor("c1")

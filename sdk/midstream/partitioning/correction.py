@@ -176,6 +176,11 @@ class Corrections:
         """By id, the one measured last at the end."""
         return self._gateways
 
+    def copy(self) -> Corrections:
+        """The factors as they are now, without the waits."""
+        gateways = {gateway_id: Correction(*known.tracks) for gateway_id, known in self._gateways.items()}
+        return Corrections(Correction(*self.device.tracks), gateways)
+
     def gateway(self, gateway_id: str) -> Correction | None:
         """What was learned of a gateway, None where that is nothing."""
         return self._gateways.get(gateway_id)
