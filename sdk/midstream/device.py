@@ -40,6 +40,7 @@ from midstream.communication.wire import (
 from midstream.complexity import analyze_inputs
 from midstream.errors import CodecError, InputError, MissingExtraError, PeerError
 from midstream.exchange import Exchange
+from midstream.files import check_writable
 from midstream.inputs import ImageInput, prepare_image
 from midstream.partitioning import (
     DEVICE,
@@ -144,8 +145,9 @@ class Device:
     the board, for its power figures. ``quantile``, ``max_device_memory_bytes``, ``energy_budget_mj`` and ``tariff`` are
     as in `midstream.partitioning.Objective`; with a bound of memory that the whole model exceeds there is no answer
     without a gateway. ``packing`` sends small requests that are made at the same time in one message, where their
-    deadlines allow that. ``priority`` is the class of requests that name none. Entering waits up to 2 s for a gateway,
-    then goes on without. Methods may be called from any thread.
+    deadlines allow that. ``priority`` is the class of requests that name none. What is learned of costs is kept in
+    ``state_dir``, for the next run of a device with this id, or of any without one. Entering waits up to 2 s for a
+    gateway, then goes on without. Methods may be called from any thread.
     """
 
     def __init__(
@@ -167,10 +169,12 @@ class Device:
         packing: bool = True,
         priority: PriorityName = "normal",
         credentials: str | Path | None = None,
+        state_dir: str | Path | None = None,
     ) -> None:
         address = parse_broker_url(broker, credentials=credentials)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self.device_id = address.client_name("device", device_id) or f"dev-{uuid.uuid4().hex[:12]}"
+        named = address.client_name("device", device_id)
+        self.device_id = named or f"dev-{uuid.uuid4().hex[:12]}"
         self._objective = Objective(
             objective,
             deadline_ms,
@@ -188,7 +192,7 @@ class Device:
         self._new_exchange = partial(Exchange, address, self.device_id, self.bundle.digest, limits, packing=packing)
         self._exchange = self._new_exchange()
         self._lock = threading.Lock()
-        self._planning = Planning(self.bundle, power)
+        self._planning = Planning(self.bundle, power, _state_file(state_dir, self.bundle, named))
         self._late_ms = 0.0
         self._pool: ThreadPoolExecutor | None = None
 
@@ -211,6 +215,7 @@ class Device:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown()
+        self._planning.save()
 
     def wait_connected(self, wait_s: float) -> bool:
         """Wait until the broker is reached, or refuses for good; returns whether it is."""
@@ -394,10 +399,8 @@ class Device:
         state = self._state(route, asked.analysis, always=forced is not None)
         plan = self._planning.plan(route, state, asked.objective, asked.features, forced)
         first = route.first
-        if forced is None and first is not None:
-            others = [stage.machine for stage in plan.stages if stage.machine != DEVICE]
-            if others and others != [GATEWAY]:
-                route = route.by_way_of([first.gateway_id if each == GATEWAY else each for each in others])
+        if forced is None and first is not None and plan.others not in ((), (GATEWAY,)):
+            route = route.by_way_of([first.gateway_id if each == GATEWAY else each for each in plan.others])
         return plan, route
 
     def _state(self, route: Route, analysis: Analysis | None, *, always: bool) -> SystemState:
@@ -471,6 +474,7 @@ class Device:
         if answer is None:
             return self._locally(asked, begun, plan, problem, sent, received)
         self._planning.sent(plan, asked.features, sum(len(tensor.data) for tensor in encoded))
+        self._planning.answered(plan, route, pending.bearers, pending.reply)
         machines = tuple(DEVICE if stage.machine == DEVICE else GATEWAY for stage in plan.stages)
         return Result(answer, plan, asked.timings, asked.analysis, machines, sent, received)
 
@@ -554,6 +558,21 @@ def _priority_of(name: str) -> Priority:
     if name not in known:
         raise InputError(f"no priority is called {name!r}; known are {', '.join(known)}")
     return Priority[name.upper()]
+
+
+def _state_file(folder: str | Path | None, bundle: Bundle, device_id: str | None) -> Path | None:
+    """Where a device keeps what it learns of a bundle; raises InputError where it could not write there."""
+    if folder is None:
+        return None
+    file = Path(folder) / f"{bundle.digest.hex()}{f'.{device_id}' if device_id else ''}.json"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(file)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"what is learned cannot be kept in {str(folder)!r}: {error}; name a folder that can be written"
+        ) from None
+    return file
 
 
 def _since(mark: float) -> float:

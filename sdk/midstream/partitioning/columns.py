@@ -72,6 +72,7 @@ class Columns:
     def __init__(self, candidates: Sequence[Candidate], rows: NDArray[np.intp], power: Power) -> None:
         chosen = [candidates[row] for row in rows]
         self.rows = rows
+        self._places = {int(row): at for at, row in enumerate(rows)}
         self._power = power
         self.device_ms = np.array([each.device_ms for each in chosen], float)
         self.payload_bytes = np.array([each.payload_bytes for each in chosen], float)
@@ -100,6 +101,10 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def place(self, row: int | None) -> int | None:
+        """Where a candidate is among these, None where it is not."""
+        return None if row is None else self._places.get(row)
 
     def payloads(self, inputs: Inputs) -> Numbers:
         """Bytes that each would send of this input."""

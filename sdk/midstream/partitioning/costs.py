@@ -133,6 +133,11 @@ class Candidate:
         return (GATEWAY,) * bool(self.tail) + tuple(leg.machine for leg in self.legs)
 
     @property
+    def onward(self) -> tuple[str, ...]:
+        """The cuts at which stages after the first other machine's begin."""
+        return tuple(leg.cut for leg in (self.legs if self.tail else self.legs[1:]) if leg.cut is not None)
+
+    @property
     def machines(self) -> int:
         """How many machines have a stage."""
         return bool(self.head) + len(self.others)
