@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,7 @@ from midstream.partitioning import (
 from midstream.partitioning.state import ObjectiveKind
 from midstream.planning import LOCAL_CUT, Forced, Planning
 from midstream.profiles import load_profile
+from midstream.sensing import LoadMonitor
 from midstream.stream import FrameStream
 from midstream.tensors import Tensor, Tensors, named_tensors
 
@@ -192,17 +194,19 @@ class Device:
         self._new_exchange = partial(Exchange, address, self.device_id, self.bundle.digest, limits, packing=packing)
         self._exchange = self._new_exchange()
         self._lock = threading.Lock()
-        self._planning = Planning(self.bundle, power, _state_file(state_dir, self.bundle, named))
+        self._monitor = LoadMonitor()
+        state_file = _state_file(state_dir, self.bundle, named)
+        self._planning = Planning(self.bundle, power, state_file, self._monitor.now)
         self._late_ms = 0.0
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Device:
-        try:
+        with ExitStack() as undone:
+            undone.enter_context(self._monitor)
+            undone.callback(lambda: self._exchange.close())
             self._planning.measure(self._objective)
             self._exchange.start(GATEWAY_WAIT_S)
-        except BaseException:
-            self._exchange.close()
-            raise
+            undone.pop_all()
         return self
 
     def __exit__(
@@ -215,6 +219,7 @@ class Device:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown()
+        self._monitor.__exit__(kind, error, trace)
         self._planning.save()
 
     def wait_connected(self, wait_s: float) -> bool:
