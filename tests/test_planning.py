@@ -122,6 +122,19 @@ def test_of_several_who_may_have_answered_nothing_is_learned(bundle: Bundle) -> 
     assert planned(planning, route, forced(INPUT_CUT)).predicted_ms == before.predicted_ms
 
 
+def test_what_another_of_the_pool_has_answered_counts_for_that_one(bundle: Bundle) -> None:
+    planning = Planning(bundle, POWER)
+    route, other = Route((presence(bundle),)), Route((presence(bundle, "other"),))
+    before = planned(planning, other, forced(INPUT_CUT)).predicted_ms
+    for _ in range(6):
+        plan = planned(planning, route, forced(INPUT_CUT))
+        planning.answered(plan, route, {"other"}, reply(3 * bundle.costs.whole_ms, 40.0))
+    # How long it waited there is held against nobody: the plan counted with another queue.
+    assert planned(planning, route, forced(INPUT_CUT)).predicted_ms == before
+    later = planned(planning, other, forced(INPUT_CUT)).predicted_ms
+    assert later - before == pytest.approx(2 * bundle.costs.whole_ms, rel=0.1)
+
+
 def test_waits_beyond_the_reports_are_planned_with_for_a_while(bundle: Bundle) -> None:
     now = [100.0]
     planning = Planning(bundle, POWER, clock=lambda: now[0])
