@@ -289,3 +289,41 @@ def test_the_first_load_that_is_known_stands_for_the_measurement_at_entry(bundle
     assert planned(planning, route).predicted_ms == pytest.approx(measured_ms)
     load = IDLE
     assert planned(planning, route).predicted_ms == pytest.approx(measured_ms / 2)
+
+
+def again(planning: Planning, plan: Plan, route: Route, payload_bytes: int, **options: float) -> Plan:
+    state = SystemState(LinkState(options.pop("kbps", 1e6), 1e6, 0.1))
+    objective = Objective(deadline_ms=options.pop("deadline_ms", None))
+    return planning.again(plan, route, state, objective, None, payload_bytes, options.pop("elapsed_ms", 0.0))
+
+
+def test_once_the_payload_is_known_the_plan_may_change(bundle: Bundle) -> None:
+    planning, route = Planning(bundle, POWER), Route((presence(bundle, speed=10.0),))
+    plan = planned(planning, route)
+    assert (plan.cut, plan.offloads) == (None, True)
+    assert again(planning, plan, route, plan.payload_bytes) is plan
+    # A payload of 10 MB takes 80 ms; the device needs ten.
+    other = again(planning, plan, route, 10_000_000)
+    assert other is not plan
+    assert other.predicted_ms < 80
+    # So it does where the link has become as slow.
+    slow = again(planning, plan, route, plan.payload_bytes, kbps=1.0)
+    assert not slow.offloads
+    assert slow.predicted_ms == pytest.approx(bundle.costs.whole_ms, rel=0.01)
+
+
+def test_what_is_over_of_a_deadline_counts(bundle: Bundle) -> None:
+    planning, route = Planning(bundle, POWER), Route((presence(bundle, speed=10.0),))
+    plan = planned(planning, route)
+    # To send it takes 0.8 ms and there it takes one, which meets 15 ms, and not half a one.
+    assert again(planning, plan, route, 100_000, deadline_ms=20.0, elapsed_ms=5.0) is plan
+    late = again(planning, plan, route, 100_000, deadline_ms=20.0, elapsed_ms=19.5)
+    assert late.why.startswith("nothing meets the deadline of 0.5 ms")
+    assert again(planning, plan, route, 100_000, deadline_ms=20.0, elapsed_ms=25.0) is plan
+
+
+def test_forced_further_stages_are_not_decided_again(bundle: Bundle) -> None:
+    planning, route = Planning(bundle, POWER), Route((presence(bundle), presence(bundle, "other")))
+    first, second = bundle.cuts[0].id, bundle.cuts[-1].id
+    plan = planned(planning, route, Forced(first, (second,), "raw", None))
+    assert again(planning, plan, route, 10_000_000) is plan

@@ -47,6 +47,10 @@ class Explained(Protocol):
     """A decision that can be asked for more than what follows from it at once."""
 
     @property
+    def row(self) -> int:
+        """Which of the candidates it took."""
+
+    @property
     def explores(self) -> bool:
         """Whether it was taken to be measured, though another was predicted better."""
 
