@@ -238,6 +238,9 @@ class Planning:
         table, places = self._later(known, row)
         inputs = self._inputs(table, places, features)
         payloads = table.payload_bytes.copy() if inputs.payload_bytes is None else inputs.payload_bytes.copy()
+        # What was wrong by so much in this codec is taken to be so in the others.
+        there = [at for at, option in enumerate(table.candidates) if option.offloads and option.cut == plan.cut]
+        payloads[there] *= payload_bytes / max(1.0, payloads[0])
         payloads[0] = payload_bytes
         left = replace(objective, deadline_ms=left_ms, energy_budget_mj=None)
         other = decide_from(table, state, left, replace(inputs, payload_bytes=payloads), standing=0)
