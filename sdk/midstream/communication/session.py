@@ -26,8 +26,10 @@ logger = logging.getLogger("midstream.transport")
 
 MAX_IN_FLIGHT: Final = 64
 
-# What is written at once.
+# What is written at once, and what may wait for that: beyond the first, nothing more is sent; beyond the second, a
+# broker that sends on does not read that its messages are taken.
 _ROUND_PARTS: Final = 64
+_MANY_UNWRITTEN: Final = 1024
 _MOST_UNWRITTEN: Final = 4096
 _FAILED: Final = 0x80
 _LAST_ID: Final = 0xFFFF
@@ -90,8 +92,8 @@ class Session:
 
     @property
     def has_room(self) -> bool:
-        """Whether the broker takes another message before it acknowledges one."""
-        return len(self._unacked) < self._window
+        """Whether it takes another message before the broker acknowledges one, or reads."""
+        return len(self._unacked) < self._window and len(self._out) < _MANY_UNWRITTEN
 
     @property
     def unacked_bytes(self) -> int:
@@ -161,10 +163,12 @@ class Session:
             self._end(error)
 
     def read(self) -> None:
-        """Read what is there, for a while, and act on it."""
+        """Read what is there, for a while, and act on it; `write` what that makes before the next time."""
         if self._stream is None or self._ended:
             return
         try:
+            if len(self._out) > _MOST_UNWRITTEN:
+                raise mqtt.ProtocolError("it sends on, and does not read that its messages are taken")
             count = self._stream.read_into(self._receiver.room())
             if not count:
                 self._end(None)
@@ -252,8 +256,6 @@ class Session:
             raise mqtt.ProtocolError("it did not say first whether it accepts")
         match packet:
             case mqtt.Published(message, packet_id):
-                if len(self._out) > _MOST_UNWRITTEN:
-                    raise mqtt.ProtocolError("it sends on, and does not read that its messages are taken")
                 if message is None:
                     logger.warning("a message whose topic or properties cannot be used was dropped")
                 else:

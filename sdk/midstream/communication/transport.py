@@ -439,8 +439,12 @@ class MqttTransport:
 
     def _write(self, session: Session) -> None:
         self._queue(session)
-        if session.wants_write:
+        while session.wants_write:
             session.write()
+            if session.wants_write:
+                return
+            # What the session had no room for until now.
+            self._queue(session)
 
     def _may_disconnect(self, session: Session) -> bool:
         if self._close_by_s is None:
