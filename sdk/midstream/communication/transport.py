@@ -342,7 +342,7 @@ class MqttTransport:
             if session is None or not session.is_open:
                 return False
             self._write(session)
-            return session.is_open and not session.wants_write and not self._outbox
+            return session.is_open and not (session.wants_write or session.has_buffered or self._outbox)
         finally:
             self._turn.release()
 
