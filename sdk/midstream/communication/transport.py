@@ -98,8 +98,9 @@ class MqttTransport:
         self._session: Session | None = None
         self._loop_waiter: Waiter | None = None
         self._attending_waiter: Waiter | None = None
-        # Held by who attends.
+        # Held by who attends, and while it is about to read.
         self._attending = threading.Lock()
+        self._reading = threading.Lock()
         # Set once.
         self._thread: threading.Thread | None = None
         self._waker: socket.socket | None = None
@@ -268,7 +269,7 @@ class MqttTransport:
             yield lambda done, timeout_s: self._attend(session, mine, done, timeout_s)
         finally:
             with self._turn:
-                if loops is not None:
+                if loops is not None and loops is self._loop_waiter:
                     loops.mute(False)
                 if session is not None and (self._outbox or session.has_buffered or not session.is_open):
                     self._wake(always=True)
@@ -280,7 +281,7 @@ class MqttTransport:
         if session is None or waiter is None or not waiter.mutable:
             return False
         until_s = time.monotonic() + timeout_s
-        with self._turn:
+        with self._reading, self._turn:
             while session.is_open and self._close_by_s is None:
                 if done():
                     return True
@@ -397,7 +398,7 @@ class MqttTransport:
                     session.end()
                     self._turn.release()
                     try:
-                        with self._attending:  # whoever attends has left
+                        with self._reading:  # whoever attends uses its waiter no longer
                             pass
                     finally:
                         self._turn.acquire()
