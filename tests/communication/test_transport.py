@@ -541,3 +541,37 @@ def test_a_burst_that_comes_at_once_is_acknowledged_and_answered() -> None:
                 assert heard.count(b"\x30\x04\0\x01a\0") == count
                 assert len(heard) == 10 * count
                 assert transport.connected
+
+
+def test_closing_waits_for_what_is_under_way_whoever_has_attended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("midstream.communication.transport.FLUSH_S", 6 * WAIT_S)
+    left = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"mqtt://127.0.0.1:{server.getsockname()[1]}"
+        transport = MqttTransport(url, "closes", on_message=lambda _: None, on_state=lambda _: None)
+        transport.start()
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(WAIT_S)
+            connection.recv(1000)
+            connection.sendall(b"\x20\x03\0\0\0")
+            transport.start(WAIT_S, required=True)
+
+            def ask() -> None:
+                with transport.attended() as attend:
+                    transport.publish("t", b"")
+                    attend(lambda: False, 6 * WAIT_S)
+                    left.wait(6 * WAIT_S)
+
+            threads = [threading.Thread(target=ask), threading.Thread(target=transport.close)]
+            threads[0].start()
+            packet_id = connection.recv(1000)[5:7]
+            threads[1].start()
+            connection.sendall(b"\x40\x02" + packet_id)
+            try:
+                assert connection.recv(1000) == b"\xe0\0"
+            finally:
+                left.set()
+                connection.close()
+                for thread in threads:
+                    thread.join(WAIT_S)

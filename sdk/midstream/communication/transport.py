@@ -299,6 +299,10 @@ class MqttTransport:
                         self._turn.acquire()
                 if readable:
                     self._read(session)
+            if self._loop_waiter is not None:
+                # While it closes, the transport's own thread waits for what is under way.
+                self._loop_waiter.mute(False)
+                self._wake(always=True)
         return False
 
     def rouse(self) -> None:
@@ -320,6 +324,7 @@ class MqttTransport:
                 self._close_by_s = time.monotonic() + FLUSH_S
             self._changed.notify_all()
         self._wake()
+        self.rouse()
         if self._thread is not None and self._thread is not threading.current_thread() and not self._turn.mine:
             self._thread.join()
 
