@@ -273,8 +273,10 @@ def refusal(candidate: Candidate, state: SystemState, objective: Objective) -> s
     """The constraint that a candidate breaks, in words, or None."""
     if candidate.offloads and not state.link_is_up:
         return "no link to a gateway is up"
-    if objective.keep_input_local and candidate.sends_input:
-        return "the input may not leave the device"
+    if objective.keep_input_local and candidate.reveals_input:
+        return "the input, or what is linear in it, may not leave the device"
+    if objective.keep_input_local and candidate.reveals_input is None:
+        return "the bundle does not say which cuts keep the input; convert the model again"
     if candidate.lossless or objective.min_agreement == 0:
         return None
     lossy = "lossy codecs" if candidate.exit is None else "answers of an early exit"
