@@ -4,7 +4,7 @@ What was linearly made of an input, convolutions with an affine normalisation in
 shows the input as it is. So a value reveals an input where any path leads to it without a non-linear layer. What counts
 as one is named here; any other layer is taken for linear, which is the careful side: then more reveals. Casts,
 quantisation, sizes that change and look-ups count as linear. Being non-linear makes no value private
-(docs/planner.md#keep_input_local).
+(docs/planner.md, "The input stays").
 """
 
 from __future__ import annotations

@@ -133,7 +133,9 @@ def _is_if(model: Any, operator: Any) -> bool:
 
 
 def _hands_through(model: Any, subgraph: Any) -> bool:
-    """Whether an output of what an IF calls reveals what goes in, as far as a look at this subgraph alone tells."""
+    """Whether an output of what an IF calls may reveal what goes in; an IF within it, or hidden state, is not followed."""
+    if any(keeps_state(model, subgraph, operator) for operator in subgraph.operators or []):
+        return True
     steps = [
         Node(
             index,
@@ -141,7 +143,6 @@ def _hands_through(model: Any, subgraph: Any) -> bool:
             operator_name(model, operator),
             tuple(map(str, tensor_numbers(operator.inputs))),
             tuple(map(str, tensor_numbers(operator.outputs))),
-            stateful=keeps_state(model, subgraph, operator),
             activated=not _is_if(model, operator) and _is_activated(model, operator),
         )
         for index, operator in enumerate(subgraph.operators or [])
