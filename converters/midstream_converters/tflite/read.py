@@ -133,7 +133,7 @@ def _is_if(model: Any, operator: Any) -> bool:
 
 
 def _hands_through(model: Any, subgraph: Any) -> bool:
-    """Whether an output of what an IF calls may reveal what goes in; an IF within it, or hidden state, is not followed."""
+    """Whether an output of what an IF calls may reveal what goes in; neither state nor an IF within is followed."""
     if any(keeps_state(model, subgraph, operator) for operator in subgraph.operators or []):
         return True
     steps = [

@@ -42,6 +42,7 @@ def run(
     emulate: Annotated[str | None, typer.Option(help="Slow this machine down to a board's profile.")] = None,
     accelerator: AcceleratorOption = AcceleratorName.cpu,
     save: Annotated[Path | None, typer.Option(help="Folder for the outputs, one .npz file for each input.")] = None,
+    state: Annotated[Path | None, typer.Option(help="Folder for what is learned of costs, for the next run.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run inputs through a bundle, on this device and a gateway."""
@@ -60,6 +61,7 @@ def run(
         keep_input_local=keep_input_local,
         profile=emulate,
         credentials=credentials,
+        state_dir=state,
     )
     device.check_plan(cut, codec)
     # What is wrong with the first input is said before anything is waited for.

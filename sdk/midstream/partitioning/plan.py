@@ -23,8 +23,9 @@ class Stage:
 class RunnerUp:
     """A candidate of a decision: what it is, and what it was predicted to cost.
 
-    ``refusal`` is the constraint that removed it, in words, else None; ``late`` says that it misses the deadline.
-    Figures are None where it cannot be priced, as no link is up.
+    ``refusal`` is the constraint that removed it, in words, else None; ``late`` says that it misses the deadline, and
+    ``dear`` that it exceeds the energy budget. Figures are None where it cannot be priced, as no link is up; ``cost``
+    is of a million inputs, and None without a tariff.
     """
 
     name: str
@@ -37,11 +38,21 @@ class RunnerUp:
     payload_bytes: int
     refusal: str | None = None
     late: bool = False
+    dear: bool = False
+    cost: float | None = None
     chosen: bool = False
 
 
 class Explained(Protocol):
     """A decision that can be asked for more than what follows from it at once."""
+
+    @property
+    def explores(self) -> bool:
+        """Whether it was taken to be measured, though another was predicted better."""
+
+    @property
+    def wait_ms(self) -> float:
+        """The wait at the gateway that was counted with."""
 
     def energy_mj(self) -> float:
         """The device's, as predicted."""
@@ -57,10 +68,10 @@ class Explained(Protocol):
 class Plan:
     """The chosen option.
 
-    ``cut`` is None where the model is not split: one stage on the device (codec "none") or one on the
-    gateway, which then gets the whole input. ``payload_bytes`` is what the device sends, as encoded. ``onward`` are
-    the cuts at which further stages begin, each on a gateway of its own: the predictions do not count the ways between
-    gateways. ``keeps_input`` says that no tensor which crosses is an input of the model or linear in one; it is False
+    ``cut`` is None where the model is not split: one stage on the device (codec "none") or one on the gateway, which
+    then gets the whole input. ``payload_bytes`` is what the device sends, as encoded. ``onward`` are the cuts at which
+    further stages begin, each on a machine of its own; predictions of a forced plan do not count the ways between
+    these. ``keeps_input`` says that no tensor which crosses is an input of the model or linear in one; it is False
     where the bundle does not tell. ``exit`` is the cut after whose head an early exit is asked, which ends all where it
     answers; the predictions are means over its ``exit_share``. Why it was chosen is worked out when somebody asks.
     """
@@ -91,9 +102,14 @@ class Plan:
         return self.reasons.explain()
 
     @property
+    def others(self) -> tuple[str, ...]:
+        """The machines other than the device that have a stage, in order."""
+        return tuple(stage.machine for stage in self.stages if stage.machine != DEVICE)
+
+    @property
     def offloads(self) -> bool:
         """Whether any stage runs elsewhere than on the device."""
-        return any(stage.machine != DEVICE for stage in self.stages)
+        return bool(self.others)
 
     def to_json(self) -> dict[str, Any]:
         """What ``midstream plan --json`` prints; ``exit`` and ``onward`` only where there are any."""

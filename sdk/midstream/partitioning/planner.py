@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from midstream.errors import PlanError
+from midstream.partitioning.columns import MEAN, Inputs
 from midstream.partitioning.costs import Candidate
+from midstream.partitioning.exploration import Exploration
 from midstream.partitioning.plan import Plan
 from midstream.partitioning.reasons import Reasons
 from midstream.partitioning.state import Objective, SystemState
-from midstream.partitioning.table import MEAN, Chosen, Inputs, Table
+from midstream.partitioning.table import Chosen, Table
 from midstream.profiles import Power
 
 
@@ -33,7 +35,7 @@ class Prediction:
 
 def predict(candidate: Candidate, state: SystemState, power: Power) -> Prediction:
     """What a candidate costs in this state. Raises PlanError if the state is invalid or the link is down."""
-    prices = _alone(candidate, state, power).alone(0).prices(state, MEAN)
+    prices = _alone(candidate, state, power).alone(0).prices(state, Objective(), MEAN)
     return Prediction(
         float(prices.latency_ms[0]), float(prices.energy_mj[0]), float(prices.period_ms[0]), float(prices.latest_ms[0])
     )
@@ -42,8 +44,9 @@ def predict(candidate: Candidate, state: SystemState, power: Power) -> Predictio
 def plan_for(candidate: Candidate, state: SystemState, power: Power, why: str) -> Plan:
     """The plan of a candidate already chosen, such as a forced one. Raises PlanError like `predict`."""
     table = _alone(candidate, state, power)
-    chosen = Chosen(0, float(table.alone(0).latency_ms(state, MEAN)[0][0]))
-    return _plan(chosen, Reasons(table, 0, state, Objective(), MEAN, forced=why))
+    latency_ms = float(table.alone(0).latency_ms(state, MEAN)[0][0])
+    chosen = Chosen(0, latency_ms, latency_ms)
+    return _plan(chosen, Reasons(table, chosen, state, Objective(), MEAN, forced=why))
 
 
 def decide(candidates: Sequence[Candidate], state: SystemState, objective: Objective, power: Power) -> Plan:
@@ -51,17 +54,28 @@ def decide(candidates: Sequence[Candidate], state: SystemState, objective: Objec
     return decide_from(Table(candidates, power), state, objective)
 
 
-def decide_from(table: Table, state: SystemState, objective: Objective, inputs: Inputs = MEAN) -> Plan:
+def decide_from(
+    table: Table,
+    state: SystemState,
+    objective: Objective,
+    inputs: Inputs = MEAN,
+    standing: int | None = None,
+    exploration: Exploration | None = None,
+) -> Plan:
     """The best plan there is for one input.
 
     Candidates that break a constraint are left out. Of the rest, those predicted to meet the deadline are
     preferred; where none does, the fastest is taken and ``why`` says so. A higher ``complexity`` never
-    moves work to the device, all else equal. Raises PlanError where the state is invalid, or nothing is left
-    to choose from.
+    moves work to the device, all else equal. ``standing`` is the row of the plan before, kept where it is nearly as
+    good (`Table.choose`). ``exploration`` now and then takes another that is nearly as good, to measure it: it is told
+    of every decision, and the complexity does not bind it. Raises PlanError where the state is invalid, or nothing is
+    left to choose from.
     """
     state.check()
-    chosen = table.choose(state, objective, inputs)
-    return _plan(chosen, Reasons(table, chosen.row, state, objective, inputs))
+    chosen = table.choose(state, objective, inputs, standing)
+    if exploration is not None:
+        chosen = exploration.instead(chosen, table, state, objective, inputs) or chosen
+    return _plan(chosen, Reasons(table, chosen, state, objective, inputs))
 
 
 def _alone(candidate: Candidate, state: SystemState, power: Power) -> Table:
@@ -90,4 +104,5 @@ def _plan(chosen: Chosen, reasons: Reasons) -> Plan:
         candidate.reveals_input is False,
         candidate.exit,
         share,
+        candidate.onward,
     )
