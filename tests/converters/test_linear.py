@@ -138,12 +138,18 @@ def with_if(*bodies: Callable[[Build, int], int]) -> bytes:
     return build.finish([condition, x], [y])
 
 
+def largest_so_far(build: Build, x: int) -> int:
+    shape = build.graph.tensors[x].shape
+    return build.op("MAXIMUM", [x, build.tensor("state", shape, variable=True)], [build.tensor("largest", shape)])
+
+
 @pytest.mark.parametrize(
     ("other", "reveals"),
     [
         (lambda _, x: x, True),
         (lambda build, x: build.conv(x, 2, relu=False), True),
         (lambda build, x: build.add(build.conv(x, 2), x), True),
+        (largest_so_far, True),
         (lambda build, x: build.conv(x, 2), False),
     ],
 )
