@@ -101,7 +101,7 @@ def _plan(chosen: Chosen, reasons: Reasons) -> Plan:
         chosen.latency_ms,
         payload_bytes,
         reasons,
-        not candidate.sends_input,
+        candidate.reveals_input is False,
         candidate.exit,
         share,
         candidate.onward,
