@@ -46,7 +46,7 @@ def test_one_outlier_moves_nothing(before: int, outlier: float, after: int, seed
     usual = scattered(before + after, 0.04, seed=seed)
     calm = learned("c1", usual)
     shaken = learned("c1", [*usual[:before], outlier, *usual[before:]])
-    assert shaken.factor("c1") == pytest.approx(calm.factor("c1"), rel=0.08)
+    assert shaken.factor("c1") == pytest.approx(calm.factor("c1"), rel=0.15)
     assert shaken.spread <= calm.spread + 0.1
 
 
