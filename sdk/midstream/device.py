@@ -38,6 +38,7 @@ from midstream.communication.wire import (
     Status,
 )
 from midstream.complexity import analyze_inputs
+from midstream.deciding import Deciding
 from midstream.errors import CodecError, InputError, MissingExtraError
 from midstream.exchange import Exchange
 from midstream.inputs import ImageInput, prepare_image
@@ -51,6 +52,7 @@ from midstream.partitioning import (
     SystemState,
     size_features,
 )
+from midstream.partitioning.replay import PlannerName
 from midstream.partitioning.state import ObjectiveKind
 from midstream.planning import LOCAL_CUT, Forced, Planning
 from midstream.profiles import load_profile
@@ -139,8 +141,10 @@ class Device:
     the gateway has not answered in time for the device to finish by itself, the device does. ``min_agreement`` below 1
     allows lossy codecs that calibration measured to be that good (0: any), and such an early exit. ``profile`` names
     the board, for its power figures. ``packing`` sends small requests that are made at the same time in one message,
-    where their deadlines allow that. ``priority`` is the class of requests that name none. Entering waits up to 2 s for
-    a gateway, then goes on without. Methods may be called from any thread.
+    where their deadlines allow that. ``priority`` is the class of requests that name none. ``planner`` decides:
+    "adaptive" by the costs and the link as they are now, "bandit" by what earlier results have taught, for latency
+    alone. ``decisions`` names a file for a log of what was decided, which ``midstream replay`` repeats. Entering waits
+    up to 2 s for a gateway, then goes on without. Methods may be called from any thread.
     """
 
     def __init__(
@@ -158,6 +162,8 @@ class Device:
         packing: bool = True,
         priority: PriorityName = "normal",
         credentials: str | Path | None = None,
+        planner: PlannerName = "adaptive",
+        decisions: str | Path | None = None,
     ) -> None:
         address = parse_broker_url(broker, credentials=credentials)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -170,7 +176,8 @@ class Device:
         self._new_exchange = partial(Exchange, address, self.device_id, self.bundle.digest, limits, packing=packing)
         self._exchange = self._new_exchange()
         self._lock = threading.Lock()
-        self._planning = Planning(self.bundle, power)
+        deciding = Deciding(planner, self._objective, self.bundle.digest.hex(), power, decisions)
+        self._planning = Planning(self.bundle, power, deciding)
         self._late_ms = 0.0
         self._pool: ThreadPoolExecutor | None = None
 
@@ -189,6 +196,7 @@ class Device:
         # A connection that was closed stays closed; whoever enters again gets another.
         closed, self._exchange = self._exchange, self._new_exchange()
         closed.close()
+        self._planning.flush()
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
@@ -297,6 +305,8 @@ class Device:
             why = None if cut == LOCAL_CUT or route.gateways else self._exchange.absence()
             result = self._locally(asked, begun, plan, why)
         timings["total"] = asked.elapsed_ms
+        if exited is None:
+            self._planning.answered(plan, timings["total"] - timings["analysis"])
         return result
 
     def check_plan(self, cut: str | Sequence[str] | None, codec: str | None) -> None:

@@ -14,6 +14,7 @@ from midstream.communication.choosing import Route
 from midstream.communication.codecs import find_codec, optional_libraries
 from midstream.communication.presence import Presence
 from midstream.communication.wire import MAX_STAGES
+from midstream.deciding import Deciding
 from midstream.errors import PlanError
 from midstream.inputs import ImageInput
 from midstream.partitioning import (
@@ -28,7 +29,6 @@ from midstream.partitioning import (
     SystemState,
     Table,
     candidates,
-    decide_from,
     in_stages,
     plan_for,
     times_from_costs,
@@ -78,12 +78,13 @@ class _Known:
 class Planning:
     """The candidates of one bundle on one device, what was learned of them, and decisions. Thread-safe.
 
-    ``power`` is what the device draws.
+    ``power`` is what the device draws, ``deciding`` who decides.
     """
 
-    def __init__(self, bundle: Bundle, power: Power) -> None:
+    def __init__(self, bundle: Bundle, power: Power, deciding: Deciding) -> None:
         self._bundle = bundle
         self._power = power
+        self._deciding = deciding
         self._lock = threading.Lock()
         self._factor = 1.0
         self._sizes = SizeEstimates(bundle.ladder)
@@ -147,6 +148,14 @@ class Planning:
         with self._lock:
             self._sizes.observe((plan.cut, plan.codec), features, payload_bytes)
 
+    def answered(self, plan: Plan, latency_ms: float) -> None:
+        """Learn what came of a plan: ms from the decision to the result, which is no early exit's."""
+        self._deciding.answered(plan, latency_ms)
+
+    def flush(self) -> None:
+        """Write what is left of the log of decisions."""
+        self._deciding.flush()
+
     def ran_head(self, cut: str, took_ms: float) -> None:
         """Learn how long this device took for the head of a cut."""
         self._learn(self._bundle.costs.cuts[cut].head_ms, took_ms)
@@ -198,7 +207,7 @@ class Planning:
     def _decided(
         self, known: _Known, state: SystemState, objective: Objective, features: Mapping[str, float] | None
     ) -> Plan:
-        return decide_from(known.table, state, objective, self._inputs(known, features))
+        return self._deciding.decide(known.table, state, objective, self._inputs(known, features))
 
     def _inputs(self, known: _Known, features: Mapping[str, float] | None) -> Inputs:
         """The sizes and the chance of an early exit that this input is expected to have."""

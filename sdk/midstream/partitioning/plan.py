@@ -43,6 +43,10 @@ class RunnerUp:
 class Explained(Protocol):
     """A decision that can be asked for more than what follows from it at once."""
 
+    @property
+    def row(self) -> int:
+        """The chosen candidate's place among all."""
+
     def energy_mj(self) -> float:
         """The device's, as predicted."""
 

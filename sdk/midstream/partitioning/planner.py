@@ -43,7 +43,7 @@ def plan_for(candidate: Candidate, state: SystemState, power: Power, why: str) -
     """The plan of a candidate already chosen, such as a forced one. Raises PlanError like `predict`."""
     table = _alone(candidate, state, power)
     chosen = Chosen(0, float(table.alone(0).latency_ms(state, MEAN)[0][0]))
-    return _plan(chosen, Reasons(table, 0, state, Objective(), MEAN, forced=why))
+    return plan_of(chosen, Reasons(table, 0, state, Objective(), MEAN, forced=why))
 
 
 def decide(candidates: Sequence[Candidate], state: SystemState, objective: Objective, power: Power) -> Plan:
@@ -61,7 +61,7 @@ def decide_from(table: Table, state: SystemState, objective: Objective, inputs: 
     """
     state.check()
     chosen = table.choose(state, objective, inputs)
-    return _plan(chosen, Reasons(table, chosen.row, state, objective, inputs))
+    return plan_of(chosen, Reasons(table, chosen.row, state, objective, inputs))
 
 
 def _alone(candidate: Candidate, state: SystemState, power: Power) -> Table:
@@ -71,7 +71,8 @@ def _alone(candidate: Candidate, state: SystemState, power: Power) -> Table:
     return Table((candidate,), power)
 
 
-def _plan(chosen: Chosen, reasons: Reasons) -> Plan:
+def plan_of(chosen: Chosen, reasons: Reasons) -> Plan:
+    """The plan of a choice with its reasons."""
     table, row, inputs = reasons.table, chosen.row, reasons.inputs
     candidate = table.candidates[row]
     payload_bytes = candidate.payload_bytes
