@@ -20,7 +20,7 @@ from midstream.errors import (
     WireError,
     WireVersionError,
 )
-from midstream.version import __version__
+from midstream.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from midstream.analysis import Analysis

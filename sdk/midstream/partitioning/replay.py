@@ -153,7 +153,7 @@ def _header(record: Json) -> Header:
     version: Any = record.get("midstream_decisions")
     if type(version) is int and version > LOG_VERSION:
         raise ValueError(f"its format is {version}, and this midstream reads {LOG_VERSION}: update it")
-    if version != LOG_VERSION:
+    if type(version) is not int or version != LOG_VERSION:
         raise ValueError("it does not begin a log of decisions")
     header: Header = from_json(Header, record, "header")
     return header
