@@ -22,6 +22,7 @@ from midstream.profiles import Power
 MAX_CANDIDATES = 10_000
 # Of a decision's record, what is no part of the question.
 _ANSWER = ("decision", "table", "row", "latency_ms")
+_SCALARS = frozenset((float, int, bool, str, NoneType))
 Json = dict[str, Any]
 
 
@@ -73,9 +74,12 @@ def question_from_json(record: Json, table: Table) -> Question:
 
 def to_json(value: Any) -> Any:
     """A JSON value of a dataclass, an array, a tuple, a mapping (as pairs, for its keys may be None) or a scalar."""
-    if is_dataclass(value):
-        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, np.ndarray):
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if is_dataclass(kind):
+        return {name: to_json(getattr(value, name)) for name in _names(kind)}
+    if kind is np.ndarray:
         return value.tolist()
     if isinstance(value, Mapping):
         return [[to_json(key), to_json(each)] for key, each in value.items()]
@@ -149,6 +153,11 @@ def _checked(value: Any, fine: bool, what: str, wanted: str) -> Any:
     if not fine:
         raise ValueError(f"{what} is {str(value)[:100]!r}, needed {wanted}")
     return value
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 @cache

@@ -29,6 +29,7 @@ PLANNERS: tuple[PlannerName, ...] = get_args(PlannerName)
 RECENT_TABLES = 16
 # So many decisions of the bandit may wait for what comes of them.
 _MAX_PULLS = 10_000
+_ENCODER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class Replay:
 
 def encoded(record: Json) -> bytes:
     """A line of a log; raises ValueError on what is no finite number."""
-    return json.dumps(record, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    return _ENCODER.encode(record).encode() + b"\n"
 
 
 def header_record(version: str, bundle: str, planner: PlannerName, power: Power) -> Json:
