@@ -80,3 +80,9 @@ def assets() -> Path:
         (folder / ".complete").unlink(missing_ok=True)
         subprocess.run([sys.executable, str(ROOT / "scripts" / "assets.py")], check=True)
     return folder
+
+
+@pytest.fixture
+def no_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No vcgencmd on the way."""
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))

@@ -13,6 +13,8 @@ from midstream.broker import Broker
 
 BARE = """
 import os, select, signal, subprocess, sys
+# It has code of its own for each system, that of this one here.
+import psutil
 # As on Windows; on Linux it asks for SIGKILL.
 subprocess.Popen.kill = subprocess.Popen.terminate
 for name in ("fcntl", "grp", "pwd", "resource", "termios", "tty", "pty"):

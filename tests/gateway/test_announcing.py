@@ -15,7 +15,7 @@ from midstream.communication.load import decode_load
 from midstream.communication.presence import Presence, decode_presence
 from midstream.communication.transport import Message, MqttTransport
 from midstream.errors import PeerError
-from midstream.gateway.announcing import Announcer, free_memory_bytes
+from midstream.gateway.announcing import Announcer
 from midstream.gateway.work import Load
 
 WAIT_S = 20.0
@@ -61,17 +61,3 @@ def test_a_broker_that_takes_too_little_is_an_error_of_the_peer(
             for announce in (lambda: announcer.presence(presence), lambda: announcer.load(Load(0, 0.0, 0.0, {}), 1.0)):
                 with pytest.raises(PeerError, match="takes too little at once for a gateway to announce itself"):
                     announce()
-
-
-@pytest.mark.parametrize(
-    ("text", "free_bytes"),
-    [
-        ("MemTotal:  8000 kB\nMemAvailable:   2048 kB\n", 2 << 20),
-        ("MemTotal:  8000 kB\n", None),
-        ("MemAvailable: many kB\n", None),
-    ],
-)
-def test_free_memory_is_what_linux_says(tmp_path: Path, text: str, free_bytes: int | None) -> None:
-    (tmp_path / "meminfo").write_text(text)
-    assert free_memory_bytes(tmp_path / "meminfo") == free_bytes
-    assert free_memory_bytes(tmp_path / "none") is None

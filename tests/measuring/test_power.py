@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from midstream.measuring.power import busy_watts, copied, idle_watts, measured
-from midstream.measuring.sensors import CountingSensor, SampledSensor
+from midstream.measuring.power_sensors import CountingSensor, SampledSensor
 from midstream.profiles import load_profile
 
 PI4 = load_profile("pi4")

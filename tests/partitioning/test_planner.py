@@ -19,6 +19,7 @@ from midstream.partitioning import (
     Stage,
     SystemState,
     Table,
+    Tariff,
     decide,
     decide_from,
     plan_for,
@@ -515,3 +516,127 @@ def test_a_table_takes_what_differs_from_input_to_input() -> None:
             assert found.predicted_ms == pytest.approx(expected.predicted_ms)
             assert found.energy_mj == pytest.approx(expected.energy_mj)
             assert found.why == expected.why
+
+
+def test_a_quantile_counts_how_much_times_spread() -> None:
+    # Sending takes 90 ms on average where the device alone takes 100, but the link is unsteady.
+    unsteady = replace(STATE, link=replace(LINK, rtt_spread_ms=10.0))
+    assert decide((LOCAL, INPUT), unsteady, Objective(), POWER).offloads
+    assert decide((LOCAL, INPUT), unsteady, Objective(quantile=0.7), POWER).offloads
+    careful = decide((LOCAL, INPUT), unsteady, Objective(quantile=0.9), POWER)
+    assert not careful.offloads
+    # 91 + 1.2816 · 10
+    assert "(103.8 ms)" in careful.why
+
+
+def test_spreads_of_parts_add_as_of_independent_ones() -> None:
+    state = replace(
+        STATE, link=replace(LINK, uplink_spread=0.25, rtt_spread_ms=12.0), device_spread=0.1, gateway_spread=0.5
+    )
+    told = {each.name: each for each in decide(ALL, state, Objective(quantile=0.975), POWER).explain()}
+    # Of the split: 30 ms ± 10 %, 20 ms upload ± 25 %, the round trip ± 12, 14 ms ± 50 %.
+    deviation = math.sqrt(3**2 + 5**2 + 12**2 + 7**2)
+    assert told["cut c0 as lossless"].latency_ms == pytest.approx(76.5 + 1.95996 * deviation)
+    assert told["local"].latency_ms == pytest.approx(100 + 1.95996 * 10)
+
+
+def test_a_deadline_holds_for_the_quantile() -> None:
+    unsteady = replace(STATE, link=replace(LINK, rtt_spread_ms=10.0))
+    wanted = Objective("energy", deadline_ms=101)
+    assert decide((LOCAL, INPUT), unsteady, wanted, POWER).offloads
+    assert not decide((LOCAL, INPUT), unsteady, replace(wanted, quantile=0.95), POWER).offloads
+
+
+def test_an_exit_that_answers_the_share_asked_for_takes_its_time_alone() -> None:
+    options = (LOCAL, LOCAL_EXIT)
+    wanted = Objective(min_agreement=0.9, quantile=0.75)
+    told = decide(options, SystemState(None), wanted, POWER)
+    assert (told.exit, told.predicted_ms) == ("c0", pytest.approx(32))
+    # Of 90 in 100, some wait for the rest: 32 + 70 ms, more than without an exit.
+    assert decide(options, SystemState(None), replace(wanted, quantile=0.9), POWER).exit is None
+
+
+def test_cost_by_the_tariff() -> None:
+    tariff = Tariff(gateway_hour=3.6, gigabyte=1000.0, kilowatt_hour=3600.0)
+    told = {each.name: each.cost for each in decide(ALL, STATE, Objective("cost", tariff=tariff), POWER).explain()}
+    # 14.5 ms there, 22 kB, 288 mJ (231 mJ of its own and 45.5 ms at 2 W and 11 mJ by radio)
+    energy_mj = predict(SPLIT, STATE, POWER).energy_mj
+    assert told["cut c0 as lossless"] == pytest.approx(14.5 + 22_000 + energy_mj)
+    assert told["local"] == pytest.approx(600)
+    # Bytes are dear: the device does it itself; where they are not, its energy is.
+    assert not decide(ALL, STATE, Objective("cost", tariff=tariff), POWER).offloads
+    cheap = replace(tariff, gigabyte=0.01)
+    plan = decide(ALL, STATE, Objective("cost", tariff=cheap), POWER)
+    assert plan.stages[0].machine == "gateway"
+    assert "for a million)" in plan.why
+
+
+@pytest.mark.parametrize(
+    ("kind", "tariff"),
+    [("cost", None), ("latency", Tariff(gateway_hour=1.0))],
+)
+def test_cost_and_a_tariff_go_together(kind: Any, tariff: Tariff | None) -> None:
+    with pytest.raises(PlanError, match="go together"):
+        Objective(kind, tariff=tariff)
+
+
+@pytest.mark.parametrize("prices", [{}, {"gigabyte": -1.0}, {"gateway_hour": math.nan}, {"kilowatt_hour": "1"}])
+def test_a_tariff_needs_a_price(prices: dict[str, Any]) -> None:
+    with pytest.raises(PlanError, match="Tariff"):
+        Tariff(**prices)
+
+
+def test_the_energy_budget_comes_before_the_objective_and_after_the_deadline() -> None:
+    # Latency 100, 91, 76.5; energy 600, 213, 288.
+    options = (LOCAL, INPUT, SPLIT)
+    plan = decide(options, STATE, Objective(energy_budget_mj=250), POWER)
+    assert plan.stages[0].machine == "gateway"
+    assert "keeps to the energy budget of 250 mJ, unlike local (600.0 mJ) and cut c0 as lossless (288.0 mJ)" in plan.why
+    plan = decide(options, STATE, Objective(energy_budget_mj=100), POWER)
+    assert plan.why == "nothing keeps to the energy budget of 100 mJ: sending the input as raw (213.0 mJ) draws least"
+    plan = decide(options, STATE, Objective(energy_budget_mj=250, deadline_ms=80), POWER)
+    assert plan.cut == "c0"
+    assert plan.why.startswith("nothing keeps to the energy budget of 250 mJ: cut c0")
+    told = {each.name: each.dear for each in plan.explain()}
+    assert told == {"local": True, "cut c0 as lossless": True, "sending the input as raw": False} | (
+        {} if len(told) == 3 else {"sending the input as jpeg75": False}
+    )
+
+
+def test_the_device_s_memory() -> None:
+    large, small = replace(LOCAL, device_bytes=40_000_000), replace(SPLIT, device_bytes=9_000_000)
+    objective = Objective("energy", max_device_memory_bytes=10e6)
+    plan = decide((large, small), STATE, objective, POWER)
+    assert plan.cut == "c0"
+    assert plan.why.endswith("the device's layers take more than 10.0 MB")
+    with pytest.raises(PlanError, match=r"more than 10\.0 MB"):
+        decide((large, small), SystemState(None), objective, POWER)
+
+
+def test_what_others_want_is_left_to_them_where_it_gains_little() -> None:
+    close = replace(LOCAL, device_ms=77.0)
+    assert decide((close, SPLIT), STATE, Objective(), POWER).offloads
+    plan = decide((close, SPLIT), replace(STATE, gateway_busy=0.9), Objective(), POWER)
+    # 14 ms there · 0.9 / 0.1 · 0.1 = 12.6 ms
+    assert not plan.offloads
+    assert (
+        plan.why == "local (77.0 ms) is preferred to cut c0 as lossless (76.5 ms), which would take a busy gateway "
+        "from others"
+    )
+    assert decide((LOCAL, SPLIT), replace(STATE, gateway_busy=0.9), Objective(), POWER).offloads
+    assert decide((close, SPLIT), replace(STATE, gateway_busy=0.9), Objective("energy"), POWER).offloads
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"quantile": 0.4},
+        {"quantile": 1.0},
+        {"energy_budget_mj": 0.0},
+        {"max_device_memory_bytes": -1},
+        {"max_device_memory_bytes": math.nan},
+    ],
+)
+def test_invalid_bounds_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(PlanError, match=next(iter(change))):
+        Objective(**change)

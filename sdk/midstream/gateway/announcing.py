@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import uuid
-from pathlib import Path
 
 from midstream.communication import topics
 from midstream.communication.lanes import Lanes
@@ -12,8 +10,7 @@ from midstream.communication.load import LOAD_EXPIRY_S, LoadReport, LoadThrottle
 from midstream.communication.presence import Presence, encode_within
 from midstream.errors import PeerError, WireError
 from midstream.gateway.work import Load
-
-_MEMINFO = Path("/proc/meminfo")
+from midstream.sensing import free_memory_bytes
 
 
 class Announcer:
@@ -70,12 +67,3 @@ class Announcer:
 
 def _takes_too_little(error: Exception) -> PeerError:
     return PeerError(f"the broker takes too little at once for a gateway to announce itself: {error}")
-
-
-def free_memory_bytes(meminfo: Path = _MEMINFO) -> int | None:
-    """What Linux says that processes could still take without swapping; None on other systems."""
-    try:
-        found = re.search(r"^MemAvailable:\s+(\d{1,15}) kB", meminfo.read_text(encoding="ascii"), re.MULTILINE)
-    except (OSError, ValueError):
-        return None
-    return None if found is None else int(found[1]) << 10

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from midstream.errors import printable
-from midstream.measuring.sensors import ROOT
+from midstream.sensing.reading import ROOT, text_in
+from midstream.sensing.system import usable_cores
 
 # What /proc/device-tree/model begins with.
 _BOARDS = (
@@ -26,6 +27,7 @@ _BOARDS = (
 )
 _X86 = ("x86_64", "amd64", "i686")
 _MOST_NAME = 60
+_MOST_TEXT = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,10 @@ class Machine:
 
 def this_machine(root: Path = ROOT) -> Machine:
     """The machine this runs on; ``cores`` are those that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory_mb = _memory_mb(_text(root / "proc/meminfo"))
-    board = printable(_text(root / "proc/device-tree/model").strip("\0\n "), _MOST_NAME)
-    title = board or _processor(_text(root / "proc/cpuinfo")) or platform.machine() or "this machine"
+    memory_mb = _memory_mb(text_in(root / "proc/meminfo", _MOST_TEXT))
+    board = printable(text_in(root / "proc/device-tree/model", _MOST_TEXT).strip("\0\n "), _MOST_NAME)
+    title = board or _processor(text_in(root / "proc/cpuinfo", _MOST_TEXT)) or platform.machine() or "this machine"
+    cores = len(usable_cores())
     return Machine(title, cores, memory_mb, nearest_board(board, platform.machine(), cores))
 
 
@@ -82,11 +84,3 @@ def _processor(cpuinfo: str) -> str:
 def _memory_mb(meminfo: str) -> int | None:
     match = re.search(r"^MemTotal:\s+(\d{4,15}) kB", meminfo, re.MULTILINE)
     return int(match[1]) // 1024 if match else None
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read(1 << 16).decode("utf-8", "replace")
-    except OSError:
-        return ""

@@ -6,8 +6,8 @@ import time
 from dataclasses import replace
 from functools import partial
 
+from midstream.measuring.power_sensors import PowerSensor
 from midstream.measuring.rates import rounded
-from midstream.measuring.sensors import PowerSensor
 from midstream.measuring.timing import Run
 from midstream.profiles import Origin, Power, Profile
 

@@ -17,9 +17,9 @@ from midstream.manifest import EngineName
 from midstream.measuring.bundles import measure_bundle
 from midstream.measuring.machine import Machine, load_average, this_machine
 from midstream.measuring.power import busy_watts, copied, idle_watts, measured
+from midstream.measuring.power_sensors import PowerSensor, power_sensor
 from midstream.measuring.programs import DTYPES, NAMES, Programs, SmallProgram, small_programs
 from midstream.measuring.rates import family_rates, overheads_us, two_rates, work_of
-from midstream.measuring.sensors import PowerSensor, clock_share, power_sensor, temperature_c, throttled
 from midstream.measuring.timing import Run, Timing, measure
 from midstream.profiles import (
     DType,
@@ -33,6 +33,7 @@ from midstream.profiles import (
     Speed,
     load_profile,
 )
+from midstream.sensing.board import Board, throttled
 
 ENGINE_NAMES: tuple[EngineName, ...] = ("litert", "onnx")
 _PLAIN = ("conv-deep", "conv-wide", "depthwise", "elementwise")
@@ -279,9 +280,10 @@ def _after(timings: Mapping[str, Timing]) -> list[str]:
     drift = median(timing.drift for timing in timings.values())
     if drift > _DRIFT:
         notes.append(f"the last repeats took {drift:.0%} more than the first: the machine slowed down")
-    clock, hottest = clock_share(), temperature_c()
+    board = Board()
+    clock, hottest = board.clock_share(), board.temperature_c()
     if clock is not None and clock < _SLOW_CLOCK:
         notes.append(f"the clock was at {clock:.0%} of its highest right after measuring")
     if hottest is not None and hottest >= _HOT_C:
         notes.append(f"the machine was at {hottest:.0f} °C: cool it and measure again")
-    return notes + [f"the firmware reports: {state}" for state in throttled()]
+    return notes + [f"the firmware reports: {state}" for state in throttled() or ()]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from midstream.partitioning.columns import Inputs
 from midstream.partitioning.costs import (
     DEFAULT_RUNGS,
     Candidate,
+    Leg,
     MachineTimes,
     Power,
     Rung,
@@ -15,13 +17,15 @@ from midstream.partitioning.costs import (
     with_exit,
     with_reply,
 )
+from midstream.partitioning.device_state import DeviceLoad, DeviceState, LearnedFactor, device_state, slowdown
 from midstream.partitioning.link import LinkEstimate, LinkState
 from midstream.partitioning.plan import DEVICE, GATEWAY, LOCAL_CODEC, Plan, RunnerUp, Stage, in_stages
 from midstream.partitioning.planner import Prediction, decide, decide_from, plan_for, predict
-from midstream.partitioning.resource_map import critical_path, resource_map
+from midstream.partitioning.resource_map import critical_path, device_memory, resource_map
 from midstream.partitioning.sizes import SizeEstimates, size_features
-from midstream.partitioning.state import Objective, SystemState
-from midstream.partitioning.table import Inputs, Table
+from midstream.partitioning.state import Objective, SystemState, Tariff, Tier
+from midstream.partitioning.table import Table
+from midstream.partitioning.tiers import with_tiers
 
 __all__ = [
     "DEFAULT_RUNGS",
@@ -29,7 +33,11 @@ __all__ = [
     "GATEWAY",
     "LOCAL_CODEC",
     "Candidate",
+    "DeviceLoad",
+    "DeviceState",
     "Inputs",
+    "LearnedFactor",
+    "Leg",
     "LinkEstimate",
     "LinkState",
     "MachineTimes",
@@ -43,18 +51,24 @@ __all__ = [
     "Stage",
     "SystemState",
     "Table",
+    "Tariff",
+    "Tier",
     "candidates",
     "critical_path",
     "decide",
     "decide_from",
+    "device_memory",
+    "device_state",
     "in_stages",
     "layers_from_profile",
     "plan_for",
     "predict",
     "resource_map",
     "size_features",
+    "slowdown",
     "times_from_costs",
     "times_from_profile",
     "with_exit",
     "with_reply",
+    "with_tiers",
 ]

@@ -71,6 +71,23 @@ DEFAULT_RUNGS: tuple[Rung, ...] = (
 
 
 @dataclass(frozen=True, slots=True)
+class Leg:
+    """A stage on a machine beyond the gateway: what it does idle, and what it is sent and sends back.
+
+    It begins at ``cut`` (None: with the whole input). ``codec_ms`` is for encoding at the machine before and decoding
+    here; ``reply_bytes`` come from it to the device.
+    """
+
+    machine: str
+    cut: str | None
+    nodes: tuple[int, ...]
+    work_ms: float
+    codec_ms: float
+    payload_bytes: int
+    reply_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """What one option costs with idle machines, before the link is known.
 
@@ -81,6 +98,9 @@ class Candidate:
     With an ``exit``, the cut whose early exit is asked first, the device always takes ``device_ms``, for that cut's
     head and the exit; all else is done only for the share of inputs that the exit does not answer, 1 − ``exit_share``.
     Of this, ``rest_ms`` is the device's own.
+
+    ``legs`` are stages on further machines, in their order, after the gateway's; without a ``tail`` the gateway has
+    none. ``device_bytes`` is the memory that the device's layers take, 0 where that is not known.
     """
 
     cut: str | None
@@ -99,11 +119,18 @@ class Candidate:
     exit: str | None = None
     exit_share: float = 0.0
     rest_ms: float = 0.0
+    legs: tuple[Leg, ...] = ()
+    device_bytes: int = 0
 
     @property
     def offloads(self) -> bool:
-        """Whether the gateway runs any of it."""
-        return bool(self.tail)
+        """Whether any other machine than the device runs any of it."""
+        return bool(self.tail or self.legs)
+
+    @property
+    def machines(self) -> int:
+        """How many machines have a stage."""
+        return bool(self.head) + bool(self.tail) + len(self.legs)
 
 
 def times_from_costs(costs: Costs, factor: float = 1.0) -> MachineTimes:
@@ -195,21 +222,23 @@ def candidates(
     gateway: MachineTimes | None,
     ladder: Ladder | None = None,
     rungs: Sequence[Rung] = DEFAULT_RUNGS,
+    memory: Mapping[str | None, int] | None = None,
 ) -> tuple[Candidate, ...]:
     """Everything that can be done with one input, the whole model on the device first.
 
     Without a gateway that is all. With one: the whole input, and every cut that both machines have times for, in every
     rung of the ladder that was measured there; where none was, in those of ``rungs`` that apply. Inputs bound to one
     value never travel. The whole input of a stateful model does not either: its state is the device's own, and every
-    cut leaves it there.
+    cut leaves it there. ``memory`` is what `device_memory` gives.
     """
     everything = tuple(layer.index for layer in graph.layers)
-    local = Candidate(None, everything, (), device.whole_ms)
+    taken = {} if memory is None else memory
+    local = Candidate(None, everything, (), device.whole_ms, device_bytes=taken.get(None, 0))
     if gateway is None:
         return (local,)
     places = [] if manifest.stateful else [_whole_input(manifest, graph, gateway)]
     places += [
-        _at_cut(manifest, graph, cut, device, gateway)
+        replace(_at_cut(manifest, graph, cut, device, gateway), device_bytes=taken.get(cut.id, 0))
         for cut in manifest.cuts
         if cut.id in device.head_ms and cut.id in gateway.tail_ms
     ]

@@ -13,15 +13,23 @@ PLAUSIBLE_KBPS = (0.01, 1e9)
 PLAUSIBLE_RTT_MS = (1e-3, 1e7)
 # The weight of a new sample, once there are as many as give each of them less in a plain mean.
 SMOOTHING = 0.3
+# A standard deviation in mean absolute deviations, of what is spread normally: √(π / 2).
+_DEVIATION = 1.2533
 
 
 @dataclass(frozen=True, slots=True)
 class LinkState:
-    """What the planner needs to know of a link: kbit/s each way (0 means down) and the round trip in ms."""
+    """What the planner needs to know of a link: kbit/s each way (0 means down) and the round trip in ms.
+
+    ``uplink_spread`` is the standard deviation of a transfer's time in shares of it, ``rtt_spread_ms`` that of the
+    round trip; 0 where they are not known.
+    """
 
     uplink_kbps: float
     downlink_kbps: float
     rtt_ms: float
+    uplink_spread: float = 0.0
+    rtt_spread_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +37,9 @@ class LinkEstimate:
     """A running estimate of a link; each sample gives a new one.
 
     A plain mean at first, then an exponentially weighted one: the n-th sample weighs max(1/n, 0.3). What the
-    estimate starts with is an assumption and is forgotten with the first sample of its kind.
+    estimate starts with is an assumption and is forgotten with the first sample of its kind. Spreads are averages of
+    how far the samples were off, as TCP's of the round trip (Jacobson, "Congestion Avoidance and Control", 1988): of
+    round trips in ms, of transfers in shares of the time that was expected.
     """
 
     uplink_kbps: float = 5000.0
@@ -38,6 +48,8 @@ class LinkEstimate:
     uplink_samples: int = 0
     downlink_samples: int = 0
     echoes: int = 0
+    uplink_off: float = 0.0
+    rtt_off_ms: float = 0.0
 
     def after_transfer(self, payload_bytes: int, ms: float, *, down: bool = False) -> LinkEstimate:
         """After a payload took ``ms``, without the round trip and the peer's own time; ``down`` for a reply.
@@ -53,22 +65,37 @@ class LinkEstimate:
             average = _blend(self.downlink_kbps, kbps, self.downlink_samples)
             return replace(self, downlink_kbps=average, downlink_samples=self.downlink_samples + 1)
         average = _blend(self.uplink_kbps, kbps, self.uplink_samples)
-        return replace(self, uplink_kbps=average, uplink_samples=self.uplink_samples + 1)
+        off = self.uplink_off
+        if self.uplink_samples:
+            off = _blended(off, min(abs(self.uplink_kbps / kbps - 1.0), MAX_JUMP), self.uplink_samples)
+        return replace(self, uplink_kbps=average, uplink_samples=self.uplink_samples + 1, uplink_off=off)
 
     def after_echo(self, rtt_ms: float) -> LinkEstimate:
         """After a small message came back in ``rtt_ms``; times that no link can take are ignored."""
         if not PLAUSIBLE_RTT_MS[0] <= rtt_ms <= PLAUSIBLE_RTT_MS[1]:
             return self
-        return replace(self, rtt_ms=_blend(self.rtt_ms, rtt_ms, self.echoes), echoes=self.echoes + 1)
+        off_ms = self.rtt_off_ms
+        if self.echoes:
+            off_ms = _blended(off_ms, min(abs(rtt_ms - self.rtt_ms), MAX_JUMP * self.rtt_ms), self.echoes)
+        average = _blend(self.rtt_ms, rtt_ms, self.echoes)
+        return replace(self, rtt_ms=average, echoes=self.echoes + 1, rtt_off_ms=off_ms)
 
     def state(self) -> LinkState:
         """The estimate as the planner takes it."""
-        return LinkState(self.uplink_kbps, self.downlink_kbps, self.rtt_ms)
+        return LinkState(
+            self.uplink_kbps,
+            self.downlink_kbps,
+            self.rtt_ms,
+            _DEVIATION * self.uplink_off,
+            _DEVIATION * self.rtt_off_ms,
+        )
 
 
 def _blend(average: float, sample: float, samples: int) -> float:
     if samples == 0:
         return sample
-    sample = min(max(sample, average / MAX_JUMP), average * MAX_JUMP)
-    weight = max(1 / (samples + 1), SMOOTHING)
-    return average + (sample - average) * weight
+    return _blended(average, min(max(sample, average / MAX_JUMP), average * MAX_JUMP), samples)
+
+
+def _blended(average: float, sample: float, samples: int) -> float:
+    return average + (sample - average) * max(1 / (samples + 1), SMOOTHING)

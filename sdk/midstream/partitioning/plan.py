@@ -23,8 +23,9 @@ class Stage:
 class RunnerUp:
     """A candidate of a decision: what it is, and what it was predicted to cost.
 
-    ``refusal`` is the constraint that removed it, in words, else None; ``late`` says that it misses the deadline.
-    Figures are None where it cannot be priced, as no link is up.
+    ``refusal`` is the constraint that removed it, in words, else None; ``late`` says that it misses the deadline, and
+    ``dear`` that it exceeds the energy budget. Figures are None where it cannot be priced, as no link is up; ``cost``
+    is of a million inputs, and None without a tariff.
     """
 
     name: str
@@ -37,6 +38,8 @@ class RunnerUp:
     payload_bytes: int
     refusal: str | None = None
     late: bool = False
+    dear: bool = False
+    cost: float | None = None
     chosen: bool = False
 
 
@@ -61,12 +64,12 @@ class Explained(Protocol):
 class Plan:
     """The chosen option.
 
-    ``cut`` is None where the model is not split: one stage on the device (codec "none") or one on the
-    gateway, which then gets the whole input. ``payload_bytes`` is what the device sends, as encoded. ``onward`` are
-    the cuts at which further stages begin, each on a gateway of its own: the predictions do not count the ways between
-    gateways. ``keeps_input`` says that no tensor which crosses is an input of the model. ``exit`` is the cut after
-    whose head an early exit is asked, which ends all where it answers; the predictions are means over its
-    ``exit_share``. Why it was chosen is worked out when somebody asks.
+    ``cut`` is None where the model is not split: one stage on the device (codec "none") or one on the gateway, which
+    then gets the whole input. ``payload_bytes`` is what the device sends, as encoded. ``onward`` are the cuts at which
+    further stages begin, each on a machine of its own; predictions of a forced plan do not count the ways between
+    these. ``keeps_input`` says that no tensor which crosses is an input of the model. ``exit`` is the cut after whose
+    head an early exit is asked, which ends all where it answers; the predictions are means over its ``exit_share``. Why
+    it was chosen is worked out when somebody asks.
     """
 
     stages: tuple[Stage, ...]

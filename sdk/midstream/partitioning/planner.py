@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from midstream.errors import PlanError
+from midstream.partitioning.columns import MEAN, Inputs
 from midstream.partitioning.costs import Candidate
 from midstream.partitioning.plan import Plan
 from midstream.partitioning.reasons import Reasons
 from midstream.partitioning.state import Objective, SystemState
-from midstream.partitioning.table import MEAN, Chosen, Inputs, Table
+from midstream.partitioning.table import Chosen, Table
 from midstream.profiles import Power
 
 
@@ -33,7 +34,7 @@ class Prediction:
 
 def predict(candidate: Candidate, state: SystemState, power: Power) -> Prediction:
     """What a candidate costs in this state. Raises PlanError if the state is invalid or the link is down."""
-    prices = _alone(candidate, state, power).alone(0).prices(state, MEAN)
+    prices = _alone(candidate, state, power).alone(0).prices(state, Objective(), MEAN)
     return Prediction(
         float(prices.latency_ms[0]), float(prices.energy_mj[0]), float(prices.period_ms[0]), float(prices.latest_ms[0])
     )
@@ -91,4 +92,5 @@ def plan_of(chosen: Chosen, reasons: Reasons) -> Plan:
         not candidate.sends_input,
         candidate.exit,
         share,
+        tuple(leg.cut for leg in (candidate.legs if candidate.tail else candidate.legs[1:]) if leg.cut is not None),
     )

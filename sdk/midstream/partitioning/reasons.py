@@ -8,11 +8,12 @@ from functools import cached_property
 
 import numpy as np
 
+from midstream.partitioning.columns import Columns, Inputs, Prices
 from midstream.partitioning.plan import RunnerUp
 from midstream.partitioning.state import Objective, SystemState
-from midstream.partitioning.table import OPTIONS, Columns, Inputs, Option, Prices, Table, option, refusal
+from midstream.partitioning.table import OPTIONS, Option, Table, can_be_reached, option, refusal
 
-_UNITS = {"latency": "ms", "energy": "mJ", "throughput": "ms an input"}
+_UNITS = {"latency": "ms", "energy": "mJ", "throughput": "ms an input", "cost": "for a million"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,15 @@ class _Entry:
     latency_ms: float
     latest_ms: float
     device_ms: float
+    energy_mj: float
+    congestion: float
     timely: bool
+    frugal: bool
+
+    @property
+    def possible(self) -> bool:
+        """Whether it is in time and within the budget."""
+        return self.timely and self.frugal
 
     @property
     def rank(self) -> tuple[float, float, float]:
@@ -69,21 +78,42 @@ class Reasons:
             rest = "".join(f", then {_words(entry.name, entry.latest_ms, 'latency')}" for entry in others)
             words = _words(best.name, best.latest_ms, "latency")
             return f"nothing meets the deadline of {deadline_ms:g} ms: {words} is the fastest{rest}"
+        if not best.frugal:
+            budget = f"the energy budget of {self.objective.energy_budget_mj:g} mJ"
+            return f"nothing keeps to {budget}: {_words(best.name, best.energy_mj, 'energy')} draws least"
         words = _words(best.name, best.value, kind)
-        if not others:
+        fewer = self._fewer_machines(best)
+        if not others and fewer is None:
             return f"{words}: {'; '.join(sorted(self._refusals)) or 'there is no other option'}"
-        beaten = [entry for entry in others if entry.timely and entry.value >= best.value]
-        heavier = [entry for entry in others if entry.timely and entry.value < best.value]
+        possible = [entry for entry in others if entry.possible]
+        beaten = [entry for entry in possible if entry.value >= best.value]
         late = [entry for entry in others if not entry.timely]
+        dear = [entry for entry in others if entry.timely and not entry.frugal]
         parts = []
         if beaten:
             parts.append(f"beats {_listed(beaten, kind)}")
-        if heavier:
-            parts.append(f"is preferred to {_listed(heavier, kind)}, as a complex input weighs the device's time up")
+        parts += self._charged([entry for entry in possible if entry.value < best.value], best)
+        if fewer is not None:
+            parts.append(f"is preferred to {_listed([fewer], kind)}, as a complex input is shared by more machines")
         if late:
             names = " and ".join(f"{entry.name} ({entry.latest_ms:.1f} ms)" for entry in late)
             parts.append(f"meets the deadline of {deadline_ms:g} ms, unlike {names}")
+        if dear:
+            names = _listed(dear, "energy", [entry.energy_mj for entry in dear])
+            parts.append(f"keeps to the energy budget of {self.objective.energy_budget_mj:g} mJ, unlike {names}")
         return f"{words} {', and '.join(parts)}"
+
+    def _charged(self, better: Sequence[_Entry], best: _Entry) -> list[str]:
+        """Why these, of less value, were left: for what they leave to a busy gateway, else as the input is complex."""
+        kind = self.objective.kind
+        busy = [entry for entry in better if entry.congestion > best.congestion]
+        heavier = [entry for entry in better if entry.congestion <= best.congestion]
+        parts = []
+        if busy:
+            parts.append(f"is preferred to {_listed(busy, kind)}, which would take a busy gateway from others")
+        if heavier:
+            parts.append(f"is preferred to {_listed(heavier, kind)}, as a complex input weighs the device's time up")
+        return parts
 
     def explain(self) -> list[RunnerUp]:
         """All candidates: the allowed ones as they were ranked, then the others as they would have been."""
@@ -91,11 +121,13 @@ class Reasons:
             self.table,
             Columns(self.table.candidates, np.arange(len(self.table.candidates)), self.table.power),
         )
-        prices, payloads = every.prices(self.state, self.inputs), every.payloads(self.inputs)
+        prices, payloads = every.prices(self.state, self.objective, self.inputs), every.payloads(self.inputs)
+        budget_mj = self.objective.energy_budget_mj
         order = {entry.row: place for place, entry in enumerate(self._ranked)}
         found = []
         for row, candidate in enumerate(table.candidates):
-            priced = not candidate.offloads or self.state.link_is_up
+            priced = can_be_reached(candidate, self.state)
+            energy_mj = float(prices.energy_mj[row])
             latest = float(prices.latest_ms[row])
             deadline = self.objective.deadline_ms
             runner_up = RunnerUp(
@@ -104,11 +136,13 @@ class Reasons:
                 candidate.codec,
                 candidate.exit,
                 float(prices.latency_ms[row]) if priced else None,
-                float(prices.energy_mj[row]) if priced else None,
+                energy_mj if priced else None,
                 float(prices.period_ms[row]) if priced else None,
                 round(float(payloads[row])),
                 refusal(candidate, self.state, self.objective),
                 late=priced and deadline is not None and latest > deadline,
+                dear=priced and budget_mj is not None and energy_mj > budget_mj,
+                cost=float(prices.cost[row]) if priced and prices.cost is not None else None,
                 chosen=row == self.row,
             )
             value = float(prices.of(self.objective.kind)[row])
@@ -122,21 +156,25 @@ class Reasons:
     @cached_property
     def _entries(self) -> list[_Entry]:
         columns, _ = self.table.allowed(self.state, self.objective)
-        prices: Prices = columns.prices(self.state, self.inputs)
+        prices: Prices = columns.prices(self.state, self.objective, self.inputs)
         value = prices.of(self.objective.kind)
-        weighted = value + columns.charge(self.state, self.objective, self.inputs)
-        deadline_ms = self.objective.deadline_ms
+        ranked = self.table.ranked(columns, value, self.state, self.objective, self.inputs)
+        congestion = columns.congestion_ms(self.state, self.inputs)
+        deadline_ms, budget_mj = self.objective.deadline_ms, self.objective.energy_budget_mj
         return [
             _Entry(
                 int(row),
                 option(self.table.candidates[row]),
                 name(self.table, int(row)),
                 float(value[at]),
-                float(weighted[at]),
+                float(ranked[at]),
                 float(prices.latency_ms[at]),
                 float(prices.latest_ms[at]),
                 float(columns.device_ms[at]),
+                float(prices.energy_mj[at]),
+                float(congestion[at]),
                 deadline_ms is None or bool(prices.latest_ms[at] <= deadline_ms),
+                budget_mj is None or bool(prices.energy_mj[at] <= budget_mj),
             )
             for at, row in enumerate(columns.rows)
         ]
@@ -148,7 +186,12 @@ class Reasons:
             return sorted(self._entries, key=lambda entry: (entry.row != self.row, entry.speed))
         return sorted(
             self._entries,
-            key=lambda entry: (entry.row != self.row, not entry.timely, entry.rank if entry.timely else entry.speed),
+            key=lambda entry: (
+                entry.row != self.row,
+                not entry.timely,
+                not entry.frugal,
+                entry.rank if entry.timely else entry.speed,
+            ),
         )
 
     def _best_of_other_kinds(self, best: _Entry) -> list[_Entry]:
@@ -158,11 +201,25 @@ class Reasons:
             if not entries:
                 continue
             timely = [entry for entry in entries if entry.timely] or entries
+            possible = [entry for entry in timely if entry.frugal] or timely
             if best.timely:
-                found.append(min(timely, key=lambda entry: entry.rank))
+                found.append(min(possible, key=lambda entry: entry.rank))
             else:
                 found.append(min(entries, key=lambda entry: entry.speed))
         return found
+
+    def _fewer_machines(self, best: _Entry) -> _Entry | None:
+        """What does the same on the device, on fewer machines and of less value, where that is."""
+        chosen = self.table.candidates[best.row]
+        fewer = [
+            entry
+            for entry in self._entries
+            if entry.possible
+            and entry.weighted < best.weighted
+            and entry.kind == best.kind
+            and self.table.candidates[entry.row].machines < chosen.machines
+        ]
+        return min(fewer, key=lambda entry: entry.rank, default=None)
 
 
 def name(table: Table, row: int) -> str:
@@ -174,11 +231,14 @@ def name(table: Table, row: int) -> str:
         words = f"sending the input as {candidate.codec}"
     elif kind == "split":
         words = f"cut {candidate.cut} as {candidate.codec}"
+    for at, leg in enumerate(candidate.legs):
+        words += f" to {leg.machine}" if not at and not candidate.tail else f", at {leg.cut} on to {leg.machine}"
     return words if candidate.exit is None else f"{words} behind the early exit at {candidate.exit}"
 
 
-def _listed(entries: Sequence[_Entry], kind: str) -> str:
-    return " and ".join(_words(entry.name, entry.value, kind) for entry in entries)
+def _listed(entries: Sequence[_Entry], kind: str, values: Sequence[float] | None = None) -> str:
+    told = [entry.value for entry in entries] if values is None else values
+    return " and ".join(_words(entry.name, value, kind) for entry, value in zip(entries, told, strict=True))
 
 
 def _words(words: str, value: float, kind: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import networkx as nx
 
@@ -53,10 +53,11 @@ def resource_map(manifest: Manifest, graph: Graph, layers_ms: Sequence[float], b
     return map_
 
 
-def live_bytes(manifest: Manifest, graph: Graph) -> list[int]:
+def live_bytes(manifest: Manifest, graph: Graph, head: Set[int] | None = None) -> list[int]:
     """Bytes of activations that are there while each layer runs, the model's inputs included, which always are.
 
-    A layer's outputs are kept until the last layer that reads them has run, and to the end where none does.
+    A layer's outputs are kept until the last layer that reads them has run, and to the end where none does. Of a
+    ``head`` only its layers run, and what others read is kept to its end.
     """
     last = {layer.index: len(graph.layers) for layer in graph.layers}
     for edge in sorted(graph.edges, key=lambda edge: edge.target):
@@ -65,11 +66,27 @@ def live_bytes(manifest: Manifest, graph: Graph) -> list[int]:
     live, now = [], inputs
     ending: dict[int, int] = {}
     for layer in graph.layers:
+        if head is not None and layer.index not in head:
+            continue
         now += layer.output_bytes
         ending[last[layer.index]] = ending.get(last[layer.index], 0) + layer.output_bytes
         live.append(now)
         now -= ending.get(layer.index, 0)
     return live
+
+
+def device_memory(manifest: Manifest, graph: Graph) -> dict[str | None, int]:
+    """Bytes of weights and of live activations that a device needs for each cut's head; None: for the whole model.
+
+    What its runtime takes beside these is not counted.
+    """
+    heads: dict[str | None, frozenset[int]] = {cut.id: frozenset(cut.nodes) for cut in manifest.cuts}
+    heads[None] = frozenset(layer.index for layer in graph.layers)
+    return {
+        cut: sum(layer.weight_bytes for layer in graph.layers if layer.index in head)
+        + max(live_bytes(manifest, graph, head), default=0)
+        for cut, head in heads.items()
+    }
 
 
 def critical_path(map_: nx.DiGraph) -> tuple[int, ...]:

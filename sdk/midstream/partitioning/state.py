@@ -11,10 +11,35 @@ from typing import Literal, get_args
 from midstream.errors import PlanError
 from midstream.partitioning.link import LinkState
 
-ObjectiveKind = Literal["latency", "energy", "throughput"]
+ObjectiveKind = Literal["latency", "energy", "throughput", "cost"]
 
 MAX_LOAD = 0.99
 _MAX_SCORE = 100.0
+_LINK_FIGURES = ("uplink_kbps", "downlink_kbps", "rtt_ms", "uplink_spread", "rtt_spread_ms")
+_FEWEST_OF_100 = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A further machine as it is right now, beyond the gateway's side of the network.
+
+    What it is sent takes ``link``'s uplink and round trip on top of what the device's own link takes, its reply the
+    downlink. ``load``, ``wait_ms`` and ``busy`` are as those of the gateway in `SystemState`.
+    """
+
+    link: LinkState
+    load: float = 0.0
+    wait_ms: float = 0.0
+    busy: float = 0.0
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it can be sent anything."""
+        return _carries(self.link)
+
+    def figures(self) -> tuple[float, ...]:
+        """All that must be finite and 0 or more."""
+        return (*_figures(self.link), self.load, self.wait_ms, self.busy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +48,10 @@ class SystemState:
 
     ``link`` is None where no gateway can be reached. Loads are 0–1 shares of a machine that others use;
     from 1 on they count as 0.99. ``gateway_wait_ms`` is the wait in the gateway's queue, ``gateway_waits_ms`` the same
-    at single cuts (None: the whole input) where it differs, ``complexity`` the input's score of 0–100.
+    at single cuts (None: the whole input) where it differs, ``gateway_busy`` the share of it that works for others,
+    which slows nothing but is a reason to leave it to them. ``further`` has the other machines by name.
+    ``device_spread`` and ``gateway_spread`` are the standard deviations of times there in shares of them;
+    ``complexity`` is the input's score of 0–100.
     """
 
     link: LinkState | None
@@ -32,11 +60,15 @@ class SystemState:
     gateway_wait_ms: float = 0.0
     gateway_waits_ms: Mapping[str | None, float] = field(default_factory=dict)
     complexity: float | None = None
+    gateway_busy: float = 0.0
+    device_spread: float = 0.0
+    gateway_spread: float = 0.0
+    further: Mapping[str, Tier] = field(default_factory=dict)
 
     @property
     def link_is_up(self) -> bool:
         """Whether anything can be sent and come back."""
-        return self.link is not None and self.link.uplink_kbps > 0 and self.link.downlink_kbps > 0
+        return self.link is not None and _carries(self.link)
 
     def check(self) -> None:
         """Raise PlanError where a figure is none that it can be."""
@@ -50,13 +82,22 @@ class SystemState:
                 not self.gateway_waits_ms or all(0 <= wait_ms < math.inf for wait_ms in self.gateway_waits_ms.values())
             )
             and (self.complexity is None or 0 <= self.complexity <= _MAX_SCORE)
+            and 0 <= self.gateway_busy < math.inf
+            and 0 <= self.device_spread < math.inf
+            and 0 <= self.gateway_spread < math.inf
             and (
                 link is None
                 or (
                     0 <= link.uplink_kbps < math.inf
                     and 0 <= link.downlink_kbps < math.inf
                     and 0 <= link.rtt_ms < math.inf
+                    and 0 <= link.uplink_spread < math.inf
+                    and 0 <= link.rtt_spread_ms < math.inf
                 )
+            )
+            and (
+                not self.further
+                or all(0 <= figure < math.inf for tier in self.further.values() for figure in tier.figures())
             )
         ):
             self._complain()
@@ -66,14 +107,18 @@ class SystemState:
             "device_load": self.device_load,
             "gateway_load": self.gateway_load,
             "gateway_wait_ms": self.gateway_wait_ms,
+            "gateway_busy": self.gateway_busy,
+            "device_spread": self.device_spread,
+            "gateway_spread": self.gateway_spread,
             **{f"wait at {cut or 'the input'!r}": wait_ms for cut, wait_ms in self.gateway_waits_ms.items()},
         }
         if self.complexity is not None:
             figures["complexity"] = self.complexity
         if self.link is not None:
-            figures["link.uplink_kbps"] = self.link.uplink_kbps
-            figures["link.downlink_kbps"] = self.link.downlink_kbps
-            figures["link.rtt_ms"] = self.link.rtt_ms
+            figures |= {f"link.{each}": getattr(self.link, each) for each in _LINK_FIGURES}
+        for name, tier in self.further.items():
+            figures |= {f"{name}.link.{each}": getattr(tier.link, each) for each in _LINK_FIGURES}
+            figures |= {f"{name}.load": tier.load, f"{name}.wait_ms": tier.wait_ms, f"{name}.busy": tier.busy}
         for name, value in figures.items():
             if not math.isfinite(value) or value < 0:
                 raise PlanError(f"the state's {name} is {value}, needed a finite number of 0 or more")
@@ -81,17 +126,41 @@ class SystemState:
 
 
 @dataclass(frozen=True, slots=True)
-class Objective:
-    """What to minimise (ms, mJ of the device, or ms between two results) and what must hold.
+class Tariff:
+    """What is paid, in any currency: for an hour of a gateway's computing, for 10⁹ bytes sent or received by the
+    device, and for a kilowatt-hour that the device draws. Raises PlanError where one is below 0, or none above it.
+    """
 
-    Lossy codecs and early exits are allowed where their measured agreement reaches ``min_agreement``; 0 allows all of
-    them. Raises PlanError where a value is none that it can be.
+    gateway_hour: float = 0.0
+    gigabyte: float = 0.0
+    kilowatt_hour: float = 0.0
+
+    def __post_init__(self) -> None:
+        prices = (self.gateway_hour, self.gigabyte, self.kilowatt_hour)
+        if not all(isinstance(price, Real) and 0 <= price < math.inf for price in prices) or not any(prices):
+            raise PlanError(f"{self} has no price above 0, or one that is none; give at least one")
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What to minimise, and what must hold.
+
+    ``kind`` is latency (ms), energy (mJ of the device), throughput (ms between two results), or cost by a ``tariff``
+    (for a million inputs). With a ``quantile`` of 0.5 to 1, latencies are those that this share of inputs does not
+    exceed, by the spreads of the state, for the deadline too. Lossy codecs and early exits are allowed where their
+    measured agreement reaches ``min_agreement``; 0 allows all of them. ``max_device_memory_bytes`` bounds what the
+    device's layers take, ``energy_budget_mj`` what the device may draw for one input.
+    Raises PlanError where a value is none that it can be.
     """
 
     kind: ObjectiveKind = "latency"
     deadline_ms: float | None = None
     min_agreement: float = 1.0
     keep_input_local: bool = False
+    quantile: float | None = None
+    max_device_memory_bytes: float | None = None
+    energy_budget_mj: float | None = None
+    tariff: Tariff | None = None
 
     def __post_init__(self) -> None:
         kinds = get_args(ObjectiveKind)
@@ -99,7 +168,21 @@ class Objective:
             raise PlanError(f"the objective {self.kind!r} is unknown; take one of {', '.join(kinds)}")
         if not isinstance(self.min_agreement, Real) or not 0 <= self.min_agreement <= 1:
             raise PlanError(f"min_agreement is {self.min_agreement!r}, needed a share of 0 to 1")
-        if self.deadline_ms is not None and not (
-            isinstance(self.deadline_ms, Real) and 0 < self.deadline_ms < math.inf
+        for name in ("deadline_ms", "max_device_memory_bytes", "energy_budget_mj"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, Real) and 0 < value < math.inf):
+                raise PlanError(f"{name} is {value!r}, needed a finite number above 0")
+        if self.quantile is not None and not (
+            isinstance(self.quantile, Real) and _FEWEST_OF_100 <= 100 * self.quantile < 100
         ):
-            raise PlanError(f"deadline_ms is {self.deadline_ms!r}, needed a finite number above 0")
+            raise PlanError(f"quantile is {self.quantile!r}, needed a share of 0.5 to less than 1")
+        if (self.kind == "cost") != (self.tariff is not None):
+            raise PlanError("the objective cost and a tariff go together; give both or none")
+
+
+def _carries(link: LinkState) -> bool:
+    return link.uplink_kbps > 0 and link.downlink_kbps > 0
+
+
+def _figures(link: LinkState) -> tuple[float, ...]:
+    return tuple(getattr(link, each) for each in _LINK_FIGURES)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from boards import files, vcgencmd
 
-from midstream.measuring.sensors import (
+from midstream.measuring.power_sensors import (
     CountingSensor,
     SampledSensor,
-    clock_share,
     pmic_watts,
     power_sensor,
-    temperature_c,
-    throttled,
-    throttled_from_text,
 )
 
 # A Raspberry Pi 5 with all cores busy: README of github.com/jfikar/RPi5-power.
@@ -51,28 +47,6 @@ PMIC = """\
 """
 
 
-def files(root: Path, folder: str, **content: str) -> None:
-    """Files of a driver."""
-    (root / folder).mkdir(parents=True, exist_ok=True)
-    for name, text in content.items():
-        (root / folder / name).write_text(f"{text}\n")
-
-
-@pytest.fixture
-def no_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No vcgencmd on the way."""
-    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-
-
-def vcgencmd(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
-    """A vcgencmd that is a script of these lines."""
-    folder.mkdir()
-    program = folder / "vcgencmd"
-    program.write_text("\n".join(["#!/bin/sh", *lines, ""]))
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-
-
 def test_watts_of_the_pmics_rails() -> None:
     # VDD_CORE alone is 10.877 A · 0.897 V; rails without a current (EXT5V, BATT) are left out.
     assert pmic_watts(PMIC) == pytest.approx(10.7999, abs=1e-4)
@@ -84,34 +58,19 @@ def test_no_rails_no_watts(text: str) -> None:
     assert pmic_watts(text) is None
 
 
-def test_what_the_firmware_says() -> None:
-    assert throttled_from_text("throttled=0x0\n") == ()
-    assert throttled_from_text("throttled=0x50005\n") == (
-        "under-voltage",
-        "throttled",
-        "under-voltage since it was started",
-        "throttled since it was started",
-    )
-    assert throttled_from_text("error=1") == ()
-    assert throttled_from_text("throttled=0x" + "f" * 40) == ()
-
-
 def test_a_raspberry_pi_5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pmic.txt").write_text(PMIC)
-    cases = f"pmic_read_adc) cat '{tmp_path / 'pmic.txt'}';; get_throttled) echo throttled=0x8;;"
-    vcgencmd(tmp_path / "bin", monkeypatch, f'case "$1" in {cases} esac')
+    vcgencmd(tmp_path / "bin", monkeypatch, f'[ "$1" = pmic_read_adc ] && cat "{tmp_path / "pmic.txt"}"')
     sensor = power_sensor(tmp_path)
     assert isinstance(sensor, SampledSensor)
     assert sensor.whole_board
     assert "PMIC" in sensor.name
     assert sensor.read() == pytest.approx(10.7999 * 1.1327 + 0.6444, abs=1e-3)
-    assert throttled() == ("soft temperature limit",)
 
 
 def test_a_raspberry_pi_4_has_no_pmic_to_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vcgencmd(tmp_path / "bin", monkeypatch, "echo 'error=1 error_msg=\"Command not registered\"'", "exit 255")
     assert power_sensor(tmp_path) is None
-    assert throttled() == ()
 
 
 @pytest.mark.usefixtures("no_program")
@@ -213,20 +172,3 @@ def test_what_no_board_draws_is_no_reading(tmp_path: Path, rubbish: str) -> None
 def test_a_counter_without_a_range_counts_nothing(tmp_path: Path, rubbish: str) -> None:
     files(tmp_path, "sys/class/powercap/intel-rapl:0", energy_uj="1000", max_energy_range_uj=rubbish)
     assert power_sensor(tmp_path) is None
-
-
-@pytest.mark.parametrize("rubbish", ["nan", "inf", "0", "-900000"])
-def test_a_clock_that_says_nothing(tmp_path: Path, rubbish: str) -> None:
-    files(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq", scaling_cur_freq=rubbish, cpuinfo_max_freq="1800000")
-    assert clock_share(tmp_path) is None
-
-
-def test_the_hottest_zone_and_the_clock(tmp_path: Path) -> None:
-    assert (temperature_c(tmp_path), clock_share(tmp_path)) == (None, None)
-    files(tmp_path, "sys/class/thermal/thermal_zone0", temp="48312")
-    files(tmp_path, "sys/class/thermal/thermal_zone1", temp="-256000")
-    files(tmp_path, "sys/class/thermal/thermal_zone2", temp="text")
-    files(tmp_path, "sys/class/thermal/thermal_zone10", temp="51500")
-    files(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq", scaling_cur_freq="900000", cpuinfo_max_freq="1800000")
-    assert temperature_c(tmp_path) == 51.5
-    assert clock_share(tmp_path) == 0.5

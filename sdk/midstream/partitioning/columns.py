@@ -1,0 +1,366 @@
+"""Candidates as columns of numbers, so that pricing all of them in a state is a few products.
+
+The formulas are explained in ``docs/planner.md``. Times in ms, energy in mJ, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from midstream.partitioning.costs import Candidate
+from midstream.partitioning.state import MAX_LOAD, Objective, SystemState, Tariff
+from midstream.profiles import Power
+
+# The share of its device time that a candidate is charged on top, in the ranking only, at a complexity
+# score of 100. A policy, not a measurement: a static model takes equally long on every input.
+COMPLEXITY_WEIGHT = 0.05
+
+# The share of its work at a gateway that a candidate is charged on top, in the ranking only, for each that others have
+# there beside one that is free: busy / (1 − busy). What it takes there they have to wait for.
+CONGESTION_WEIGHT = 0.1
+
+Numbers = NDArray[np.float64]
+# The columns of what is only done where no early exit has answered.
+_REST, _ENCODE, _GATEWAY, _DECODE, _REPLY, _OFFLOADS = range(6)
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Of each candidate in a state: mean latency, latency without an exit's answer, energy, slowest stage, and cost.
+
+    Latencies are of the objective's quantile where it has one; there is no cost without a tariff.
+    """
+
+    latency_ms: Numbers
+    latest_ms: Numbers
+    energy_mj: Numbers
+    period_ms: Numbers
+    cost: Numbers | None
+
+    def of(self, kind: str) -> Numbers:
+        """What an objective minimises."""
+        if kind == "cost" and self.cost is not None:
+            return self.cost
+        return {"latency": self.latency_ms, "energy": self.energy_mj, "throughput": self.period_ms}[kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What differs from input to input: payloads by row, the size of the reply, and how likely an exit answers.
+
+    None stands for what the candidates say.
+    """
+
+    payload_bytes: Numbers | None = None
+    reply_bytes: float | None = None
+    exit_share: float | None = None
+
+
+MEAN = Inputs()
+
+
+class Columns:
+    """Some of the candidates, by less work on the device first, with what pricing needs of them."""
+
+    def __init__(self, candidates: Sequence[Candidate], rows: NDArray[np.intp], power: Power) -> None:
+        chosen = [candidates[row] for row in rows]
+        self.rows = rows
+        self._power = power
+        self.device_ms = np.array([each.device_ms for each in chosen], float)
+        self.payload_bytes = np.array([each.payload_bytes for each in chosen], float)
+        self._later = np.array(
+            [
+                (
+                    each.rest_ms,
+                    each.encode_ms,
+                    each.gateway_ms,
+                    each.decode_ms,
+                    each.reply_bytes,
+                    float(each.offloads),
+                )
+                for each in chosen
+            ],
+            float,
+        ).reshape(-1, 6)
+        self._exit = np.array([each.exit is not None for each in chosen], float)
+        self._answered = np.array([each.exit_share for each in chosen], float)
+        self._has_exits = bool(self._exit.any())
+        self._cuts = tuple(dict.fromkeys(each.cut for each in chosen if each.tail))
+        place = {cut: at for at, cut in enumerate(self._cuts)}
+        # The last place stands for what does not wait at the gateway.
+        self._cut = np.array([place[each.cut] if each.tail else len(place) for each in chosen], np.intp)
+        self._far = _Far(chosen) if any(each.legs for each in chosen) else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def payloads(self, inputs: Inputs) -> Numbers:
+        """Bytes that each would send of this input."""
+        return self.payload_bytes if inputs.payload_bytes is None else inputs.payload_bytes[self.rows]
+
+    def onward(self, inputs: Inputs) -> Numbers | float:
+        """The share of such inputs of which the rest has to be done."""
+        if not self._has_exits:
+            return 1.0
+        return 1.0 - (self._answered if inputs.exit_share is None else self._exit * inputs.exit_share)
+
+    def work_ms(self, onward: Numbers | float) -> Numbers:
+        """What the device does itself, on average."""
+        return np.asarray(self.device_ms + onward * self._later[:, _REST])
+
+    def latency_ms(self, state: SystemState, inputs: Inputs) -> tuple[Numbers, Numbers]:
+        """On average, and without an exit's answer."""
+        stretch, link = _stretch(state.device_load), state.link
+        if link is None or not state.link_is_up:
+            later = self._later[:, _REST] * stretch
+        else:
+            per_reply = 8.0 / link.downlink_kbps
+            weights = np.array(
+                (stretch, 1.0, _stretch(state.gateway_load), 1.0, per_reply, link.rtt_ms + _wait_ms(state))
+            )
+            later = self._sent(weights, inputs, 8.0 / link.uplink_kbps, per_reply)
+            if state.gateway_waits_ms:
+                later += self._waits_ms(state)
+            if self._far is not None:
+                later += self._far.latency_ms(state, self.payloads(inputs)) - self._far.past_gateway * _wait_ms(state)
+        now = self.device_ms * stretch
+        latest = now + later
+        return (now + self.onward(inputs) * later if self._has_exits else latest), latest
+
+    def quantile_ms(self, quantile: float, state: SystemState, inputs: Inputs) -> tuple[Numbers, Numbers]:
+        """What this share of inputs does not exceed, of all and of those without an exit's answer.
+
+        Parts are taken to vary independently and normally. An exit that answers this share takes its time alone.
+        """
+        _, latest = self.latency_ms(state, inputs)
+        more = _normal_quantile(quantile) * self._deviation_ms(state, inputs)
+        latest = latest + more
+        if not self._has_exits:
+            return latest, latest
+        answered = 1.0 - self.onward(inputs)
+        now = self.device_ms * _stretch(state.device_load) + more
+        return np.where(answered >= quantile, np.minimum(now, latest), latest), latest
+
+    def energy_mj(self, state: SystemState, inputs: Inputs) -> Numbers:
+        """What the device draws, on average."""
+        link, idle_w, radio = state.link, self._power.idle_w, self._power.radio_uj_per_byte / 1e3
+        busy_w = self._power.busy_w
+        if link is None or not state.link_is_up:
+            later = self._later[:, _REST] * busy_w
+        else:
+            gateway, per_reply = (
+                idle_w * _stretch(state.gateway_load),
+                idle_w * 8.0 / link.downlink_kbps + radio,
+            )
+            waiting = idle_w * (link.rtt_ms + _wait_ms(state))
+            weights = np.array((busy_w, busy_w, gateway, idle_w, per_reply, waiting))
+            later = self._sent(weights, inputs, idle_w * 8.0 / link.uplink_kbps + radio, per_reply)
+            if state.gateway_waits_ms:
+                later += idle_w * self._waits_ms(state)
+            if self._far is not None:
+                beyond = self._far.latency_ms(state, self.payloads(inputs)) - self._far.past_gateway * _wait_ms(state)
+                later += idle_w * beyond
+        return np.asarray(busy_w * self.device_ms + self.onward(inputs) * later)
+
+    def period_ms(self, state: SystemState, inputs: Inputs) -> Numbers:
+        """The slowest of the stages that work on different inputs at once: machines, and the ways between them."""
+        onward, link = self.onward(inputs), state.link
+        device = self.work_ms(onward) * _stretch(state.device_load) + onward * self._later[:, _ENCODE]
+        if link is None or not state.link_is_up:
+            return np.asarray(device)
+        gateway = self._later[:, _GATEWAY] * _stretch(state.gateway_load) + self._later[:, _DECODE]
+        up = self.payloads(inputs) * (8.0 / link.uplink_kbps)
+        down = (self._later[:, _REPLY] + self._reply(inputs)) * (8.0 / link.downlink_kbps)
+        others = np.maximum(np.maximum(up, gateway), down)
+        if self._far is not None:
+            others = np.maximum(others, self._far.period_ms(state, self.payloads(inputs)))
+        return np.asarray(np.maximum(device, onward * others))
+
+    def cost(self, tariff: Tariff, state: SystemState, inputs: Inputs) -> Numbers:
+        """What a million inputs cost."""
+        onward, offloads = self.onward(inputs), self._later[:, _OFFLOADS]
+        sent = offloads * self.payloads(inputs) + self._later[:, _REPLY] + self._reply(inputs)
+        there = self._gateway_work_ms() * (tariff.gateway_hour / 3.6) + sent * (tariff.gigabyte * 1e-3)
+        return np.asarray(onward * there + self.energy_mj(state, inputs) * (tariff.kilowatt_hour / 3600.0))
+
+    def charge(self, state: SystemState, objective: Objective, inputs: Inputs) -> Numbers:
+        """What a complex input's candidates are charged for the device's work, in the ranking only.
+
+        Linear in the score, with a slope that grows with the device's part: only so is the choice monotone. In the
+        objective's unit; where that is money, the device's time counts as a gateway's or as what it draws would.
+        """
+        own = self.work_ms(self.onward(inputs))
+        unit = _stretch(state.device_load)
+        if objective.kind == "energy":
+            unit = self._power.busy_w
+        elif objective.tariff is not None:
+            unit = max(
+                objective.tariff.gateway_hour / 3.6, self._power.busy_w * objective.tariff.kilowatt_hour / 3600.0
+            )
+        return own * (COMPLEXITY_WEIGHT * (state.complexity or 0.0) / 100.0 * unit)
+
+    def congestion_ms(self, state: SystemState, inputs: Inputs) -> Numbers:
+        """What candidates are charged for the work that they leave to machines which others want too."""
+        busy = min(state.gateway_busy, MAX_LOAD)
+        found = self._later[:, _GATEWAY] * (busy / (1.0 - busy))
+        if self._far is not None:
+            found = found + self._far.congestion_ms(state)
+        return np.asarray(CONGESTION_WEIGHT * self.onward(inputs) * found)
+
+    def prices(self, state: SystemState, objective: Objective, inputs: Inputs) -> Prices:
+        """All of them."""
+        latency, latest = self.times_ms(state, objective, inputs)
+        return Prices(
+            latency,
+            latest,
+            self.energy_mj(state, inputs),
+            self.period_ms(state, inputs),
+            None if objective.tariff is None else self.cost(objective.tariff, state, inputs),
+        )
+
+    def value(self, objective: Objective, state: SystemState, inputs: Inputs) -> tuple[Numbers, Numbers, Numbers]:
+        """What the objective minimises, and both latencies."""
+        latency, latest = self.times_ms(state, objective, inputs)
+        if objective.kind == "latency":
+            return latency, latency, latest
+        if objective.tariff is not None:
+            return self.cost(objective.tariff, state, inputs), latency, latest
+        return (self.energy_mj if objective.kind == "energy" else self.period_ms)(state, inputs), latency, latest
+
+    def times_ms(self, state: SystemState, objective: Objective, inputs: Inputs) -> tuple[Numbers, Numbers]:
+        """Both latencies, of the objective's quantile or as means."""
+        if objective.quantile is None:
+            return self.latency_ms(state, inputs)
+        return self.quantile_ms(objective.quantile, state, inputs)
+
+    def _deviation_ms(self, state: SystemState, inputs: Inputs) -> Numbers:
+        """The standard deviation of the latency without an exit's answer."""
+        device = (self.device_ms + self._later[:, _REST]) * (_stretch(state.device_load) * state.device_spread)
+        variance = device**2
+        if state.link is not None and state.link_is_up:
+            gateway = self._later[:, _GATEWAY] * (_stretch(state.gateway_load) * state.gateway_spread)
+            up = self.payloads(inputs) * (8.0 / state.link.uplink_kbps * state.link.uplink_spread)
+            variance += gateway**2 + up**2 + self._later[:, _OFFLOADS] * state.link.rtt_spread_ms**2
+            if self._far is not None:
+                variance += self._far.variance(state, self.payloads(inputs))
+        return np.asarray(np.sqrt(variance))
+
+    def _gateway_work_ms(self) -> Numbers:
+        """What machines other than the device compute for a candidate."""
+        near: Numbers = self._later[:, _GATEWAY] + self._later[:, _DECODE]
+        return near if self._far is None else near + self._far.work_ms()
+
+    def _sent(self, weights: Numbers, inputs: Inputs, per_byte: float, per_reply_byte: float) -> Numbers:
+        """The columns by these weights, and the bytes of this input by theirs."""
+        found: Numbers = self._later @ weights
+        found += self.payloads(inputs) * per_byte
+        if inputs.reply_bytes is not None:
+            found += self._reply(inputs) * per_reply_byte
+        return found
+
+    def _waits_ms(self, state: SystemState) -> Numbers:
+        """The wait at each candidate's tail, where these differ."""
+        waits = [state.gateway_waits_ms.get(cut, state.gateway_wait_ms) for cut in self._cuts]
+        return np.array([*waits, 0.0])[self._cut]
+
+    def _reply(self, inputs: Inputs) -> Numbers | float:
+        """What the size of this reply is more than the candidates say."""
+        if inputs.reply_bytes is None:
+            return 0.0
+        known = self._later[:, _REPLY]
+        return np.asarray(np.where(known > 0, inputs.reply_bytes - known, 0.0))
+
+
+class _Far:
+    """What some candidates leave to machines beyond the gateway: a row each, a column for each machine.
+
+    ``past_gateway`` is 1 where the gateway itself does nothing.
+    """
+
+    def __init__(self, chosen: Sequence[Candidate]) -> None:
+        self.machines = tuple(dict.fromkeys(leg.machine for each in chosen for leg in each.legs))
+        self.past_gateway = np.array([bool(each.legs) and not each.tail for each in chosen], float)
+        shape = (len(chosen), len(self.machines))
+        self._used, self._first, self._work_ms = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        self._codec_ms, self._sent_bytes, self._reply_bytes = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        for row, each in enumerate(chosen):
+            for place, leg in enumerate(each.legs):
+                at = row, self.machines.index(leg.machine)
+                self._used[at], self._work_ms[at], self._codec_ms[at] = 1.0, leg.work_ms, leg.codec_ms
+                self._reply_bytes[at] = leg.reply_bytes
+                if place == 0 and not each.tail:
+                    # It gets what the device sends, and that differs from input to input.
+                    self._first[at] = 1.0
+                else:
+                    self._sent_bytes[at] = leg.payload_bytes
+
+    def latency_ms(self, state: SystemState, payloads: Numbers) -> Numbers:
+        """What these machines, and the ways to them, add."""
+        tiers = [state.further.get(machine) for machine in self.machines]
+        around = np.array([0.0 if tier is None else tier.link.rtt_ms + tier.wait_ms for tier in tiers])
+        stretch, per_byte, per_reply = self._rates(state)
+        return np.asarray(
+            self._used @ around
+            + self._work_ms @ stretch
+            + self._codec_ms.sum(1)
+            + self._sent_bytes @ per_byte
+            + payloads * (self._first @ per_byte)
+            + self._reply_bytes @ per_reply
+        )
+
+    def period_ms(self, state: SystemState, payloads: Numbers) -> Numbers:
+        """The slowest of these machines and of the ways to them."""
+        stretch, per_byte, per_reply = self._rates(state)
+        work = self._work_ms * stretch + self._codec_ms
+        sent = (self._sent_bytes + payloads[:, np.newaxis] * self._first) * per_byte
+        return np.asarray(np.maximum(np.maximum(work, sent), self._reply_bytes * per_reply).max(1))
+
+    def variance(self, state: SystemState, payloads: Numbers) -> Numbers:
+        """Of the time that they add."""
+        tiers = [state.further.get(machine) for machine in self.machines]
+        stretch, per_byte, _ = self._rates(state)
+        spread = np.array([0.0 if tier is None else tier.link.uplink_spread for tier in tiers])
+        around = np.array([0.0 if tier is None else tier.link.rtt_spread_ms**2 for tier in tiers])
+        sent = (self._sent_bytes + payloads[:, np.newaxis] * self._first) * (per_byte * spread)
+        work = self._work_ms * (stretch * state.gateway_spread)
+        return np.asarray((sent**2 + work**2).sum(1) + self._used @ around)
+
+    def congestion_ms(self, state: SystemState) -> Numbers:
+        """Their work, by how many others want it."""
+        shares = [min(state.further[each].busy, MAX_LOAD) if each in state.further else 0.0 for each in self.machines]
+        return np.asarray(self._work_ms @ np.array([busy / (1.0 - busy) for busy in shares]))
+
+    def work_ms(self) -> Numbers:
+        """What they compute."""
+        return np.asarray(self._work_ms.sum(1) + self._codec_ms.sum(1))
+
+    def _rates(self, state: SystemState) -> tuple[Numbers, Numbers, Numbers]:
+        """How loads stretch work, and ms for each byte there and back; machines that are down cost nothing."""
+        tiers = [state.further.get(machine) for machine in self.machines]
+        up = [tier if tier is not None and tier.is_up else None for tier in tiers]
+        return (
+            np.array([1.0 if tier is None else _stretch(tier.load) for tier in up]),
+            np.array([0.0 if tier is None else 8.0 / tier.link.uplink_kbps for tier in up]),
+            np.array([0.0 if tier is None else 8.0 / tier.link.downlink_kbps for tier in up]),
+        )
+
+
+def _stretch(load: float) -> float:
+    """How much longer work takes where others have this share of a machine."""
+    return 1.0 / (1.0 - min(load, MAX_LOAD))
+
+
+def _wait_ms(state: SystemState) -> float:
+    """The wait that is the same for all tails; where they differ, each has its own on top of none."""
+    return 0.0 if state.gateway_waits_ms else state.gateway_wait_ms
+
+
+@lru_cache(maxsize=64)
+def _normal_quantile(share: float) -> float:
+    return NormalDist().inv_cdf(share)
