@@ -40,7 +40,7 @@ def test_what_was_decided_is_repeated(tmp_path: Path, planner: str) -> None:
     deciding, options = Deciding(planner, Objective(), "ab", POWER, tmp_path / "log"), table()  # type: ignore[arg-type]
     for number in range(50):
         plan = deciding.decide(options, STATE, Objective(), Inputs())
-        deciding.answered(plan, plan.predicted_ms + number)
+        deciding.finished(plan, plan.predicted_ms + number)
     deciding.flush()
     lines = [json.loads(line) for line in (tmp_path / "log").read_bytes().splitlines()]
     assert (lines[0]["planner"], lines[0]["bundle"], lines[0]["midstream_decisions"]) == (planner, "ab", 1)

@@ -43,7 +43,7 @@ class Deciding:
                 self._log.decided(table, Question(state, objective, inputs), plan)
             return plan
 
-    def answered(self, plan: Plan, latency_ms: float) -> None:
+    def finished(self, plan: Plan, latency_ms: float) -> None:
         """Learn what came of a plan: ms from the decision to the result, which is no early exit's."""
         if self._bandit is None or not isinstance(plan.reasons, Pulled) or plan.reasons.pull.work is None:
             return

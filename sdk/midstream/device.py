@@ -306,7 +306,7 @@ class Device:
             result = self._locally(asked, begun, plan, why)
         timings["total"] = asked.elapsed_ms
         if exited is None:
-            self._planning.answered(plan, timings["total"] - timings["analysis"])
+            self._planning.finished(plan, timings["total"] - timings["analysis"])
         return result
 
     def check_plan(self, cut: str | Sequence[str] | None, codec: str | None) -> None:

@@ -148,9 +148,9 @@ class Planning:
         with self._lock:
             self._sizes.observe((plan.cut, plan.codec), features, payload_bytes)
 
-    def answered(self, plan: Plan, latency_ms: float) -> None:
+    def finished(self, plan: Plan, latency_ms: float) -> None:
         """Learn what came of a plan: ms from the decision to the result, which is no early exit's."""
-        self._deciding.answered(plan, latency_ms)
+        self._deciding.finished(plan, latency_ms)
 
     def flush(self) -> None:
         """Write what is left of the log of decisions."""

@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midstream.errors import PlanError
-from midstream.partitioning import Candidate, Inputs, LinkState, Objective, Power, SystemState, Table, predict
+from midstream.partitioning import (
+    Candidate,
+    Inputs,
+    Leg,
+    LinkState,
+    Objective,
+    Power,
+    SystemState,
+    Table,
+    Tier,
+    predict,
+)
 from midstream.partitioning.bandit import Bandit
 from midstream.partitioning.table import refusal
 
@@ -97,6 +108,20 @@ def test_it_learns_what_the_device_does_not_do_itself() -> None:
     assert {bandit.choose(table, SystemState(None), Objective()).row for _ in range(20)} == {0}
 
 
+def test_what_further_machines_do_counts_as_work() -> None:
+    far = Leg("far", "c1", (2,), 4.0, 1.0, 2000, 100)
+    local, near = Candidate(None, (0, 1, 2), (), 100.0), Candidate("c0", (0,), (1, 2), 10.0, 9.0, 4000, 100)
+    on = replace(near, tail=(1,), gateway_ms=5.0, reply_bytes=0, legs=(far,))
+    table, bandit = Table([local, near, on], POWER), Bandit()
+    state = SystemState(FAST, further={"far": Tier(FAST)})
+    taken = {0: 100.0, 1: 60.0, 2: 30.0}
+    for _ in range(40):
+        pull = bandit.choose(table, state, Objective())
+        bandit.learn(pull, taken[pull.row])
+    assert bandit.choose(table, state, Objective()).row == 2
+    assert bandit.choose(table, SystemState(FAST), Objective()).row == 1
+
+
 def test_an_early_exits_answers_count_by_their_share() -> None:
     asked = {"exit": "c0", "exit_share": 0.5, "lossless": False, "agreement": 0.99}
     local, cut = Candidate(None, (0, 1), (), 100.0), Candidate("c0", (0,), (1,), 30.0, 5.0, 1000, 100, 1.0, **asked)
@@ -121,6 +146,8 @@ def test_results_that_can_be_none_teach_nothing() -> None:
 
 
 def test_another_objective_is_refused() -> None:
+    with pytest.raises(PlanError, match="learns mean latencies, and knows no quantile"):
+        Bandit().choose(Table(options(1), POWER), SystemState(FAST), Objective(quantile=0.9))
     with pytest.raises(PlanError, match="learns latencies, and cannot minimise 'energy'; take the objective"):
         Bandit().choose(Table(options(1), POWER), SystemState(FAST), Objective("energy"))
 
@@ -156,6 +183,7 @@ objectives = st.builds(
     st.none() | st.floats(1, 500),
     st.sampled_from([0.0, 0.9, 1.0]),
     st.booleans(),
+    energy_budget_mj=st.none() | st.floats(10, 1000),
 )
 states = st.builds(
     SystemState,
@@ -184,8 +212,13 @@ def test_constraints_hold_whatever_was_learned(
         assert pull.least_ms <= pull.latency_ms
         assert pull.latency_ms >= pull.known_ms - 1e-9
         deadline_ms, local_ms = objective.deadline_ms, 50.0 / (1 - min(state.device_load, 0.99))
-        if deadline_ms is not None and local_ms <= deadline_ms and not pull.forced:
-            assert pull.latency_ms <= deadline_ms
+        in_time = deadline_ms is None or local_ms <= deadline_ms
+        if in_time and not pull.forced:
+            assert deadline_ms is None or pull.latency_ms <= deadline_ms
+            # The device alone draws 50 ms · 6 W.
+            budget_mj = objective.energy_budget_mj
+            if budget_mj is not None and budget_mj >= 300.0:
+                assert table.alone(pull.row).energy_mj(state, given_sizes)[0] <= budget_mj + 1e-6
         bandit.learn(pull, latency_ms)
 
 

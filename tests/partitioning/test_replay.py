@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midstream.errors import PlanError
-from midstream.partitioning import Candidate, Inputs, LinkState, Objective, Power, SystemState, Table, decide_from
+from midstream.partitioning import (
+    Candidate,
+    Inputs,
+    Leg,
+    LinkState,
+    Objective,
+    Power,
+    SystemState,
+    Table,
+    Tariff,
+    Tier,
+    decide_from,
+)
 from midstream.partitioning.bandit import Bandit
 from midstream.partitioning.records import Question, from_json, table_from_json, table_to_json, to_json
 from midstream.partitioning.replay import Replay, encoded, header_record
@@ -18,6 +30,17 @@ from midstream.partitioning.replay import Replay, encoded, header_record
 POWER = Power(idle_w=2.0, busy_w=6.0, radio_uj_per_byte=0.5)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 times = st.floats(0, 1e4)
+links = st.builds(LinkState, st.floats(1, 1e6), st.floats(1, 1e6), st.floats(0, 1e3))
+legs = st.builds(
+    Leg,
+    machine=st.sampled_from(["far", "farther"]),
+    cut=st.none() | st.just("c1"),
+    nodes=st.lists(st.integers(0, 9), max_size=3).map(tuple),
+    work_ms=times,
+    codec_ms=times,
+    payload_bytes=st.integers(0, 10**7),
+    reply_bytes=st.integers(0, 10**5),
+)
 rows = st.builds(
     Candidate,
     cut=st.none() | st.sampled_from(["c0", "c1", "ü→"]),
@@ -36,15 +59,20 @@ rows = st.builds(
     exit=st.none() | st.just("c0"),
     exit_share=st.floats(0, 1),
     rest_ms=times,
+    legs=st.just(()) | st.lists(legs, max_size=2).map(tuple),
+    device_bytes=st.integers(0, 10**9),
 )
 states = st.builds(
     SystemState,
-    st.none() | st.builds(LinkState, st.floats(1, 1e6), st.floats(1, 1e6), st.floats(0, 1e3)),
+    st.none() | links,
     device_load=st.floats(0, 1),
     gateway_load=st.floats(0, 1),
     gateway_wait_ms=times,
     gateway_waits_ms=st.dictionaries(st.none() | st.sampled_from(["c0", "c1"]), times),
     complexity=st.none() | st.floats(0, 100),
+    gateway_busy=st.floats(0, 1),
+    device_spread=st.floats(0, 1),
+    further=st.dictionaries(st.sampled_from(["far", "farther"]), st.builds(Tier, links, st.floats(0, 1), times)),
 )
 objectives = st.builds(
     Objective,
@@ -52,7 +80,9 @@ objectives = st.builds(
     st.none() | st.floats(1, 1e4),
     st.floats(0, 1),
     st.booleans(),
-)
+    quantile=st.none() | st.floats(0.5, 0.999),
+    energy_budget_mj=st.none() | st.floats(1, 1e6),
+) | st.builds(Objective, st.just("cost"), tariff=st.builds(Tariff, st.floats(0.01, 10), st.floats(0, 10)))
 tables = st.lists(rows, max_size=15).map(lambda found: Table([Candidate(None, (0, 1), (), 40.0), *found], POWER))
 
 
@@ -232,6 +262,26 @@ def test_lines_that_are_no_records_are_refused(line: bytes, problem: str) -> Non
     lines = log_of("bandit", TABLE, QUESTIONS)
     with pytest.raises(ValueError, match=problem):
         replayed([*lines, line])
+
+
+def test_more_machines_than_there_are_are_refused() -> None:
+    lines = log_of("adaptive", TABLE, QUESTIONS)
+    leg = {"cut": None, "nodes": [], "work_ms": 1, "codec_ms": 1, "payload_bytes": 1}
+    record = json.loads(lines[1])
+    record["columns"]["legs"] = {"values": [[], [leg | {"machine": str(n)} for n in range(65)]], "rows": [0, 1]}
+    with pytest.raises(ValueError, match="more than 64 further machines"):
+        replayed([lines[0], encoded(record)])
+
+
+def test_what_is_kept_and_told_of_a_log_is_bounded() -> None:
+    long = Table([Candidate(None, (0, 1), (), 40.0), replace(CUT, cut="c" * 10_000)], POWER)
+    asked = [Question(QUESTIONS[0].state, Objective(min_agreement=n / 100), Inputs()) for n in range(100)]
+    lines = log_of("adaptive", long, asked)
+    lines[2] = encoded(json.loads(lines[2]) | {"row": 0})
+    replay = replayed(lines)
+    assert [len(each.repeated) for each in replay.differences] == [200]
+    (kept,) = replay._tables.values()
+    assert len(kept._allowed) <= 8
 
 
 def test_a_table_of_the_same_number_is_refused() -> None:

@@ -14,9 +14,9 @@ Theirs:
 
 Ours:
 
-- x is one for what is sent at all, and of it the gateway's nominal time, the number of its layers, the payload, the
-  reply and the decoding, each as a share of the most in the first table. Theirs are multiply-accumulates and layers by
-  kind, and the payload;
+- x is one for what is sent at all, and of it the nominal time elsewhere, the number of layers there, the payload, the
+  reply, the coding, the further machines and what is sent between these, each as a share of the most in the first
+  table. Theirs are multiply-accumulates and layers by kind, and the payload;
 - delays count in units of the whole model's time on the first table's slower machine, so that α = (√λ · bound of ‖θ‖ +
   noise · √(d ln((1 + T d) / δ))) / √(1 − 0.8) needs no knowledge of the set-up (theirs divides by 1 − 0.8);
 - results are forgotten: A ← γA + (1 − γ)λI and b ← γb with every input, which widens what is believed where nothing is
@@ -24,7 +24,7 @@ Ours:
   matrix for the width). Theirs forgets nothing, and comes back from a change of the link the later the longer it ran;
 - an input matters by its complexity score; theirs are the frames that differ from the one before;
 - constraints, deadlines, codecs and early exits, which theirs does not know. A forced sample is of an allowed arm, and
-  one that is expected to be in time where there is any.
+  one that is expected to be in time, and within the energy budget by the cost model, where there is any.
 """
 
 from __future__ import annotations
@@ -35,17 +35,18 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
 from midstream.errors import PlanError
+from midstream.partitioning.columns import MEAN, Columns, Inputs, Numbers
+from midstream.partitioning.costs import Candidate
 from midstream.partitioning.plan import Plan
 from midstream.partitioning.planner import plan_of
 from midstream.partitioning.reasons import Reasons, name
 from midstream.partitioning.state import MAX_LOAD, Objective, SystemState
-from midstream.partitioning.table import MEAN, Chosen, Columns, Inputs, Numbers, Table
+from midstream.partitioning.table import Chosen, Table
 
-_SENT, _GATEWAY, _LAYERS, _PAYLOAD, _REPLY, _DECODE = range(6)
-_SIZE = 6
+_SENT, _WORK, _LAYERS, _PAYLOAD, _REPLY, _CODING, _FURTHER, _BETWEEN = range(8)
+_SIZE = 8
 # Theirs.
 _FIRST_HORIZON = 200
 _SAMPLING_EXPONENT = 0.25
@@ -107,7 +108,8 @@ class _Arms:
         self.encode_ms = np.array([each.encode_ms for each in chosen], float)
         self.offloads = np.array([each.offloads for each in chosen], bool)
         self.sends = bool(self.offloads.any())
-        self._replies = np.array([each.offloads and each.reply_bytes > 0 for each in chosen], bool)
+        # What comes from the gateway alone is what the input's reply is known to be.
+        self._replies = np.array([each.offloads and each.reply_bytes > 0 and not each.legs for each in chosen], bool)
         self._units = units
         self._work = _believed(_work(table)[columns.rows] / units)
 
@@ -149,9 +151,10 @@ class Bandit:
     def choose(self, table: Table, state: SystemState, objective: Objective, inputs: Inputs = MEAN) -> Pull:
         """The arm for the next input.
 
-        Candidates that break a constraint are left out, and of the rest those expected to miss the deadline; where all
-        do, the fastest is taken. Raises PlanError as `Table.choose` does, and where something else than the latency is
-        to be minimised.
+        Candidates that break a constraint are left out, and of the rest those expected to miss the deadline, and those
+        beyond the energy budget; where all are late, the fastest is taken, where all in time draw too much, the one
+        that draws least. Raises PlanError as `Table.choose` does, and where something else than the mean latency is to
+        be minimised.
         """
         check_objective(objective)
         state.check()
@@ -171,7 +174,9 @@ class Bandit:
         mean = front + onward * (known + delay)
         least = mean - onward * (width * self._unit_ms)
         forced = self._next_is_forced() and arms.sends
-        best = _best(least, front + known + delay, arms.offloads if forced else None, objective.deadline_ms)
+        if forced:
+            least = np.where(arms.offloads, least, np.inf)
+        best = _best(columns, least, front + known + delay, state, objective, inputs)
         self._chosen += 1
         return Pull(
             self._chosen - 1,
@@ -217,7 +222,7 @@ class Bandit:
                 most = _work(table).max(0)
                 units = self._units = np.where(most > 0, most, 1.0)
                 here = max(each.device_ms + each.rest_ms for each in table.candidates)
-                self._unit_ms = max(here, float(most[_GATEWAY])) or 1.0
+                self._unit_ms = max(here, float(most[_WORK])) or 1.0
             known = _Arms(table, columns, units)
             if self._units is not None:
                 self._arms[columns] = known
@@ -231,18 +236,31 @@ def check_objective(objective: Objective) -> None:
             f"the planner 'bandit' learns latencies, and cannot minimise {objective.kind!r}; take the objective "
             "'latency' or the planner 'adaptive'"
         )
+    if objective.quantile is not None:
+        raise PlanError(
+            "the planner 'bandit' learns mean latencies, and knows no quantile; leave it out, or take the planner "
+            "'adaptive'"
+        )
 
 
 def _work(table: Table) -> Numbers:
-    """Of each candidate what it has done elsewhere: once, ms, layers, bytes there and back, ms of decoding."""
-    return np.array(
-        [
-            (1.0, each.gateway_ms, len(each.tail), each.payload_bytes, each.reply_bytes, each.decode_ms)
-            if each.offloads
-            else (0.0,) * _SIZE
-            for each in table.candidates
-        ],
-        float,
+    """Of each candidate the vector x in units of once, ms, layers, bytes there and back, ms, machines, and bytes."""
+    return np.array([_vector(each) if each.offloads else (0.0,) * _SIZE for each in table.candidates], float)
+
+
+def _vector(candidate: Candidate) -> tuple[float, ...]:
+    legs = candidate.legs
+    # Without a stage at the gateway the first of the legs gets what the device sends.
+    between = legs if candidate.tail else legs[1:]
+    return (
+        1.0,
+        candidate.gateway_ms + sum(leg.work_ms for leg in legs),
+        len(candidate.tail) + sum(len(leg.nodes) for leg in legs),
+        candidate.payload_bytes,
+        candidate.reply_bytes + sum(leg.reply_bytes for leg in legs),
+        candidate.decode_ms + sum(leg.codec_ms for leg in legs),
+        len(legs),
+        sum(leg.payload_bytes for leg in between),
     )
 
 
@@ -250,13 +268,20 @@ def _believed(work: Numbers) -> Numbers:
     return np.asarray(np.clip(work, 0.0, _MOST))
 
 
-def _best(least: Numbers, latest: Numbers, among: NDArray[np.bool_] | None, deadline_ms: float | None) -> int:
-    """The place of the least, among some and of those in time; where none is in time, of the fastest."""
-    if among is not None:
-        least, latest = np.where(among, least, np.inf), np.where(among, latest, np.inf)
-    if deadline_ms is not None:
-        timely = latest <= deadline_ms
+def _best(
+    columns: Columns, least: Numbers, latest: Numbers, state: SystemState, objective: Objective, inputs: Inputs
+) -> int:
+    """The place of the least of those in time and within the budget; what is infinite is out of the question."""
+    if objective.deadline_ms is not None:
+        latest = np.where(np.isfinite(least), latest, np.inf)
+        timely = latest <= objective.deadline_ms
         if not timely.any():
             return int(latest.argmin())
         least = np.where(timely, least, np.inf)
+    if objective.energy_budget_mj is not None:
+        energy = np.where(np.isfinite(least), columns.energy_mj(state, inputs), np.inf)
+        frugal = energy <= objective.energy_budget_mj
+        if not frugal.any():
+            return int(energy.argmin())
+        least = np.where(frugal, least, np.inf)
     return int(least.argmin())

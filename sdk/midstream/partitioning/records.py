@@ -14,12 +14,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from midstream.partitioning.columns import Inputs
 from midstream.partitioning.costs import Candidate
 from midstream.partitioning.state import Objective, SystemState
-from midstream.partitioning.table import Inputs, Table
+from midstream.partitioning.table import Table
 from midstream.profiles import Power
 
 MAX_CANDIDATES = 10_000
+MAX_MACHINES = 64
 # Of a decision's record, what is no part of the question.
 _ANSWER = ("decision", "table", "row", "latency_ms")
 _SCALARS = frozenset((float, int, bool, str, NoneType))
@@ -58,7 +60,10 @@ def table_from_json(columns: Any, power: Power) -> Table:
     if len(sizes) != 1 or not 0 < min(sizes) <= MAX_CANDIDATES:
         raise ValueError(f"columns are of {sorted(sizes)} rows, needed 1 to {MAX_CANDIDATES}, and all alike")
     rows = zip(*read.values(), strict=True)
-    return Table([Candidate(**dict(zip(read, row, strict=True))) for row in rows], power)
+    candidates = [Candidate(**dict(zip(read, row, strict=True))) for row in rows]
+    if len({leg.machine for each in candidates for leg in each.legs}) > MAX_MACHINES:
+        raise ValueError(f"its candidates have more than {MAX_MACHINES} further machines")
+    return Table(candidates, power)
 
 
 def question_from_json(record: Json, table: Table) -> Question:

@@ -29,6 +29,8 @@ PLANNERS: tuple[PlannerName, ...] = get_args(PlannerName)
 RECENT_TABLES = 16
 # So many decisions of the bandit may wait for what comes of them.
 _MAX_PULLS = 10_000
+# Letters of a candidate that is told, whatever names a log gives.
+_MAX_WORDS = 200
 _ENCODER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
 
 
@@ -113,7 +115,7 @@ class Replay:
         found = plan.reasons.row
         if (found, plan.predicted_ms) != (row, recorded_ms):
             self.differences.append(
-                Difference(self.decisions, name(table, row), recorded_ms, name(table, found), plan.predicted_ms)
+                Difference(self.decisions, _words(table, row), recorded_ms, _words(table, found), plan.predicted_ms)
             )
         self.decisions += 1
 
@@ -123,6 +125,10 @@ class Replay:
         if header.planner != "bandit" or pull is None:
             raise ValueError(f"nothing can be learned of decision {record['learned']}")
         self._bandit.learn(pull, from_json(float, record["latency_ms"], "latency_ms"))
+
+
+def _words(table: Table, row: int) -> str:
+    return name(table, row)[:_MAX_WORDS]
 
 
 def encoded(record: Json) -> bytes:
