@@ -9,6 +9,7 @@ from midstream.decision_log import DecisionLog
 from midstream.errors import PlanError
 from midstream.partitioning import Inputs, Objective, Plan, Power, SystemState, Table, decide_from
 from midstream.partitioning.bandit import Bandit, Pulled, check_objective
+from midstream.partitioning.exploration import Exploration, Place
 from midstream.partitioning.records import Question
 from midstream.partitioning.replay import PLANNERS, PlannerName
 
@@ -32,16 +33,37 @@ class Deciding:
         # Held over what is decided or learned and its record: a log has them in the order in which they happened.
         self._lock = threading.Lock()
 
-    def decide(self, table: Table, state: SystemState, objective: Objective, inputs: Inputs) -> Plan:
-        """The plan for one input, and its record in the log. Raises PlanError as the planners do."""
-        if self._bandit is None and self._log is None:
-            return decide_from(table, state, objective, inputs)
+    def decide(
+        self,
+        table: Table,
+        state: SystemState,
+        objective: Objective,
+        inputs: Inputs,
+        standing: int | None = None,
+        exploration: Exploration | None = None,
+    ) -> Plan:
+        """The plan for one input, and its record in the log. Raises PlanError as the planners do.
+
+        The bandit explores by itself, and no plan of it stands.
+        """
+        if self._bandit is not None:
+            standing = exploration = None
         with self._lock:
-            decide = decide_from if self._bandit is None else self._bandit.decide
-            plan = decide(table, state, objective, inputs)
+            if self._bandit is not None:
+                plan = self._bandit.decide(table, state, objective, inputs)
+            else:
+                plan = decide_from(table, state, objective, inputs, standing, exploration)
             if self._log is not None:
-                self._log.decided(table, Question(state, objective, inputs), plan)
+                course = None if exploration is None else self._log.course(exploration)
+                self._log.decided(table, Question(state, objective, inputs, standing, course), plan)
             return plan
+
+    def measured(self, exploration: Exploration, place: Place) -> None:
+        """Tell an exploration that this was measured."""
+        with self._lock:
+            exploration.measured(place)
+            if self._log is not None and self._bandit is None:
+                self._log.measured(exploration, place)
 
     def finished(self, plan: Plan, latency_ms: float) -> None:
         """Learn what came of a plan: ms from the decision to the result, which is no early exit's."""

@@ -8,17 +8,17 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Generic, TypeVar
 
 from midstream.errors import PlanError
 from midstream.files import regular_file
 from midstream.partitioning import Plan, Power, Table
+from midstream.partitioning.exploration import Exploration, Place
 from midstream.partitioning.records import Json, Question, table_to_json
-from midstream.partitioning.replay import RECENT_TABLES, PlannerName, Replay, encoded, header_record
+from midstream.partitioning.replay import RECENT, PlannerName, Replay, encoded, header_record
 from midstream.version import __version__
 
 MAX_LOG_BYTES = 64 << 20
@@ -27,6 +27,27 @@ _BUFFER_BYTES = 256 << 10
 # What a log begins with, to know one by.
 _BEGINNING = b'{"midstream_decisions":'
 _log = logging.getLogger(__name__)
+Thing = TypeVar("Thing")
+
+
+class _Numbers(Generic[Thing]):
+    """Numbers for things, the same again for one of the last."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, tuple[int, Thing]] = {}
+        self._count = 0
+
+    def of(self, thing: Thing) -> tuple[int, bool]:
+        """Its number, and whether that is new."""
+        known = self._last.get(id(thing))
+        if known is not None:
+            return known[0], False
+        number, self._count = self._count, self._count + 1
+        # Kept as it is: else another could take its id.
+        self._last[id(thing)] = number, thing
+        if len(self._last) > RECENT:
+            del self._last[next(iter(self._last))]
+        return number, True
 
 
 class DecisionLog:
@@ -41,8 +62,8 @@ class DecisionLog:
     ) -> None:
         self._path = Path(path)
         self._lock = threading.Lock()
-        self._tables: OrderedDict[int, tuple[int, Table]] = OrderedDict()
-        self._known = 0
+        self._tables: _Numbers[Table] = _Numbers()
+        self._courses: _Numbers[Exploration] = _Numbers()
         self._decisions = 0
         self._left = limit_bytes
         self._file: BinaryIO | None = _opened(self._path)
@@ -73,17 +94,21 @@ class DecisionLog:
                 except OSError as error:
                     self._stop(error.strerror or str(error))
 
+    def measured(self, exploration: Exploration, place: Place) -> None:
+        """Write what an exploration was told."""
+        with self._lock:
+            self._write({"measured": place, "course": self._courses.of(exploration)[0]})
+
+    def course(self, exploration: Exploration) -> int:
+        """The number of an exploration."""
+        with self._lock:
+            return self._courses.of(exploration)[0]
+
     def _named(self, table: Table) -> int:
         """The number of a table, which is written unless it is one of the last."""
-        known = self._tables.get(id(table))
-        if known is not None:
-            return known[0]
-        number, self._known = self._known, self._known + 1
-        self._write({"table": number, "columns": table_to_json(table)})
-        # Kept as it is: else another could take its id.
-        self._tables[id(table)] = number, table
-        if len(self._tables) > RECENT_TABLES:
-            self._tables.popitem(last=False)
+        number, new = self._tables.of(table)
+        if new:
+            self._write({"table": number, "columns": table_to_json(table)})
         return number
 
     def _write(self, record: Json) -> None:
@@ -106,7 +131,6 @@ class DecisionLog:
     def _stop(self, why: str) -> None:
         _log.warning("%s: no further decisions are logged: %s", self._path, why)
         file, self._file = self._file, None
-        self._tables.clear()
         if file is not None:
             _close(file)
 

@@ -39,8 +39,9 @@ from midstream.communication.wire import (
 )
 from midstream.complexity import analyze_inputs
 from midstream.deciding import Deciding
-from midstream.errors import CodecError, InputError, MissingExtraError
+from midstream.errors import CodecError, InputError, MissingExtraError, PeerError
 from midstream.exchange import Exchange
+from midstream.files import check_writable
 from midstream.inputs import ImageInput, prepare_image
 from midstream.partitioning import (
     DEVICE,
@@ -50,6 +51,7 @@ from midstream.partitioning import (
     Plan,
     Power,
     SystemState,
+    Tariff,
     size_features,
 )
 from midstream.partitioning.replay import PlannerName
@@ -73,6 +75,8 @@ _LATE_DECAY = 0.99
 # So many answers of `infer_async` are under way at once; further ones wait for them.
 _MOST_ASYNC = 64
 _MAX_REPLY_BYTES = 64 << 20
+# So many gateways beside the first are considered for further stages.
+_MOST_FURTHER = 1
 _NOMINAL_POWER = Power(idle_w=1.0, busy_w=2.5, radio_uj_per_byte=0.1)
 
 
@@ -140,11 +144,14 @@ class Device:
     certificate where the broker wants one: its name is then the device's id. ``deadline_ms`` bounds every answer: when
     the gateway has not answered in time for the device to finish by itself, the device does. ``min_agreement`` below 1
     allows lossy codecs that calibration measured to be that good (0: any), and such an early exit. ``profile`` names
-    the board, for its power figures. ``packing`` sends small requests that are made at the same time in one message,
-    where their deadlines allow that. ``priority`` is the class of requests that name none. ``planner`` decides:
-    "adaptive" by the costs and the link as they are now, "bandit" by what earlier results have taught, for latency
-    alone. ``decisions`` names a file for a log of what was decided, which ``midstream replay`` repeats. Entering waits
-    up to 2 s for a gateway, then goes on without. Methods may be called from any thread.
+    the board, for its power figures. ``quantile``, ``max_device_memory_bytes``, ``energy_budget_mj`` and ``tariff`` are
+    as in `midstream.partitioning.Objective`; with a bound of memory that the whole model exceeds there is no answer
+    without a gateway. ``packing`` sends small requests that are made at the same time in one message, where their
+    deadlines allow that. ``priority`` is the class of requests that name none. What is learned of costs is kept in
+    ``state_dir``, for the next run of a device with this id, or of any without one. ``planner`` decides: "adaptive" by
+    the costs and the link as they are now, "bandit" by what earlier results have taught, for latency alone.
+    ``decisions`` names a file for a log of what was decided, which ``midstream replay`` repeats. Entering waits up to
+    2 s for a gateway, then goes on without. Methods may be called from any thread.
     """
 
     def __init__(
@@ -156,19 +163,34 @@ class Device:
         deadline_ms: float | None = None,
         min_agreement: float = 1.0,
         keep_input_local: bool = False,
+        quantile: float | None = None,
+        max_device_memory_bytes: float | None = None,
+        energy_budget_mj: float | None = None,
+        tariff: Tariff | None = None,
         device_id: str | None = None,
         profile: str | Path | None = None,
         analyse: bool = True,
         packing: bool = True,
         priority: PriorityName = "normal",
         credentials: str | Path | None = None,
+        state_dir: str | Path | None = None,
         planner: PlannerName = "adaptive",
         decisions: str | Path | None = None,
     ) -> None:
         address = parse_broker_url(broker, credentials=credentials)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self.device_id = address.client_name("device", device_id) or f"dev-{uuid.uuid4().hex[:12]}"
-        self._objective = Objective(objective, deadline_ms, min_agreement, keep_input_local)
+        named = address.client_name("device", device_id)
+        self.device_id = named or f"dev-{uuid.uuid4().hex[:12]}"
+        self._objective = Objective(
+            objective,
+            deadline_ms,
+            min_agreement,
+            keep_input_local,
+            quantile,
+            max_device_memory_bytes,
+            energy_budget_mj,
+            tariff,
+        )
         power = _NOMINAL_POWER if profile is None else load_profile(str(profile)).power_with(1)
         self._analyse = analyse
         self._priority = _priority_of(priority)
@@ -177,13 +199,13 @@ class Device:
         self._exchange = self._new_exchange()
         self._lock = threading.Lock()
         deciding = Deciding(planner, self._objective, self.bundle.digest.hex(), power, decisions)
-        self._planning = Planning(self.bundle, power, deciding)
+        self._planning = Planning(self.bundle, power, deciding, _state_file(state_dir, self.bundle, named))
         self._late_ms = 0.0
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Device:
         try:
-            self._planning.measure()
+            self._planning.measure(self._objective)
             self._exchange.start(GATEWAY_WAIT_S)
         except BaseException:
             self._exchange.close()
@@ -196,11 +218,11 @@ class Device:
         # A connection that was closed stays closed; whoever enters again gets another.
         closed, self._exchange = self._exchange, self._new_exchange()
         closed.close()
-        self._planning.flush()
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown()
+        self._planning.save()
 
     def wait_connected(self, wait_s: float) -> bool:
         """Wait until the broker is reached, or refuses for good; returns whether it is."""
@@ -261,7 +283,8 @@ class Device:
         forced plan still falls back to the device by its deadline. A "critical" request runs before all others that
         wait, and goes over a connection of its own beside large transfers; a "bulk" one lets others go first. Raises
         InputError on wrong inputs or an unknown priority, BundleError on an unknown cut or two without a slice between
-        them, CodecError on an unknown codec, PlanError on machines that are not one for each cut.
+        them, CodecError on an unknown codec, PlanError on machines that are not one for each cut, or where the
+        constraints leave no plan, PeerError where no gateway answers and the model takes more memory than it may here.
         """
         return self._infer(Cancellation(), inputs, source, sample_rate, cut, codec, deadline_ms, machines, priority)
 
@@ -379,11 +402,15 @@ class Device:
 
     def _plan(self, asked: _Asked, forced: Forced | None) -> tuple[Plan, Route]:
         if forced is None:
-            route = self._exchange.route(1, None, asked.request_id, forced=False)
+            route = self._exchange.free_route(asked.request_id, _MOST_FURTHER)
         else:
             route = self._exchange.route(1 + len(forced.onward), forced.machines, asked.request_id, forced=True)
         state = self._state(route, asked.analysis, always=forced is not None)
-        return self._planning.plan(route, state, asked.objective, asked.features, forced), route
+        plan = self._planning.plan(route, state, asked.objective, asked.features, forced)
+        first = route.first
+        if forced is None and first is not None and plan.others not in ((), (GATEWAY,)):
+            route = route.by_way_of([first.gateway_id if each == GATEWAY else each for each in plan.others])
+        return plan, route
 
     def _state(self, route: Route, analysis: Analysis | None, *, always: bool) -> SystemState:
         """What is known now; of the link, too, where there is no gateway, if ``always``."""
@@ -393,6 +420,8 @@ class Device:
             gateway_wait_ms=0.0 if presence is None else self._exchange.wait_ms(presence.gateway_id),
             gateway_waits_ms={} if presence is None else self._exchange.waits_ms(presence.gateway_id),
             complexity=None if analysis is None else analysis.score,
+            gateway_queue=0 if presence is None else self._exchange.queue(presence.gateway_id),
+            further={each.gateway_id: self._exchange.tier(each.gateway_id) for each in route.further},
         )
 
     def _begin(self, asked: _Asked, plan: Plan) -> _Begun:
@@ -454,6 +483,7 @@ class Device:
         if answer is None:
             return self._locally(asked, begun, plan, problem, sent, received)
         self._planning.sent(plan, asked.features, sum(len(tensor.data) for tensor in encoded))
+        self._planning.answered(plan, route, pending.bearers, pending.reply)
         machines = tuple(DEVICE if stage.machine == DEVICE else GATEWAY for stage in plan.stages)
         return Result(answer, plan, asked.timings, asked.analysis, machines, sent, received)
 
@@ -500,6 +530,11 @@ class Device:
     ) -> Result:
         """The rest of the model here; ``why`` says so where the plan was another."""
         asked.cancellation.check()
+        if not self._planning.fits(None, asked.objective):
+            raise PeerError(
+                f"no gateway has answered{f': {why}' if why else ''}; the rest of bundle {self.bundle.name!r} is not "
+                "run here, as the whole model takes more memory than max_device_memory_bytes allows"
+            )
         mark = time.perf_counter()
         outputs = self.bundle.run_tail(begun.cut, begun.crossing)
         took = _since(mark)
@@ -532,6 +567,21 @@ def _priority_of(name: str) -> Priority:
     if name not in known:
         raise InputError(f"no priority is called {name!r}; known are {', '.join(known)}")
     return Priority[name.upper()]
+
+
+def _state_file(folder: str | Path | None, bundle: Bundle, device_id: str | None) -> Path | None:
+    """Where a device keeps what it learns of a bundle; raises InputError where it could not write there."""
+    if folder is None:
+        return None
+    file = Path(folder) / f"{bundle.digest.hex()}{f'.{device_id}' if device_id else ''}.json"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(file)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"what is learned cannot be kept in {str(folder)!r}: {error}; name a folder that can be written"
+        ) from None
+    return file
 
 
 def _since(mark: float) -> float:

@@ -28,7 +28,7 @@ from midstream.communication.transport import Message
 from midstream.communication.versions import decode_notice, disagreement, is_notice
 from midstream.communication.wire import Buffer, Limits, Priority, Request, Status, decode_reply, encode_request
 from midstream.errors import WireError
-from midstream.partitioning import LinkEstimate, LinkState
+from midstream.partitioning import LinkEstimate, LinkState, Tier
 
 _log = logging.getLogger("midstream.exchange")
 
@@ -49,6 +49,8 @@ _REPAIR_EXPIRY_S = 1
 # A device that sees no gateway asks the broker again for what it keeps: the presence may have been lost on the way.
 _LOOK_AGAIN_S = 2.0
 _MAX_PROBES = 64
+# A gateway that has not said how far it is from the broker is taken to be on its network.
+_NEAR = LinkState(100_000.0, 100_000.0, 1.0)
 # So often a pool is asked the same, where its members are silent.
 _POOL_TRIES = 3
 
@@ -154,6 +156,29 @@ class Exchange:
             return Route(())
         with self._lock:
             return self._gateways.route(stages, machines, request_id, forced=forced)
+
+    def free_route(self, request_id: bytes, most_further: int) -> Route:
+        """A gateway for an input whose plan is free, and so many others that stages can be given to."""
+        if not self._transport.connected:
+            return Route(())
+        with self._lock:
+            return self._gateways.free_route(request_id, most_further)
+
+    def queue(self, gateway_id: str) -> int:
+        """How many requests wait at this gateway, by its last load report; 0 without one."""
+        with self._lock:
+            report = self._gateways.loads.get(gateway_id)
+        return 0 if report is None else report.queue_length
+
+    def tier(self, gateway_id: str) -> Tier:
+        """This gateway as one that a stage can be given to: its own way to the broker, and how busy it is."""
+        with self._lock:
+            report = self._gateways.loads.get(gateway_id)
+        if report is None:
+            return Tier(_NEAR)
+        kbps = _NEAR.uplink_kbps if report.uplink_kbps is None else report.uplink_kbps
+        rtt_ms = _NEAR.rtt_ms if report.rtt_ms is None else report.rtt_ms
+        return Tier(LinkState(kbps, kbps, rtt_ms), wait_ms=report.wait_ms, queue=report.queue_length)
 
     def wait_ms(self, gateway_id: str) -> float:
         """What a request that came now would wait at this gateway, by its last load report; 0 without one."""

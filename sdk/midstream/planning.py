@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+import operator
 import threading
-from collections.abc import Mapping, Sequence, Set
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from midstream.background_file import BackgroundFile
 from midstream.bundle import Bundle
 from midstream.communication.choosing import Route
 from midstream.communication.codecs import find_codec, optional_libraries
+from midstream.communication.directory import WHOLE_KEY
 from midstream.communication.presence import Presence
-from midstream.communication.wire import MAX_STAGES
+from midstream.communication.wire import MAX_STAGES, Reply
 from midstream.deciding import Deciding
-from midstream.errors import PlanError
+from midstream.errors import BundleError, PlanError
+from midstream.files import read_at_most
 from midstream.inputs import ImageInput
+from midstream.learned_file import MAX_LEARNED_BYTES, Learned, learned_from_bytes, learned_to_bytes
 from midstream.partitioning import (
     GATEWAY,
     Candidate,
@@ -29,21 +37,23 @@ from midstream.partitioning import (
     SystemState,
     Table,
     candidates,
+    device_memory,
     in_stages,
     plan_for,
     times_from_costs,
     with_exit,
+    with_tiers,
 )
+from midstream.partitioning.correction import MAX_GATEWAYS, WHOLE, Corrections, Factors
+from midstream.partitioning.exploration import Exploration, Place, place_of
+
+_log = logging.getLogger("midstream.planning")
 
 INPUT_CUT = "input"
 LOCAL_CUT = "local"
-_SMOOTHING = 0.2
-# Costs are taken as unchanged within this share.
-_TOLERANCE = 0.05
-# Of so many gateways the candidates are kept.
-_MAX_KNOWN = 8
 # What takes less says more about the clock than about the machine.
 _TELLING_MS = 0.05
+_NONE = Factors()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,49 +66,100 @@ class Forced:
     machines: tuple[str, ...] | None
 
 
+Option = tuple[str | None, str, str | None, tuple[str, ...], tuple[str, ...]]
+"""What a candidate is known again by: cut, codec, early exit, the other machines, and where further stages begin."""
+Names = tuple[str, ...]
+"""Gateways by id: the one that is asked first, then those that stages can be given to."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """The candidates as they were last made, and from what; ``places`` are those of their sizes."""
+    """The candidates as they were last made, and from what.
 
-    presence: Presence | None
-    factor: float
+    ``here`` and ``there`` correct the costs of the device and of the gateway, ``places`` are those of the candidates'
+    sizes, ``rows`` finds them again.
+    """
+
+    presences: tuple[Presence, ...]
+    here: Factors
+    there: tuple[Factors, ...]
     table: Table
     places: NDArray[np.intp]
     sizes: int
+    rows: Mapping[Option, int]
 
-    def holds(self, presence: Presence | None, factor: float, sizes: int) -> bool:
-        """Whether they still describe this gateway, a device so many times slower than the one that measured, and
-        as many sizes as are known.
-        """
+    def holds(self, presences: tuple[Presence, ...], here: Factors, there: tuple[Factors, ...], sizes: int) -> bool:
+        """Whether they still describe these gateways, corrections, and as many sizes as are known."""
         return (
-            self.presence is presence and self.sizes == sizes and abs(factor - self.factor) <= _TOLERANCE * self.factor
+            self.here is here
+            and self.sizes == sizes
+            and all(map(operator.is_, self.presences, presences))
+            and all(map(operator.is_, self.there, there))
         )
+
+
+@dataclass(slots=True)
+class _Course:
+    """What decisions with the same gateways have come to: the plan that stands, and what was tried."""
+
+    exploration: Exploration
+    standing: Option | None = None
 
 
 class Planning:
     """The candidates of one bundle on one device, what was learned of them, and decisions. Thread-safe.
 
-    ``power`` is what the device draws, ``deciding`` who decides.
+    ``power`` is what the device draws, ``deciding`` who decides. What is learned goes to ``state_file`` and is taken
+    from there; ``clock`` gives seconds.
     """
 
-    def __init__(self, bundle: Bundle, power: Power, deciding: Deciding) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        power: Power,
+        deciding: Deciding,
+        state_file: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._bundle = bundle
         self._power = power
         self._deciding = deciding
+        self._clock = clock
         self._lock = threading.Lock()
-        self._factor = 1.0
+        self._corrections = Corrections()
         self._sizes = SizeEstimates(bundle.ladder)
-        self._known: dict[str, _Known] = {}
+        self._known: dict[Names, _Known] = {}
+        self._courses: dict[Names, _Course] = {}
+        self._memory = device_memory(bundle.manifest, bundle.graph)
+        self._file: BackgroundFile | None = None
+        if state_file is not None:
+            self._restore(state_file)
+            self._file = BackgroundFile(state_file, self._to_bytes, clock)
 
-    def measure(self) -> None:
-        """Run the model to see how much slower this device is than the machine that measured the bundle."""
-        factor = self._bundle.measure_whole_ms() / self._bundle.costs.whole_ms
+    def measure(self, objective: Objective) -> None:
+        """Run the model to see how much slower this device is than the machine that measured the bundle.
+
+        Where the whole model is more than the device shall take, that is left to the heads that will run.
+        """
+        if not self.fits(None, objective):
+            return
+        ratio = self._bundle.measure_whole_ms() / self._bundle.costs.whole_ms
         with self._lock:
-            self._factor = factor
+            self._corrections.device.check(ratio)
+
+    def finished(self, plan: Plan, latency_ms: float) -> None:
+        """Learn what came of a plan: ms from the decision to the result, which is no early exit's."""
+        self._deciding.finished(plan, latency_ms)
+
+    def save(self) -> None:
+        """Write down what was learned and decided since that was last done, where there are files for it."""
+        self._deciding.flush()
+        if self._file is not None:
+            self._file.flush()
 
     def check(self, cut: str | Sequence[str] | None, codec: str | None) -> None:
         """Raise what `forced` and `plan` raise where no such plan can be forced, whatever gateways are there."""
-        self._candidate(self._options(None).table.candidates, self.forced(cut, codec, None))
+        self._candidate(self._options(()).table.candidates, self.forced(cut, codec, None))
 
     def forced(self, cut: str | Sequence[str] | None, codec: str | None, machines: Sequence[str] | None) -> Forced:
         """What a caller forces, checked as far as it can be without a gateway.
@@ -131,7 +192,8 @@ class Planning:
 
         Raises CodecError on a forced codec that is unknown, PlanError on one that cannot carry what crosses.
         """
-        known = self._options(route.first)
+        known = self._options((*route.gateways[:1], *route.further))
+        state = self._corrected(state, route.first)
         if forced is None:
             return self._decided(known, state, objective, features)
         chosen = self._sized(self._candidate(known.table.candidates, forced), features)
@@ -147,67 +209,157 @@ class Planning:
         """Learn what the payload of a plan took, of an input with these features."""
         with self._lock:
             self._sizes.observe((plan.cut, plan.codec), features, payload_bytes)
+        self._learned()
 
-    def finished(self, plan: Plan, latency_ms: float) -> None:
-        """Learn what came of a plan: ms from the decision to the result, which is no early exit's."""
-        self._deciding.finished(plan, latency_ms)
+    def answered(self, plan: Plan, route: Route, bearers: Set[str], reply: Reply) -> None:
+        """Learn how long the gateway took for its part of a plan, and let it wait, as its reply says.
 
-    def flush(self) -> None:
-        """Write what is left of the log of decisions."""
-        self._deciding.flush()
+        ``bearers`` are those of whom the reply may be. Nothing is learned where they are several, nor of a plan of
+        several gateways.
+        """
+        if len(bearers) != 1 or plan.onward or route.first is None:
+            return
+        (gateway_id,) = bearers
+        cut = plan.cut or WHOLE
+        now_s = self._clock()
+        with self._lock:
+            if gateway_id == route.first.gateway_id:
+                self._corrections.waited(gateway_id, reply.queue_ms, plan.reasons.wait_ms, now_s)
+            known = next((known for names, known in self._known.items() if names[:1] == (gateway_id,)), None)
+            row = None if known is None else known.rows.get(_option(plan))
+            if known is None or row is None or not known.table.candidates[row].tail:
+                return
+            option = known.table.candidates[row]
+            expected_ms = option.gateway_ms + option.decode_ms
+            if expected_ms >= _TELLING_MS and reply.compute_ms > 0:
+                self._corrections.observe(gateway_id, cut, known.there[0].of(cut) * reply.compute_ms / expected_ms)
+            self._measured(place_of(option), gateway_id)
+        self._learned()
 
     def ran_head(self, cut: str, took_ms: float) -> None:
         """Learn how long this device took for the head of a cut."""
-        self._learn(self._bundle.costs.cuts[cut].head_ms, took_ms)
+        self._learn(cut, self._bundle.costs.cuts[cut].head_ms, took_ms)
 
     def ran_rest(self, cut: str | None, took_ms: float) -> None:
         """Learn how long this device took for what follows a cut; None: for the whole model."""
-        self._learn(self._measured_rest_ms(cut), took_ms)
+        self._learn(_rest(cut), self._measured_rest_ms(cut), took_ms)
+        if cut is None:
+            with self._lock:
+                self._measured((None, False))
+
+    def fits(self, cut: str | None, objective: Objective) -> bool:
+        """Whether what the device needs for a cut's head, or for the whole model, is within the objective's bound."""
+        limit = objective.max_device_memory_bytes
+        return limit is None or self._memory[cut] <= limit
 
     def rest_ms(self, cut: str | None) -> float:
         """What this device is expected to take for what follows a cut; None: for the whole model."""
         with self._lock:
-            return self._factor * self._measured_rest_ms(cut)
+            return self._corrections.device.factor(_rest(cut)) * self._measured_rest_ms(cut)
 
     def _measured_rest_ms(self, cut: str | None) -> float:
         costs = self._bundle.costs
         return costs.whole_ms if cut is None else costs.cuts[cut].tail_ms
 
-    def _options(self, presence: Presence | None) -> _Known:
+    def _options(self, presences: tuple[Presence, ...]) -> _Known:
         """What can be done, at the costs known now; without a gateway, at those of one as fast as the converter's.
 
         Made again only when a gateway has reported, or a cost has changed by more than a little.
         """
+        key = tuple(presence.gateway_id for presence in presences)
         with self._lock:
-            known = self._known.get("" if presence is None else presence.gateway_id)
-            factor, sizes = self._factor, len(self._sizes)
-            if known is not None and known.holds(presence, factor, sizes):
+            known = self._known.get(key)
+            mine, its = self._corrections.device.factors, tuple(self._factors(name) for name in key)
+            if known is not None and known.holds(presences, mine, its, len(self._sizes)):
                 return known
-        there = times_from_costs(self._bundle.costs)
-        if presence is not None:
-            tails = presence.tail_ms.get(self._bundle.digest.hex(), {})
-            guess = times_from_costs(self._bundle.costs, 1.0 / presence.speed_factor)
-            there = MachineTimes(tails.get("whole", guess.whole_ms), {}, {**guess.tail_ms, **tails})
-        here = times_from_costs(self._bundle.costs, factor)
-        options = candidates(self._bundle.manifest, self._bundle.graph, here, there, self._bundle.ladder)
+        manifest, costs = self._bundle.manifest, self._bundle.costs
+        here = MachineTimes(
+            costs.whole_ms * mine.of(WHOLE),
+            {cut: cost.head_ms * mine.of(cut) for cut, cost in costs.cuts.items()},
+            {cut: cost.tail_ms * mine.of(None) for cut, cost in costs.cuts.items()},
+        )
+        times = [self._times(presence, factors) for presence, factors in zip(presences, its, strict=True)]
+        there = times[0] if times else times_from_costs(costs)
+        options = candidates(manifest, self._bundle.graph, here, there, self._bundle.ladder, memory=self._memory)
+        options = with_tiers(options, here, there, dict(zip(key[1:], times[1:], strict=True)))
         if self._bundle.early_exit is not None:
             options = with_exit(options, self._bundle.early_exit, here)
-        if presence is not None:
-            libraries = frozenset(presence.knows).intersection(optional_libraries())
-            same_bases = presence.bases.get(self._bundle.digest.hex()) == self._bundle.bases_id
-            options = tuple(option for option in options if _travels(option, libraries, same_bases))
+        if presences:
+            by_name = {GATEWAY: presences[0], **{presence.gateway_id: presence for presence in presences[1:]}}
+            options = tuple(
+                option
+                for option in options
+                if all(self._takes(by_name[machine], option.codec) for machine in option.others)
+            )
         with self._lock:
             places = self._sizes.places([(option.cut, option.codec) for option in options])
-            known = _Known(presence, factor, Table(options, self._power), places, len(self._sizes))
-            self._known["" if presence is None else presence.gateway_id] = known
-            if len(self._known) > _MAX_KNOWN:
+            table = Table(options, self._power)
+            rows = {_option(option): row for row, option in enumerate(options)}
+            known = _Known(presences, mine, its, table, places, len(self._sizes), rows)
+            self._known[key] = known
+            if len(self._known) > MAX_GATEWAYS:
                 del self._known[next(iter(self._known))]
         return known
+
+    def _takes(self, presence: Presence, codec: str) -> bool:
+        """Whether a gateway can decode a codec, with the libraries that both ends have and its bases."""
+        found = find_codec(codec)
+        if found.family == "klt" and presence.bases.get(self._bundle.digest.hex()) != self._bundle.bases_id:
+            return False
+        return found.library is None or found.library in set(optional_libraries()).intersection(presence.knows)
+
+    def _times(self, presence: Presence, factors: Factors) -> MachineTimes:
+        """What a gateway takes: as it says, and at its speed where it says nothing; corrected by these factors."""
+        tails = presence.tail_ms.get(self._bundle.digest.hex(), {})
+        guess = times_from_costs(self._bundle.costs, 1.0 / presence.speed_factor)
+        return MachineTimes(
+            tails.get(WHOLE_KEY, guess.whole_ms) * factors.of(WHOLE),
+            {},
+            {cut: tail_ms * factors.of(cut) for cut, tail_ms in {**guess.tail_ms, **tails}.items()},
+        )
+
+    def _factors(self, gateway_id: str) -> Factors:
+        correction = self._corrections.gateway(gateway_id)
+        return _NONE if correction is None else correction.factors
 
     def _decided(
         self, known: _Known, state: SystemState, objective: Objective, features: Mapping[str, float] | None
     ) -> Plan:
-        return self._deciding.decide(known.table, state, objective, self._inputs(known, features))
+        inputs = self._inputs(known, features)
+        with self._lock:
+            course = self._course(known)
+            standing = None if course.standing is None else known.rows.get(course.standing)
+            plan = self._deciding.decide(known.table, state, objective, inputs, standing, course.exploration)
+            if not plan.reasons.explores:
+                course.standing = _option(plan)
+        return plan
+
+    def _course(self, known: _Known) -> _Course:
+        names = tuple(presence.gateway_id for presence in known.presences)
+        course = self._courses.get(names)
+        if course is None:
+            course = self._courses[names] = _Course(Exploration())
+            if len(self._courses) > MAX_GATEWAYS:
+                del self._courses[next(iter(self._courses))]
+        return course
+
+    def _measured(self, place: Place, gateway_id: str | None = None) -> None:
+        """This was measured with a gateway; None: with all."""
+        for names, course in self._courses.items():
+            if gateway_id is None or names[:1] == (gateway_id,):
+                self._deciding.measured(course.exploration, place)
+
+    def _corrected(self, state: SystemState, presence: Presence | None) -> SystemState:
+        """The state with the waits at a gateway as they have lately been beside its reports."""
+        if presence is None:
+            return state
+        now_s = self._clock()
+        with self._lock:
+            bias_ms = self._corrections.wait_bias_ms(presence.gateway_id, now_s)
+        if not bias_ms:
+            return state
+        waits_ms = {cut: max(0.0, wait_ms + bias_ms) for cut, wait_ms in state.gateway_waits_ms.items()}
+        return replace(state, gateway_wait_ms=max(0.0, state.gateway_wait_ms + bias_ms), gateway_waits_ms=waits_ms)
 
     def _inputs(self, known: _Known, features: Mapping[str, float] | None) -> Inputs:
         """The sizes and the chance of an early exit that this input is expected to have."""
@@ -230,7 +382,7 @@ class Planning:
         if forced.cut == LOCAL_CUT:
             return options[0]
         wanted = None if forced.cut == INPUT_CUT else forced.cut
-        places = [option for option in options if option.offloads and option.exit is None and option.cut == wanted]
+        places = [option for option in options if option.tail and option.exit is None and option.cut == wanted]
         for option in places:
             if option.codec == codec.name:
                 return option
@@ -248,20 +400,40 @@ class Planning:
         # Not calibrated, so its size is not known: that of the elements is the most it can be.
         return replace(places[0], codec=codec.name, lossless=codec.lossless, agreement=None)
 
-    def _learn(self, expected_ms: float, took_ms: float) -> None:
+    def _learn(self, cut: str | None, expected_ms: float, took_ms: float) -> None:
         """Correct how much slower this device is than the machine that measured the bundle."""
-        if expected_ms < _TELLING_MS:
+        if expected_ms < _TELLING_MS or took_ms <= 0:
             return
         with self._lock:
-            factor = min(took_ms / expected_ms, 4 * self._factor)
-            self._factor += _SMOOTHING * (factor - self._factor)
+            self._corrections.device.observe(cut, took_ms / expected_ms)
+        self._learned()
+
+    def _learned(self) -> None:
+        if self._file is not None:
+            self._file.changed()
+
+    def _to_bytes(self) -> bytes:
+        with self._lock:
+            learned = Learned(self._corrections.copy(), self._sizes.learned())
+        return learned_to_bytes(learned, self._bundle.digest)
+
+    def _restore(self, path: Path) -> None:
+        """Take what an earlier run has learned; a file that is damaged, or of another bundle, is left aside."""
+        try:
+            learned = learned_from_bytes(read_at_most(path, MAX_LEARNED_BYTES), str(path), self._bundle.digest)
+        except FileNotFoundError:
+            return
+        except (OSError, BundleError) as error:
+            _log.warning("what was learned before is not used: %s", error)
+            return
+        self._corrections = learned.corrections
+        self._sizes.restore(learned.sizes)
 
 
-def _travels(option: Candidate, libraries: Set[str], same_bases: bool) -> bool:
-    """Whether a gateway can decode an option's payload, with the libraries that both ends have and its bases."""
-    if not option.offloads:
-        return True
-    codec = find_codec(option.codec)
-    if codec.family == "klt" and not same_bases:
-        return False
-    return codec.library is None or codec.library in libraries
+def _option(option: Candidate | Plan) -> Option:
+    return option.cut, option.codec, option.exit, option.others, option.onward
+
+
+def _rest(cut: str | None) -> str | None:
+    """What the device's time for what follows a cut is learned under: only heads have entries of their own."""
+    return WHOLE if cut is None else None

@@ -21,7 +21,13 @@ def log(faces: Path, tmp_path: Path) -> Path:
     with device:
         for _ in range(3):
             device.infer({"input": np.zeros((1, 128, 128, 3), np.float32)})
-    return tmp_path / "log.jsonl"
+    path = tmp_path / "log.jsonl"
+    # The last decision ends it, without what was measured then.
+    lines = path.read_bytes().splitlines(keepends=True)
+    while not lines[-1].startswith(b'{"decision"'):
+        del lines[-1]
+    path.write_bytes(b"".join(lines))
+    return path
 
 
 def test_a_log_is_repeated(midstream: Midstream, log: Path) -> None:

@@ -16,6 +16,7 @@ from midstream.communication.presence import Presence, decode_presence
 from midstream.communication.transport import Message, MqttTransport
 from midstream.errors import PeerError
 from midstream.gateway.announcing import Announcer
+from midstream.gateway.metering import LinkMeter
 from midstream.gateway.work import Load
 
 WAIT_S = 20.0
@@ -27,7 +28,7 @@ def test_presence_and_load_are_kept_for_who_comes_later(broker: Broker) -> None:
     watcher = MqttTransport(broker.url, "watcher", on_message=announced.put, on_state=lambda _: None)
     with gateway, watcher:
         gateway.start(WAIT_S, required=True)
-        announcer = Announcer(gateway, "busy")
+        announcer = Announcer(gateway, "busy", LinkMeter())
         announcer.presence(Presence("busy"))
         announcer.load(Load(2, 12.34, 0.5, {}), now_s=10.0)
         # Too soon, and then not.
@@ -56,7 +57,7 @@ def test_a_broker_that_takes_too_little_is_an_error_of_the_peer(
         gateway = MqttTransport(f"mqtt://127.0.0.1:{port}", "gw", on_message=lambda _: None, on_state=lambda _: None)
         with gateway:
             gateway.start(WAIT_S, required=True)
-            announcer = Announcer(gateway, "gw")
+            announcer = Announcer(gateway, "gw", LinkMeter())
             presence = Presence("gw", (bytes(32),))
             for announce in (lambda: announcer.presence(presence), lambda: announcer.load(Load(0, 0.0, 0.0, {}), 1.0)):
                 with pytest.raises(PeerError, match="takes too little at once for a gateway to announce itself"):

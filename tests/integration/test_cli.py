@@ -46,11 +46,14 @@ def one_line(result: subprocess.CompletedProcess[str], code: int) -> str:
     return line
 
 
-def test_run_over_pictures(broker: Broker, start_gateway, faces_path: Path, assets: Path) -> None:
+def test_run_over_pictures(broker: Broker, start_gateway, faces_path: Path, assets: Path, tmp_path: Path) -> None:
     start_gateway(broker)
     with device_with_gateway(Bundle.open(faces_path), broker.url):
-        result = midstream("run", faces_path, "--broker", broker.url, "--input", assets / "pictures", "--json")
+        result = midstream(
+            "run", faces_path, "--broker", broker.url, "--input", assets / "pictures", "--json", "--state", tmp_path
+        )
     assert result.returncode == 0, result.stderr
+    assert [file.stem for file in tmp_path.iterdir()] == [Bundle.open(faces_path).digest.hex()]
     results = json.loads(result.stdout)["results"]
     assert {entry["input"] for entry in results} >= {"astronaut", "coffee"}
     for entry in results:

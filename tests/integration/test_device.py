@@ -150,3 +150,27 @@ def test_a_machine_that_wakes_late_gives_up_earlier(faces: Bundle) -> None:
         device._woke(0.1)
     assert device._give_up_ms(None, 1000.0) == pytest.approx(plain_ms, abs=0.5)
     assert device._give_up_ms(None, None) == 10_000.0
+
+
+def test_what_it_learns_outlasts_it_where_it_is_asked_to(
+    broker: Broker, start_gateway, faces: Bundle, inputs: Tensors, tmp_path: Path
+) -> None:
+    gateway = start_gateway(broker)
+    folder = tmp_path / "state" / "midstream"
+    for _ in range(2):
+        with device_with_gateway(faces, broker.url, device_id="keeper", state_dir=folder) as device:
+            known = device._planning._corrections.gateway(gateway.name)
+            before = 0 if known is None else known.tracks[0].samples
+            for _ in range(3):
+                assert device.infer(inputs, cut=faces.cuts[0].id).fallback is None
+        learned = device._planning._corrections.gateway(gateway.name)
+        assert learned is not None
+        assert learned.tracks[0].samples == before + 3
+        assert [file.name for file in folder.iterdir()] == [f"{faces.digest.hex()}.keeper.json"]
+    assert before == 3
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(faces: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match=r"what is learned cannot be kept in .*file'"):
+        Device(faces, NOWHERE, state_dir=tmp_path / "file")

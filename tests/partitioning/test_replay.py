@@ -70,7 +70,7 @@ states = st.builds(
     gateway_wait_ms=times,
     gateway_waits_ms=st.dictionaries(st.none() | st.sampled_from(["c0", "c1"]), times),
     complexity=st.none() | st.floats(0, 100),
-    gateway_busy=st.floats(0, 1),
+    gateway_queue=st.floats(0, 1),
     device_spread=st.floats(0, 1),
     further=st.dictionaries(st.sampled_from(["far", "farther"]), st.builds(Tier, links, st.floats(0, 1), times)),
 )
@@ -107,7 +107,9 @@ def log_of(planner: Any, table: Table, asked: list[Question]) -> list[bytes]:
     lines = [header_record("0.1.0", "ab", planner, POWER), {"table": 0, "columns": table_to_json(table)}]
     for number, each in enumerate(asked):
         decide = bandit.decide if planner == "bandit" else decide_from
-        plan = decide(table, each.state, each.objective, each.inputs)
+        plan = decide(
+            table, each.state, each.objective, each.inputs, *([each.standing] if planner == "adaptive" else [])
+        )
         lines.append(each.decided(number, 0, plan.reasons.row, plan.predicted_ms))
         if planner == "bandit" and plan.offloads:
             bandit.learn(plan.reasons.pull, plan.predicted_ms + 20.0)  # type: ignore[attr-defined]
@@ -136,7 +138,8 @@ def inputs_for(table: Table, data: st.DataObject) -> Inputs:
 def test_decisions_by_the_costs_are_repeated(
     table: Table, asked: list[tuple[SystemState, Objective]], data: st.DataObject
 ) -> None:
-    questions = [Question(state, objective, inputs_for(table, data)) for state, objective in asked]
+    standing = data.draw(st.none() | st.integers(0, 20))
+    questions = [Question(state, objective, inputs_for(table, data), standing) for state, objective in asked]
     replay = replayed(log_of("adaptive", table, questions))
     assert (replay.decisions, replay.differences) == (len(asked), [])
 
@@ -235,6 +238,10 @@ HEADER, COLUMNS, DECISION, LEARNED = 0, 1, 2, 3
         ),
         (DECISION, within("objective", "deadline_ms", to=0), "deadline_ms is 0.0, needed a finite number above 0"),
         (DECISION, within("inputs", "payload_bytes", to=[1.0]), "payload_bytes are 1 sizes for 2 candidates"),
+        (DECISION, change(standing=1.5), "decision.standing is '1.5', needed int"),
+        (LEARNED, lambda _: {"measured": [None, True], "course": 0}, "cannot be told to an exploration"),
+        (LEARNED, lambda _: {"measured": [None], "course": 0}, "measured is '.*', needed 2 values"),
+        (LEARNED, lambda _: {"measured": [None, 1], "course": 0}, "measured is '1', needed bool"),
         (LEARNED, change(learned=5), "nothing can be learned of decision 5"),
         (LEARNED, change(latency_ms=None), "latency_ms is 'None', needed a number"),
     ],
@@ -306,6 +313,6 @@ def test_damaged_logs_are_refused_or_repeated(data: st.DataObject) -> None:
 
 
 def test_a_field_of_a_type_unknown_to_the_log_is_no_silent_loss() -> None:
-    assert to_json(Question(*[QUESTIONS[0].state, Objective(), Inputs()])).keys() == {"state", "objective", "inputs"}
+    assert to_json(QUESTIONS[0]).keys() == {"state", "objective", "inputs", "standing", "course"}
     with pytest.raises(TypeError):
         encoded({"state": object()})

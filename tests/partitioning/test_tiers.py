@@ -303,7 +303,7 @@ def test_a_tier_s_figures_are_checked() -> None:
     for broken in (
         Tier(FAST, load=-1.0),
         Tier(FAST, wait_ms=math.nan),
-        Tier(FAST, busy=-0.1),
+        Tier(FAST, queue=-0.1),
         Tier(replace(FAST, rtt_ms=math.inf)),
     ):
         with pytest.raises(PlanError, match="cloud"):

@@ -50,6 +50,7 @@ def run(
     planner: Annotated[PlannerChoice, typer.Option(help="Who decides; bandit: µLinUCB.")] = PlannerChoice.adaptive,
     decisions: Annotated[Path | None, typer.Option(help="File for a log of decisions; see midstream replay.")] = None,
     save: Annotated[Path | None, typer.Option(help="Folder for the outputs, one .npz file for each input.")] = None,
+    state: Annotated[Path | None, typer.Option(help="Folder for what is learned of costs, for the next run.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run inputs through a bundle, on this device and a gateway."""
@@ -68,6 +69,7 @@ def run(
         keep_input_local=keep_input_local,
         profile=emulate,
         credentials=credentials,
+        state_dir=state,
         planner=planner.value,
         decisions=decisions,
     )

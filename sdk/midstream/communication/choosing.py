@@ -6,7 +6,7 @@ Time is passed in, in seconds on one clock that only moves forward.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from midstream.communication.breaker import Breaker
 from midstream.communication.destination import Destination, to_gateway
@@ -21,17 +21,23 @@ _NAMED = 3
 class Route:
     """The gateways that run a plan's stages, in order; none where there are none, for the reason in ``problem``.
 
-    ``directly``: these and no others are meant.
+    ``directly``: these and no others are meant. ``further`` are others that stages could be given to as well.
     """
 
     gateways: tuple[Presence, ...]
     problem: str = ""
     directly: bool = False
+    further: tuple[Presence, ...] = ()
 
     @property
     def first(self) -> Presence | None:
         """Whom the device sends to."""
         return self.gateways[0] if self.gateways else None
+
+    def by_way_of(self, names: Sequence[str]) -> Route:
+        """The same over these of its gateways, by id, in this order, and no others."""
+        known = {gateway.gateway_id: gateway for gateway in (*self.gateways, *self.further)}
+        return Route(tuple(known[name] for name in names), directly=True)
 
 
 class Gateways(Directory):
@@ -103,6 +109,27 @@ class Gateways(Directory):
             (self._breakers[one.gateway_id].rest_left_s(now_s) for one in self.serving() if self.rests(one.gateway_id)),
             default=None,
         )
+
+    def free_route(self, request_id: bytes, most_further: int) -> Route:
+        """A gateway for an input whose plan is free, and so many others that stages can be given to.
+
+        Those that the first one's pool has are no others: whoever asks the first may be answered by them.
+        """
+        route = self.route(1, None, request_id, forced=False)
+        if route.first is None or not most_further:
+            return route
+        first, pool = route.first, set(route.first.pools)
+        left = [
+            other
+            for other in self.serving()
+            if other is not first and not pool.intersection(other.pools) and not self.rests(other.gateway_id)
+        ]
+        further: tuple[Presence, ...] = ()
+        while len(further) < most_further and (chosen := self.least_busy(left, request_id)) is not None:
+            further += (chosen,)
+            left.remove(chosen)
+        # In a fixed order: their tables are kept.
+        return replace(route, further=tuple(sorted(further, key=lambda gateway: gateway.gateway_id)))
 
     def route(self, stages: int, machines: Sequence[str] | None, request_id: bytes, *, forced: bool) -> Route:
         """The gateways for so many stages after the device's: those named, else the least busy, all of them different.

@@ -28,7 +28,8 @@ class LoadReport:
     ``run`` is another name each time that the gateway starts, and ``sequence`` counts its reports. ``queue_length``
     requests wait. ``wait_ms`` is what a request that came now would wait, ``waits_ms`` the same for single tails where
     it differs: a bundle's digest in hexadecimal → cut id, or "whole" → ms. ``load`` is the share of its workers that is
-    busy, ``free_bytes`` the memory that it could still take, None where the system does not say.
+    busy, ``free_bytes`` the memory that it could still take, None where the system does not say. ``uplink_kbps`` and
+    ``rtt_ms`` are of its own way to the broker, None where it has seen too little of that.
     """
 
     gateway_id: str
@@ -39,6 +40,8 @@ class LoadReport:
     load: float = 0.0
     free_bytes: int | None = None
     waits_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    uplink_kbps: float | None = None
+    rtt_ms: float | None = None
 
     def wait_at(self, digest: str, cut: str) -> float:
         """What a request at this cut ("whole": the whole input) of this bundle would wait, ms."""
@@ -100,8 +103,9 @@ def encode_load(report: LoadReport) -> bytes:
             digest: {cut: microseconds(ms) for cut, ms in waits.items()} for digest, waits in report.waits_ms.items()
         },
     }
-    if report.free_bytes is not None:
-        body["free_bytes"] = report.free_bytes
+    for key in ("free_bytes", "uplink_kbps", "rtt_ms"):
+        if getattr(report, key) is not None:
+            body[key] = getattr(report, key)
     payload = dumped(body)
     decode_load(payload)
     return payload
@@ -121,6 +125,8 @@ def decode_load(payload: bytes) -> LoadReport | None:
         found.number("load"),
         found.whole("free_bytes", _MAX_WHOLE) if "free_bytes" in found else None,
         found.times_of_cuts("waits_ms"),
+        found.number("uplink_kbps", positive=True) if "uplink_kbps" in found else None,
+        found.number("rtt_ms", positive=True) if "rtt_ms" in found else None,
     )
 
 

@@ -9,6 +9,7 @@ from midstream.communication.lanes import Lanes
 from midstream.communication.load import LOAD_EXPIRY_S, LoadReport, LoadThrottle, encode_load, rounded
 from midstream.communication.presence import Presence, encode_within
 from midstream.errors import PeerError, WireError
+from midstream.gateway.metering import LinkMeter
 from midstream.gateway.work import Load
 from midstream.sensing import free_memory_bytes
 
@@ -16,8 +17,9 @@ from midstream.sensing import free_memory_bytes
 class Announcer:
     """Publishes a gateway's presence and load reports, retained. Not thread-safe, but for the transport."""
 
-    def __init__(self, transport: Lanes, gateway_id: str) -> None:
+    def __init__(self, transport: Lanes, gateway_id: str, meter: LinkMeter) -> None:
         self._transport = transport
+        self._meter = meter
         self._gateway_id = gateway_id
         self._presence: Presence | None = None
         self._run = uuid.uuid4().hex
@@ -51,13 +53,17 @@ class Announcer:
                 load.load,
                 free_memory_bytes(),
                 load.waits_ms,
+                self._meter.uplink_kbps(),
+                self._meter.rtt_ms(),
             )
         )
         if not always and now_s < self._throttle.due_s(report):
             return
         topic = topics.load_topic(self._gateway_id)
         try:
-            published = self._transport.publish(topic, encode_load(report), retain=True, expiry_s=LOAD_EXPIRY_S)
+            published = self._transport.publish(
+                topic, encode_load(report), retain=True, expiry_s=LOAD_EXPIRY_S, on_ack=self._meter.after_echo
+            )
         except ValueError as error:
             raise _takes_too_little(error) from None
         if published:

@@ -17,6 +17,7 @@ from midstream.communication.redundancy import Way
 from midstream.communication.versions import VersionNotice, encode_notice
 from midstream.communication.wire import REQUEST_ID_BYTES, Priority, Reply, Status, encode_reply, encode_request
 from midstream.errors import MidstreamError
+from midstream.gateway.metering import LinkMeter
 from midstream.gateway.replies import HeldReplies
 from midstream.gateway.stages import Onward
 
@@ -31,10 +32,12 @@ class Post:
     """Sends what is for devices, on the topics that follow from their ids. Thread-safe, but for the `HeldReplies`.
 
     ``mail`` are the messages from and to devices, of at most ``max_message_bytes`` each, with what is lost repaired.
+    The ``meter`` is told of what the broker acknowledges.
     """
 
-    def __init__(self, transport: Lanes, gateway_id: str, max_message_bytes: int) -> None:
+    def __init__(self, transport: Lanes, gateway_id: str, max_message_bytes: int, meter: LinkMeter) -> None:
         self._transport = transport
+        self._meter = meter
         self._gateway_id = gateway_id
         self.mail = Mail(Reassembler(max_message_bytes), self._send_chunks_again, self._send_control, answers=True)
 
@@ -71,7 +74,12 @@ class Post:
         limit = self._transport.payload_limit(topic, correlation=correlation, expiry_s=expires_s)
         return all(
             self._transport.publish(
-                topic, chunk, correlation=correlation, expiry_s=expires_s, priority=request.priority
+                topic,
+                chunk,
+                correlation=correlation,
+                expiry_s=expires_s,
+                priority=request.priority,
+                on_ack=self._meter.transfer(len(chunk)),
             )
             for chunk in split(encode_request(request), request.request_id, min(limit, CHUNK_BYTES))
         )
@@ -135,7 +143,13 @@ class Post:
         qos, expires_s = self.mail.qos(device_id, len(message)), expiry_s(wait_s)
         for chunk in self.mail.chunks(device_id, message, message_id, chunk_bytes, wait_s, parity=parity, way=Way()):
             self._transport.publish(
-                topic, chunk, qos=qos, correlation=correlation, expiry_s=expires_s, priority=priority
+                topic,
+                chunk,
+                qos=qos,
+                correlation=correlation,
+                expiry_s=expires_s,
+                priority=priority,
+                on_ack=self._meter.transfer(len(chunk)) if qos else None,
             )
 
     def _send_chunks_again(self, device_id: str, message_id: bytes, chunks: list[bytes]) -> None:

@@ -24,6 +24,7 @@ from midstream.communication.wire import Buffer, Limits, Request, Status
 from midstream.engines import Accelerator
 from midstream.errors import AcceleratorError, BundleError, MidstreamError, PeerError
 from midstream.gateway.announcing import Announcer
+from midstream.gateway.metering import LinkMeter
 from midstream.gateway.peers import Peers
 from midstream.gateway.pooling import checked_pool, secret_of_pool
 from midstream.gateway.posting import Post
@@ -97,11 +98,12 @@ class Gateway:
             on_state=self._on_state,
         )
         limits = Limits(*(max(bundle.max_request_bytes for bundle in served),) * 2)
-        post = self._post = Post(self._transport, self.gateway_id, limits.max_message_bytes)
+        meter = LinkMeter()
+        post = self._post = Post(self._transport, self.gateway_id, limits.max_message_bytes, meter)
         self._peers = Peers(self.gateway_id, {bundle.digest: bundle.bases_id for bundle in served})
         self._work = Work(workers, post, self._peers, self._transport, self._news.set)
         self._receiver = Receiver(post, self._peers, limits, rates, self._admit, self._work.cancel)
-        self._announcer = Announcer(self._transport, self.gateway_id)
+        self._announcer = Announcer(self._transport, self.gateway_id, meter)
         self._announcing = threading.Lock()
 
     def __enter__(self) -> Gateway:

@@ -145,8 +145,8 @@ class Bandit:
     def decide(self, table: Table, state: SystemState, objective: Objective, inputs: Inputs = MEAN) -> Plan:
         """`choose`, as a plan whose ``reasons`` are `Pulled`."""
         pull = self.choose(table, state, objective, inputs)
-        reasons = Pulled(table, pull.row, state, objective, inputs, pull=pull)
-        return plan_of(Chosen(pull.row, pull.latency_ms), reasons)
+        chosen = Chosen(pull.row, pull.latency_ms, pull.latency_ms)
+        return plan_of(chosen, Pulled(table, chosen, state, objective, inputs, pull=pull))
 
     def choose(self, table: Table, state: SystemState, objective: Objective, inputs: Inputs = MEAN) -> Pull:
         """The arm for the next input.

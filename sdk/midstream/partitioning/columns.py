@@ -21,9 +21,10 @@ from midstream.profiles import Power
 # score of 100. A policy, not a measurement: a static model takes equally long on every input.
 COMPLEXITY_WEIGHT = 0.05
 
-# The share of its work at a gateway that a candidate is charged on top, in the ranking only, for each that others have
-# there beside one that is free: busy / (1 − busy). What it takes there they have to wait for.
+# The share of its work at a gateway that a candidate is charged on top, in the ranking only, for each request that
+# waits there, up to so many: as many are to come, and what it takes there they wait longer.
 CONGESTION_WEIGHT = 0.1
+_MOST_WAITING = 100.0
 
 Numbers = NDArray[np.float64]
 # The columns of what is only done where no early exit has answered.
@@ -71,6 +72,7 @@ class Columns:
     def __init__(self, candidates: Sequence[Candidate], rows: NDArray[np.intp], power: Power) -> None:
         chosen = [candidates[row] for row in rows]
         self.rows = rows
+        self._places = {int(row): at for at, row in enumerate(rows)}
         self._power = power
         self.device_ms = np.array([each.device_ms for each in chosen], float)
         self.payload_bytes = np.array([each.payload_bytes for each in chosen], float)
@@ -99,6 +101,10 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def place(self, row: int | None) -> int | None:
+        """Where a candidate is among these, None where it is not."""
+        return None if row is None else self._places.get(row)
 
     def payloads(self, inputs: Inputs) -> Numbers:
         """Bytes that each would send of this input."""
@@ -206,9 +212,8 @@ class Columns:
         return own * (COMPLEXITY_WEIGHT * (state.complexity or 0.0) / 100.0 * unit)
 
     def congestion_ms(self, state: SystemState, inputs: Inputs) -> Numbers:
-        """What candidates are charged for the work that they leave to machines which others want too."""
-        busy = min(state.gateway_busy, MAX_LOAD)
-        found = self._later[:, _GATEWAY] * (busy / (1.0 - busy))
+        """What candidates are charged for the work that they leave to machines which others wait for."""
+        found = self._later[:, _GATEWAY] * min(state.gateway_queue, _MOST_WAITING)
         if self._far is not None:
             found = found + self._far.congestion_ms(state)
         return np.asarray(CONGESTION_WEIGHT * self.onward(inputs) * found)
@@ -332,9 +337,11 @@ class _Far:
         return np.asarray((sent**2 + work**2).sum(1) + self._used @ around)
 
     def congestion_ms(self, state: SystemState) -> Numbers:
-        """Their work, by how many others want it."""
-        shares = [min(state.further[each].busy, MAX_LOAD) if each in state.further else 0.0 for each in self.machines]
-        return np.asarray(self._work_ms @ np.array([busy / (1.0 - busy) for busy in shares]))
+        """Their work, by how many wait for each."""
+        tiers = [state.further.get(machine) for machine in self.machines]
+        return np.asarray(
+            self._work_ms @ np.array([0.0 if tier is None else min(tier.queue, _MOST_WAITING) for tier in tiers])
+        )
 
     def work_ms(self) -> Numbers:
         """What they compute."""

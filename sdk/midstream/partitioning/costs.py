@@ -13,7 +13,7 @@ from midstream.inputs import ImageInput
 from midstream.ladder import Ladder, Place
 from midstream.manifest import Costs, Cut, Graph, Layer, Manifest
 from midstream.partitioning.families import families, work
-from midstream.partitioning.plan import LOCAL_CODEC
+from midstream.partitioning.plan import GATEWAY, LOCAL_CODEC
 from midstream.profiles import Power, Profile
 from midstream.tensors import TensorSpec, nbytes
 
@@ -128,9 +128,19 @@ class Candidate:
         return bool(self.tail or self.legs)
 
     @property
+    def others(self) -> tuple[str, ...]:
+        """The other machines that have a stage, in order."""
+        return (GATEWAY,) * bool(self.tail) + tuple(leg.machine for leg in self.legs)
+
+    @property
+    def onward(self) -> tuple[str, ...]:
+        """The cuts at which stages after the first other machine's begin."""
+        return tuple(leg.cut for leg in (self.legs if self.tail else self.legs[1:]) if leg.cut is not None)
+
+    @property
     def machines(self) -> int:
         """How many machines have a stage."""
-        return bool(self.head) + bool(self.tail) + len(self.legs)
+        return bool(self.head) + len(self.others)
 
 
 def times_from_costs(costs: Costs, factor: float = 1.0) -> MachineTimes:

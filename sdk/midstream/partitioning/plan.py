@@ -50,6 +50,14 @@ class Explained(Protocol):
     def row(self) -> int:
         """The chosen candidate's place among all."""
 
+    @property
+    def explores(self) -> bool:
+        """Whether it was taken to be measured, though another was predicted better."""
+
+    @property
+    def wait_ms(self) -> float:
+        """The wait at the gateway that was counted with."""
+
     def energy_mj(self) -> float:
         """The device's, as predicted."""
 
@@ -98,9 +106,14 @@ class Plan:
         return self.reasons.explain()
 
     @property
+    def others(self) -> tuple[str, ...]:
+        """The machines other than the device that have a stage, in order."""
+        return tuple(stage.machine for stage in self.stages if stage.machine != DEVICE)
+
+    @property
     def offloads(self) -> bool:
         """Whether any stage runs elsewhere than on the device."""
-        return any(stage.machine != DEVICE for stage in self.stages)
+        return bool(self.others)
 
     def to_json(self) -> dict[str, Any]:
         """What ``midstream plan --json`` prints; ``exit`` and ``onward`` only where there are any."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from midstream.errors import PlanError
 from midstream.partitioning.columns import MEAN, Inputs
 from midstream.partitioning.costs import Candidate
+from midstream.partitioning.exploration import Exploration
 from midstream.partitioning.plan import Plan
 from midstream.partitioning.reasons import Reasons
 from midstream.partitioning.state import Objective, SystemState
@@ -43,8 +44,9 @@ def predict(candidate: Candidate, state: SystemState, power: Power) -> Predictio
 def plan_for(candidate: Candidate, state: SystemState, power: Power, why: str) -> Plan:
     """The plan of a candidate already chosen, such as a forced one. Raises PlanError like `predict`."""
     table = _alone(candidate, state, power)
-    chosen = Chosen(0, float(table.alone(0).latency_ms(state, MEAN)[0][0]))
-    return plan_of(chosen, Reasons(table, 0, state, Objective(), MEAN, forced=why))
+    latency_ms = float(table.alone(0).latency_ms(state, MEAN)[0][0])
+    chosen = Chosen(0, latency_ms, latency_ms)
+    return plan_of(chosen, Reasons(table, chosen, state, Objective(), MEAN, forced=why))
 
 
 def decide(candidates: Sequence[Candidate], state: SystemState, objective: Objective, power: Power) -> Plan:
@@ -52,17 +54,28 @@ def decide(candidates: Sequence[Candidate], state: SystemState, objective: Objec
     return decide_from(Table(candidates, power), state, objective)
 
 
-def decide_from(table: Table, state: SystemState, objective: Objective, inputs: Inputs = MEAN) -> Plan:
+def decide_from(
+    table: Table,
+    state: SystemState,
+    objective: Objective,
+    inputs: Inputs = MEAN,
+    standing: int | None = None,
+    exploration: Exploration | None = None,
+) -> Plan:
     """The best plan there is for one input.
 
     Candidates that break a constraint are left out. Of the rest, those predicted to meet the deadline are
     preferred; where none does, the fastest is taken and ``why`` says so. A higher ``complexity`` never
-    moves work to the device, all else equal. Raises PlanError where the state is invalid, or nothing is left
-    to choose from.
+    moves work to the device, all else equal. ``standing`` is the row of the plan before, kept where it is nearly as
+    good (`Table.choose`). ``exploration`` now and then takes another that is nearly as good, to measure it: it is told
+    of every decision, and the complexity does not bind it. Raises PlanError where the state is invalid, or nothing is
+    left to choose from.
     """
     state.check()
-    chosen = table.choose(state, objective, inputs)
-    return plan_of(chosen, Reasons(table, chosen.row, state, objective, inputs))
+    chosen = table.choose(state, objective, inputs, standing)
+    if exploration is not None:
+        chosen = exploration.instead(chosen, table, state, objective, inputs) or chosen
+    return plan_of(chosen, Reasons(table, chosen, state, objective, inputs))
 
 
 def _alone(candidate: Candidate, state: SystemState, power: Power) -> Table:
@@ -92,5 +105,5 @@ def plan_of(chosen: Chosen, reasons: Reasons) -> Plan:
         not candidate.sends_input,
         candidate.exit,
         share,
-        tuple(leg.cut for leg in (candidate.legs if candidate.tail else candidate.legs[1:]) if leg.cut is not None),
+        candidate.onward,
     )

@@ -11,7 +11,7 @@ import numpy as np
 from midstream.partitioning.columns import Columns, Inputs, Prices
 from midstream.partitioning.plan import RunnerUp
 from midstream.partitioning.state import Objective, SystemState
-from midstream.partitioning.table import OPTIONS, Option, Table, can_be_reached, option, refusal
+from midstream.partitioning.table import HYSTERESIS, OPTIONS, Chosen, Option, Table, can_be_reached, option, refusal
 
 _UNITS = {"latency": "ms", "energy": "mJ", "throughput": "ms an input", "cost": "for a million"}
 
@@ -57,11 +57,26 @@ class Reasons:
     """
 
     table: Table
-    row: int
+    chosen: Chosen
     state: SystemState
     objective: Objective
     inputs: Inputs
     forced: str | None = None
+
+    @property
+    def row(self) -> int:
+        """The chosen candidate."""
+        return self.chosen.row
+
+    @property
+    def explores(self) -> bool:
+        """Whether it was taken to be measured, though another was predicted better."""
+        return self.chosen.because == "explores"
+
+    @property
+    def wait_ms(self) -> float:
+        """The wait at the gateway that was counted with."""
+        return self.state.gateway_waits_ms.get(self.table.candidates[self.row].cut, self.state.gateway_wait_ms)
 
     def energy_mj(self) -> float:
         """The device's, as predicted."""
@@ -82,6 +97,8 @@ class Reasons:
             budget = f"the energy budget of {self.objective.energy_budget_mj:g} mJ"
             return f"nothing keeps to {budget}: {_words(best.name, best.energy_mj, 'energy')} draws least"
         words = _words(best.name, best.value, kind)
+        if self.chosen.best is not None:
+            return f"{words} {self._passed_over(self.chosen.best)}"
         fewer = self._fewer_machines(best)
         if not others and fewer is None:
             return f"{words}: {'; '.join(sorted(self._refusals)) or 'there is no other option'}"
@@ -114,6 +131,14 @@ class Reasons:
         if heavier:
             parts.append(f"is preferred to {_listed(heavier, kind)}, as a complex input weighs the device's time up")
         return parts
+
+    def _passed_over(self, row: int) -> str:
+        """Why the best, which is this one, was not taken."""
+        better = next(entry for entry in self._entries if entry.row == row)
+        words = _words(better.name, better.value, self.objective.kind)
+        if self.chosen.because == "stands":
+            return f"stays the plan, as {words} is ranked before it by no more than {HYSTERESIS:.0%}"
+        return f"is tried, as it was not measured lately and {words} is hardly better"
 
     def explain(self) -> list[RunnerUp]:
         """All candidates: the allowed ones as they were ranked, then the others as they would have been."""

@@ -30,11 +30,16 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a decision is made of, besides the table; a new argument of decisions becomes a field here."""
+    """What a decision is made of, besides the table; a new argument of decisions becomes a field here.
+
+    ``standing`` is the row of the plan before, ``course`` the number of the exploration that was told, if any.
+    """
 
     state: SystemState
     objective: Objective
     inputs: Inputs
+    standing: int | None = None
+    course: int | None = None
 
     def decided(self, number: int, table: int, row: int, latency_ms: float) -> Json:
         """The record of the decision with this number, of a table, with the chosen row and its predicted latency."""
@@ -111,7 +116,10 @@ def from_json(kind: Any, value: Any, what: str) -> Any:
         return _checked(value, type(value) is kind, what, kind.__name__)
     _checked(value, isinstance(value, list), what, "a list")
     if origin is tuple:
-        return tuple(from_json(parts[0], each, what) for each in value)
+        if parts[-1] is Ellipsis:
+            return tuple(from_json(parts[0], each, what) for each in value)
+        _checked(value, len(value) == len(parts), what, f"{len(parts)} values")
+        return tuple(from_json(part, each, what) for part, each in zip(parts, value, strict=True))
     if origin is np.ndarray:
         return np.array([_float(each, what) for each in value], float)
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
@@ -139,9 +147,8 @@ def _column(kind: Any, column: Any, what: str) -> list[Any]:
 def _object(value: Any, what: str, known: set[str], needed: set[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{what} is no object")
-    if value.keys() - known or needed - value.keys():
-        wrong = sorted(value.keys() ^ needed)
-        raise ValueError(f"{what} has not the keys that it should: {', '.join(wrong)[:200]}")
+    if wrong := (value.keys() - known) | (needed - value.keys()):
+        raise ValueError(f"{what} has not the keys that it should: {', '.join(sorted(wrong))[:200]}")
     return value
 
 

@@ -3,7 +3,8 @@
 The log is JSON lines. The first is the header: ``midstream_decisions`` (the format's version), ``midstream`` (whose
 decisions they are), ``bundle`` (its digest), ``planner`` and ``power``. Each further one is a table (``table``, a
 number, and ``columns``), a decision (``decision``, its number, ``table``, ``state``, ``objective``, ``inputs``,
-``row``, ``latency_ms``), or what came of one (``learned``, its number, and ``latency_ms``).
+``standing``, ``course``, ``row``, ``latency_ms``), what came of one (``learned``, its number, and ``latency_ms``), or
+what an exploration was told (``measured``, a cut and whether it was sent on, and ``course``, its number).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Literal, NoReturn, get_args
 import numpy as np
 
 from midstream.partitioning.bandit import Bandit, Pull, Pulled
+from midstream.partitioning.exploration import Exploration, Place
 from midstream.partitioning.planner import decide_from
 from midstream.partitioning.reasons import name
 from midstream.partitioning.records import Json, from_json, question_from_json, table_from_json, to_json
@@ -25,8 +27,10 @@ from midstream.profiles import Power
 LOG_VERSION = 1
 PlannerName = Literal["adaptive", "bandit"]
 PLANNERS: tuple[PlannerName, ...] = get_args(PlannerName)
-# A log names again what is not among its last tables; a device keeps fewer.
-RECENT_TABLES = 16
+# A log names again what is not among its last tables, and tells of the last courses; a device keeps fewer of both.
+RECENT = 16
+# What an exploration may be told of.
+_MAX_PLACES = 10_000
 # So many decisions of the bandit may wait for what comes of them.
 _MAX_PULLS = 10_000
 # Letters of a candidate that is told, whatever names a log gives.
@@ -66,6 +70,8 @@ class Replay:
     _tables: dict[int, Table] = field(default_factory=dict)
     _bandit: Bandit = field(default_factory=Bandit)
     _pulls: dict[int, Pull] = field(default_factory=dict)
+    _courses: dict[int, Exploration] = field(default_factory=dict)
+    _places: set[Place] = field(default_factory=set)
 
     def take(self, line: bytes) -> None:
         """Read a line, and repeat it if it is a decision."""
@@ -76,6 +82,7 @@ class Replay:
         takers: dict[str, Callable[[Json, Header], None]] = {
             "decision": self._decide,
             "learned": self._learn,
+            "measured": self._measure,
             "columns": self._keep,
         }
         for key, take in takers.items():
@@ -92,7 +99,7 @@ class Replay:
         if number in self._tables:
             raise ValueError(f"table {number} is there already")
         self._tables[number] = table_from_json(record["columns"], header.power)
-        if len(self._tables) > RECENT_TABLES:
+        if len(self._tables) > RECENT:
             del self._tables[next(iter(self._tables))]
 
     def _decide(self, record: Json, header: Header) -> None:
@@ -100,14 +107,17 @@ class Replay:
             raise ValueError(f"it is decision {number}, and {self.decisions} was due")
         table = self._tables.get(number := _number(record.get("table"), "table"))
         if table is None:
-            raise ValueError(f"table {number} is none of the last {RECENT_TABLES}")
+            raise ValueError(f"table {number} is none of the last {RECENT}")
         row = _number(record.get("row"), "row")
         if row >= len(table.candidates):
             raise ValueError(f"row {row} is none of the {len(table.candidates)} of its table")
         recorded_ms: float = from_json(float, record.get("latency_ms"), "latency_ms")
         asked = question_from_json(record, table)
-        decide = decide_from if header.planner == "adaptive" else self._bandit.decide
-        plan = decide(table, asked.state, asked.objective, asked.inputs)
+        if header.planner == "bandit":
+            plan = self._bandit.decide(table, asked.state, asked.objective, asked.inputs)
+        else:
+            course = None if asked.course is None else self._course(asked.course)
+            plan = decide_from(table, asked.state, asked.objective, asked.inputs, asked.standing, course)
         if isinstance(plan.reasons, Pulled):
             self._pulls[self.decisions] = plan.reasons.pull
             if len(self._pulls) > _MAX_PULLS:
@@ -118,6 +128,24 @@ class Replay:
                 Difference(self.decisions, _words(table, row), recorded_ms, _words(table, found), plan.predicted_ms)
             )
         self.decisions += 1
+
+    def _measure(self, record: Json, header: Header) -> None:
+        _only(record, {"measured", "course"})
+        place: Place = from_json(Place, record["measured"], "measured")
+        self._places.add(place)
+        if header.planner != "adaptive" or len(self._places) > _MAX_PLACES:
+            raise ValueError(
+                f"{str(place)[:_MAX_WORDS]} cannot be told to an exploration, or is one of too many places"
+            )
+        self._course(_number(record["course"], "course")).measured(place)
+
+    def _course(self, number: int) -> Exploration:
+        found = self._courses.get(number)
+        if found is None:
+            found = self._courses[number] = Exploration()
+            if len(self._courses) > RECENT:
+                del self._courses[next(iter(self._courses))]
+        return found
 
     def _learn(self, record: Json, header: Header) -> None:
         _only(record, {"learned", "latency_ms"})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,14 @@ def size_features(features: Mapping[str, float], inputs: Tensors) -> Mapping[str
     ``input_octaves`` is the binary logarithm of its elements.
     """
     return {**features, "input_octaves": math.log2(max(1, sum(tensor.size for tensor in inputs.values())))}
+
+
+class Seen(NamedTuple):
+    """The last payload of a cut and codec, and the errors of the three predictors there, infinite where unknown."""
+
+    key: Key
+    payload_bytes: float
+    errors: tuple[float, ...]
 
 
 class SizeEstimates:
@@ -114,6 +123,25 @@ class SizeEstimates:
         if math.isinf(self._errors[at].min()):
             # Seen once and never calibrated: then this is what is known.
             self._errors[at, _PREVIOUS] = 1.0
+
+    def learned(self) -> tuple[Seen, ...]:
+        """What was seen of each cut and codec of which a payload was sent."""
+        return tuple(
+            Seen(key, float(self._sizes[at, _PREVIOUS]), tuple(self._errors[at].tolist()))
+            for key, at in self._index.items()
+            if self._sizes[at, _PREVIOUS] > 0
+        )
+
+    def restore(self, seen: Iterable[Seen]) -> None:
+        """Go on from what `learned` gave; what is not calibrated any more keeps its own errors."""
+        for each in seen:
+            at = self._index.get(each.key)
+            if at is None:
+                at = self._added(each.key)
+            self._sizes[at, _PREVIOUS] = each.payload_bytes
+            kept = np.isinf(self._errors[at])
+            kept[_PREVIOUS] = False
+            self._errors[at] = np.where(kept, self._errors[at], each.errors)
 
     def _now(self, features: Mapping[str, float] | None) -> tuple[np.ndarray, np.ndarray]:
         sizes, errors = self._sizes.copy(), self._errors.copy()

@@ -24,13 +24,13 @@ class Tier:
     """A further machine as it is right now, beyond the gateway's side of the network.
 
     What it is sent takes ``link``'s uplink and round trip on top of what the device's own link takes, its reply the
-    downlink. ``load``, ``wait_ms`` and ``busy`` are as those of the gateway in `SystemState`.
+    downlink. ``load``, ``wait_ms`` and ``queue`` are as those of the gateway in `SystemState`.
     """
 
     link: LinkState
     load: float = 0.0
     wait_ms: float = 0.0
-    busy: float = 0.0
+    queue: float = 0.0
 
     @property
     def is_up(self) -> bool:
@@ -39,7 +39,7 @@ class Tier:
 
     def figures(self) -> tuple[float, ...]:
         """All that must be finite and 0 or more."""
-        return (*_figures(self.link), self.load, self.wait_ms, self.busy)
+        return (*_figures(self.link), self.load, self.wait_ms, self.queue)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ class SystemState:
 
     ``link`` is None where no gateway can be reached. Loads are 0–1 shares of a machine that others use;
     from 1 on they count as 0.99. ``gateway_wait_ms`` is the wait in the gateway's queue, ``gateway_waits_ms`` the same
-    at single cuts (None: the whole input) where it differs, ``gateway_busy`` the share of it that works for others,
-    which slows nothing but is a reason to leave it to them. ``further`` has the other machines by name.
-    ``device_spread`` and ``gateway_spread`` are the standard deviations of times there in shares of them;
-    ``complexity`` is the input's score of 0–100.
+    at single cuts (None: the whole input) where it differs, ``gateway_queue`` how many requests wait there: others,
+    that work there makes wait longer. ``further`` has the other machines by name. ``device_spread`` and
+    ``gateway_spread`` are the standard deviations of times there in shares of them; ``complexity`` is the input's score
+    of 0–100.
     """
 
     link: LinkState | None
@@ -60,7 +60,7 @@ class SystemState:
     gateway_wait_ms: float = 0.0
     gateway_waits_ms: Mapping[str | None, float] = field(default_factory=dict)
     complexity: float | None = None
-    gateway_busy: float = 0.0
+    gateway_queue: float = 0.0
     device_spread: float = 0.0
     gateway_spread: float = 0.0
     further: Mapping[str, Tier] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class SystemState:
                 not self.gateway_waits_ms or all(0 <= wait_ms < math.inf for wait_ms in self.gateway_waits_ms.values())
             )
             and (self.complexity is None or 0 <= self.complexity <= _MAX_SCORE)
-            and 0 <= self.gateway_busy < math.inf
+            and 0 <= self.gateway_queue < math.inf
             and 0 <= self.device_spread < math.inf
             and 0 <= self.gateway_spread < math.inf
             and (
@@ -107,7 +107,7 @@ class SystemState:
             "device_load": self.device_load,
             "gateway_load": self.gateway_load,
             "gateway_wait_ms": self.gateway_wait_ms,
-            "gateway_busy": self.gateway_busy,
+            "gateway_queue": self.gateway_queue,
             "device_spread": self.device_spread,
             "gateway_spread": self.gateway_spread,
             **{f"wait at {cut or 'the input'!r}": wait_ms for cut, wait_ms in self.gateway_waits_ms.items()},
@@ -118,7 +118,7 @@ class SystemState:
             figures |= {f"link.{each}": getattr(self.link, each) for each in _LINK_FIGURES}
         for name, tier in self.further.items():
             figures |= {f"{name}.link.{each}": getattr(tier.link, each) for each in _LINK_FIGURES}
-            figures |= {f"{name}.load": tier.load, f"{name}.wait_ms": tier.wait_ms, f"{name}.busy": tier.busy}
+            figures |= {f"{name}.load": tier.load, f"{name}.wait_ms": tier.wait_ms, f"{name}.queue": tier.queue}
         for name, value in figures.items():
             if not math.isfinite(value) or value < 0:
                 raise PlanError(f"the state's {name} is {value}, needed a finite number of 0 or more")

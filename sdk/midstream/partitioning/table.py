@@ -19,16 +19,26 @@ from midstream.partitioning.state import Objective, SystemState
 from midstream.profiles import Power
 
 Option = Literal["local", "input", "split"]
+Because = Literal["best", "stands", "explores"]
 OPTIONS: tuple[Option, ...] = get_args(Option)
 # Of so many sets of constraints a table remembers what they allow.
 _MOST_REMEMBERED = 8
 
+# A standing plan stays where the best is ahead of it by no more than this share of its value.
+HYSTERESIS = 0.03
+
 
 class Chosen(NamedTuple):
-    """A candidate's row, and its mean latency, or that of the objective's quantile."""
+    """A candidate's row, its mean latency, or that of the objective's quantile, and its value by the objective.
+
+    ``because`` says why it was taken; where that is not for being the best, ``best`` is the row of the one passed over.
+    """
 
     row: int
     latency_ms: float
+    value: float
+    because: Because = "best"
+    best: int | None = None
 
 
 class Table:
@@ -75,12 +85,15 @@ class Table:
             known = self._alone[row] = Columns(self.candidates, np.array([row], np.intp), self.power)
         return known
 
-    def choose(self, state: SystemState, objective: Objective, inputs: Inputs = MEAN) -> Chosen:
-        """The best candidate.
+    def choose(
+        self, state: SystemState, objective: Objective, inputs: Inputs = MEAN, standing: int | None = None
+    ) -> Chosen:
+        """The best candidate, or the ``standing`` one of the decision before where it is nearly as good.
 
         Of those predicted to meet the deadline, and within the energy budget, the best by the objective; where none is
         within the budget that which draws least in time, and where none is in time the fastest. Equals by latency, then
-        by less work on the device. Raises PlanError where none is allowed.
+        by less work on the device. The standing one is kept where it is allowed, in time, within the budget, and ranked
+        behind the best by no more than `HYSTERESIS` of its value. Raises PlanError where none is allowed.
         """
         columns, refusals = self.allowed(state, objective)
         if not len(columns):
@@ -91,18 +104,21 @@ class Table:
             )
         value, latency, latest = columns.value(objective, state, inputs)
         ranked = self.ranked(columns, value, state, objective, inputs)
+
+        def taken(place: int, because: Because = "best", best: int | None = None) -> Chosen:
+            return Chosen(int(columns.rows[place]), float(latency[place]), float(value[place]), because, best)
+
         if objective.deadline_ms is not None:
             timely = latest <= objective.deadline_ms
             if not timely.any():
                 best = int(latest.argmin())
-                return Chosen(int(columns.rows[best]), float(latency[best]))
+                return taken(best)
             ranked = np.where(timely, ranked, np.inf)
         if objective.energy_budget_mj is not None:
             energy = np.where(np.isfinite(ranked), columns.energy_mj(state, inputs), np.inf)
             frugal = energy <= objective.energy_budget_mj
             if not frugal.any():
-                best = int(energy.argmin())
-                return Chosen(int(columns.rows[best]), float(latency[best]))
+                return taken(int(energy.argmin()))
             ranked = np.where(frugal, ranked, np.inf)
         best = int(ranked.argmin())
         equal = ranked == ranked[best]
@@ -110,15 +126,19 @@ class Table:
             best = int(np.where(equal, latency, np.inf).argmin())
         if self._staged is not None and state.complexity:
             best = self._staged.instead(columns.rows, best, ranked, state.complexity)
-        return Chosen(int(columns.rows[best]), float(latency[best]))
+        stands = columns.place(standing)
+        # The margin does not depend on the complexity, or a higher one could bring back a plan with more on the device.
+        if stands is not None and stands != best and ranked[stands] - HYSTERESIS * value[stands] <= ranked[best]:
+            return taken(stands, "stands", int(columns.rows[best]))
+        return taken(best)
 
     def ranked(
         self, columns: Columns, value: Numbers, state: SystemState, objective: Objective, inputs: Inputs
     ) -> Numbers:
-        """What the objective minimises with what is charged for complexity and for machines that others want."""
+        """What the objective minimises with what is charged for complexity and for machines that others wait for."""
         if state.complexity:
             value = value + columns.charge(state, objective, inputs)
-        if objective.kind in ("latency", "throughput") and (state.gateway_busy or self._machines):
+        if objective.kind in ("latency", "throughput") and (state.gateway_queue or self._machines):
             value = value + columns.congestion_ms(state, inputs)
         return value
 

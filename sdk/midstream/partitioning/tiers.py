@@ -33,7 +33,7 @@ def with_tiers(
     the first. Of the cuts the options name, at most
     MOST_CUTS are taken, evenly by the time of their heads; of their codecs the MOST_CODECS that send least on average.
     All stages send in the codec of the first; of lossy ones the mistakes add up, as nobody has measured
-    whether they meet the same inputs. Early exits are not combined with further machines.
+    whether they meet the same inputs. Early exits, which come on top of these, are passed over.
     """
     if not tiers:
         return tuple(options)

@@ -1,0 +1,261 @@
+"""What a device learns of its costs, and how its plans follow; what of it outlasts a run."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from midstream.bundle import Bundle
+from midstream.communication.choosing import Route
+from midstream.communication.presence import Presence
+from midstream.communication.wire import Reply, Status
+from midstream.deciding import Deciding
+from midstream.decision_log import replay_file
+from midstream.manifest import SliceCost
+from midstream.partitioning import LinkState, Objective, Plan, Power, SystemState
+from midstream.partitioning.correction import TOLERANCE
+from midstream.planning import INPUT_CUT, Forced, Planning
+
+POWER = Power(1.0, 2.5, 0.1)
+STATE = SystemState(LinkState(1e6, 1e6, 0.1))
+
+
+def adaptive(log: Path | None = None) -> Deciding:
+    return Deciding("adaptive", Objective(), "ab", POWER, log)
+
+
+@pytest.fixture
+def bundle(gratings: Bundle) -> Bundle:
+    """Four cuts, of which each has 2 ms more on the device than the one before."""
+    opened = Bundle.open(gratings.path)
+    slices = {cut.id: SliceCost(2.0 + 2 * place, 8.0 - 2 * place) for place, cut in enumerate(opened.cuts)}
+    opened.costs = replace(opened.costs, whole_ms=10.0, cuts=slices)
+    return opened
+
+
+def presence(bundle: Bundle, gateway_id: str = "gw", speed: float = 1.0) -> Presence:
+    tails = {cut: cost.tail_ms / speed for cut, cost in bundle.costs.cuts.items()}
+    tails["whole"] = bundle.costs.whole_ms / speed
+    return Presence(gateway_id, (bundle.digest,), speed, tail_ms={bundle.digest.hex(): tails})
+
+
+def reply(compute_ms: float, queue_ms: float = 0.0) -> Reply:
+    return Reply(bytes(16), Status.OK, (), "raw", queue_ms, compute_ms)
+
+
+def planned(planning: Planning, route: Route, forced: Forced | None = None, state: SystemState = STATE) -> Plan:
+    state = SystemState(None) if route.first is None else state
+    return planning.plan(route, state, Objective(), None, forced)
+
+
+def forced(cut: str) -> Forced:
+    return Forced(cut, (), "raw", None)
+
+
+def answered(planning: Planning, route: Route, cut: str, slower: float, times: int, queue_ms: float = 0.0) -> None:
+    """Replies of a plan whose gateway takes so many times as long as it says."""
+    for _ in range(times):
+        plan = planned(planning, route, forced(cut))
+        costs = planning._bundle.costs
+        alone = costs.whole_ms if cut == INPUT_CUT else costs.cuts[cut].tail_ms
+        planning.answered(plan, route, {"gw"}, reply(slower * alone, queue_ms))
+
+
+def explained(plan: Plan, cut: str | None, codec: str = "raw") -> float:
+    """What an option was predicted to take."""
+    return next(
+        each.latency_ms or math.nan
+        for each in plan.explain()
+        if (each.cut, each.codec, each.exit) == (cut, codec, None)
+    )
+
+
+def test_a_device_that_is_throttled_is_seen_within_five_runs(bundle: Bundle) -> None:
+    planning, route = Planning(bundle, POWER, adaptive()), Route(())
+    whole_ms = bundle.costs.whole_ms
+    before = planned(planning, route)
+    assert before.predicted_ms == pytest.approx(whole_ms)
+    planning.ran_rest(None, 20 * whole_ms)
+    assert planned(planning, route).reasons.table is before.reasons.table  # type: ignore[attr-defined]
+    for _ in range(5):
+        planning.ran_rest(None, 2 * whole_ms)
+    assert planned(planning, route).predicted_ms == pytest.approx(2 * whole_ms, rel=0.1)
+    assert planning.rest_ms(None) == pytest.approx(2 * whole_ms, rel=0.1)
+    cut, cost = next(iter(bundle.costs.cuts.items()))
+    assert planning.rest_ms(cut) == pytest.approx(2 * cost.tail_ms, rel=0.15)
+
+
+def test_a_cut_whose_head_takes_longer_than_the_others_is_priced_so(bundle: Bundle) -> None:
+    planning = Planning(bundle, POWER, adaptive())
+    route = Route((presence(bundle),))
+    first, second = bundle.cuts[0].id, bundle.cuts[1].id
+    before = planned(planning, route)
+    for _ in range(40):
+        planning.ran_head(first, 1.6 * bundle.costs.cuts[first].head_ms)
+        planning.ran_head(second, bundle.costs.cuts[second].head_ms)
+    after = planned(planning, route)
+    longer = explained(after, first) - explained(before, first)
+    assert longer == pytest.approx(0.6 * bundle.costs.cuts[first].head_ms, rel=0.35)
+    other = abs(explained(after, second) - explained(before, second))
+    assert other < 0.2 * bundle.costs.cuts[second].head_ms
+
+
+def test_a_gateway_that_takes_longer_than_it_says_is_left(bundle: Bundle) -> None:
+    planning = Planning(bundle, POWER, adaptive())
+    quick = presence(bundle, speed=10.0)
+    route = Route((quick,))
+    assert planned(planning, route).cut is None and planned(planning, route).offloads
+    alone = bundle.costs.whole_ms
+    before = explained(planned(planning, route), None)
+    answered(planning, route, INPUT_CUT, slower=3.0, times=6)
+    after = planned(planning, route)
+    assert explained(after, None) - before == pytest.approx((3.0 - 0.1) * alone, rel=0.15)
+    assert not after.offloads
+    # Nothing of it is held against another gateway.
+    assert planned(planning, Route((presence(bundle, "other", 10.0),))).offloads
+
+
+def test_of_several_who_may_have_answered_nothing_is_learned(bundle: Bundle) -> None:
+    planning = Planning(bundle, POWER, adaptive())
+    route = Route((presence(bundle),))
+    before = planned(planning, route, forced(INPUT_CUT))
+    for _ in range(6):
+        planning.answered(before, route, {"gw", "other"}, reply(50 * bundle.costs.whole_ms, 40.0))
+    assert planned(planning, route, forced(INPUT_CUT)).predicted_ms == before.predicted_ms
+
+
+def test_waits_beyond_the_reports_are_planned_with_for_a_while(bundle: Bundle) -> None:
+    now = [100.0]
+    planning = Planning(bundle, POWER, adaptive(), clock=lambda: now[0])
+    route = Route((presence(bundle),))
+    before = planned(planning, route, forced(INPUT_CUT)).predicted_ms
+    answered(planning, route, INPUT_CUT, slower=1.0, times=12, queue_ms=30.0)
+    assert planned(planning, route, forced(INPUT_CUT)).predicted_ms == pytest.approx(before + 30.0, rel=0.05)
+    now[0] += 60.0
+    assert planned(planning, route, forced(INPUT_CUT)).predicted_ms == pytest.approx(before, rel=0.01)
+    # Shorter waits than reported count too, but none is shorter than none.
+    waiting = SystemState(STATE.link, gateway_wait_ms=20.0, gateway_waits_ms={None: 20.0})
+    for _ in range(12):
+        plan = planned(planning, route, forced(INPUT_CUT), waiting)
+        planning.answered(plan, route, {"gw"}, reply(bundle.costs.whole_ms, 0.0))
+    assert planned(planning, route, forced(INPUT_CUT), waiting).predicted_ms < before + 5.0
+    assert planned(planning, route, forced(INPUT_CUT)).predicted_ms >= before - 1e-6
+
+
+def test_a_plan_stands_while_another_is_hardly_better(bundle: Bundle) -> None:
+    planning = Planning(bundle, POWER, adaptive())
+    whole_ms = bundle.costs.whole_ms
+    route = Route((presence(bundle, speed=1e3),))
+
+    def at(rtt_ms: float) -> Plan:
+        return planned(planning, route, state=SystemState(LinkState(1e9, 1e9, rtt_ms)))
+
+    assert at(0.0).offloads
+    assert at(1.015 * whole_ms).why.count("stays the plan") == 1
+    assert not at(1.1 * whole_ms).offloads
+    assert at(0.985 * whole_ms).why.startswith("local")
+    assert at(0.5 * whole_ms).offloads
+
+
+def test_what_was_not_measured_for_long_is_tried_at_a_gateway(bundle: Bundle) -> None:
+    planning = Planning(bundle, POWER, adaptive())
+    route = Route((presence(bundle, speed=1e3),))
+    # Local and the whole input cost about the same.
+    state = SystemState(LinkState(1e9, 1e9, 0.95 * bundle.costs.whole_ms))
+    made = []
+    for _ in range(450):
+        plan = planned(planning, route, state=state)
+        made.append(plan)
+        if plan.offloads:
+            planning.answered(plan, route, {"gw"}, reply(bundle.costs.whole_ms / 1e3))
+        else:
+            planning.ran_rest(None, bundle.costs.whole_ms)
+    tried = [place for place, plan in enumerate(made) if plan.reasons.explores]
+    assert tried
+    assert not set(tried).intersection(range(199))
+    best = made[0]
+    excess = sum(max(0.0, plan.predicted_ms - best.predicted_ms) for plan in made)
+    assert excess <= 0.011 * len(made) * best.predicted_ms
+    # What is tried does not become the plan that stands.
+    assert all((made[place + 1].cut, made[place + 1].codec) == (best.cut, best.codec) for place in tried)
+
+
+def test_what_was_learned_outlasts_a_run(bundle: Bundle, tmp_path: Path) -> None:
+    file, route = tmp_path / "state.json", Route((presence(bundle),))
+    planning = Planning(bundle, POWER, adaptive(), file)
+    cut = bundle.cuts[0].id
+    for _ in range(20):
+        planning.ran_rest(None, 3 * bundle.costs.whole_ms)
+    answered(planning, route, cut, slower=4.0, times=10)
+    plan = planned(planning, route, forced(cut))
+    for size in (400, 401, 402):
+        planning.sent(plan, None, size)
+    planning.save()
+    known, again = planned(planning, route), planned(Planning(bundle, POWER, adaptive(), file), route)
+    assert [each.latency_ms for each in again.explain()] == pytest.approx(
+        # A table is not made again for less than this.
+        [each.latency_ms for each in known.explain()],
+        rel=TOLERANCE,
+    )
+    assert planned(Planning(bundle, POWER, adaptive(), file), route, forced(cut)).payload_bytes == 402
+    fresh = planned(Planning(bundle, POWER, adaptive()), route)
+    assert explained(fresh, cut) < 0.7 * explained(again, cut)
+
+
+def test_what_was_learned_is_held_against_the_measurement_at_entry(bundle: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "state.json"
+    planning = Planning(bundle, POWER, adaptive(), file)
+    for _ in range(20):
+        planning.ran_rest(None, 500 * bundle.costs.whole_ms)
+    planning.save()
+    again = Planning(bundle, POWER, adaptive(), file)
+    assert again.rest_ms(None) == pytest.approx(500 * bundle.costs.whole_ms, rel=0.05)
+    again.measure(Objective())
+    assert again.rest_ms(None) < 250 * bundle.costs.whole_ms
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\0" * 100, b"x" * (2 << 20)])
+def test_a_damaged_file_is_said_and_left_aside(
+    bundle: Bundle, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "state.json"
+    file.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        planning = Planning(bundle, POWER, adaptive(), file)
+    assert "what was learned before is not used" in caplog.text
+    assert planned(planning, Route(())).predicted_ms == pytest.approx(bundle.costs.whole_ms)
+    planning.ran_rest(None, bundle.costs.whole_ms)
+    planning.save()
+    assert file.read_bytes().startswith(b'{"body":')
+
+
+def test_without_a_file_nothing_is_written(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    planning = Planning(bundle, POWER, adaptive())
+    planning.ran_rest(None, bundle.costs.whole_ms)
+    planning.save()
+    assert not list(tmp_path.iterdir())
+
+
+def test_trials_and_plans_that_stand_are_repeated_from_a_log(bundle: Bundle, tmp_path: Path) -> None:
+    planning = Planning(bundle, POWER, adaptive(tmp_path / "log"))
+    routes, whole_ms = [Route((presence(bundle, f"gw{n}", 1e3),)) for n in range(2)], bundle.costs.whole_ms
+    said = []
+    for number in range(900):
+        # Local and the whole input cost about the same, now this one more and now that.
+        state = SystemState(LinkState(1e9, 1e9, whole_ms * (0.95 + 0.01 * (number % 11))))
+        route = routes[number // 10 % 2]
+        plan = planned(planning, route, state=state)
+        if plan.offloads:
+            planning.answered(plan, route, {f"gw{number // 10 % 2}"}, reply(whole_ms / 1e3))
+        else:
+            planning.ran_rest(None, whole_ms)
+        said.append(plan.reasons)
+    planning.save()
+    assert {"stands", "explores", "best"} <= {each.chosen.because for each in said}  # type: ignore[attr-defined]
+    found = replay_file(tmp_path / "log")
+    assert (found.replay.decisions, found.replay.differences) == (900, [])
