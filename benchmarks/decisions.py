@@ -1,7 +1,6 @@
-"""How long a decision takes: 40 cuts in 6 rungs each, in states that change from one to the next, as on a device,
-and µLinUCB's beside it.
+"""How long a decision takes, as on a device: 40 cuts in 6 rungs each, states that change; and µLinUCB's beside it.
 
-``python benchmarks/decisions.py`` takes a minute and writes docs/benchmarks/decisions.md.
+``python benchmarks/decisions.py`` takes seconds and writes docs/benchmarks/decisions.md.
 """
 
 from __future__ import annotations
