@@ -17,7 +17,7 @@ from statistics import fmean, median
 
 from models import machine, table, write_page
 
-from midstream.partitioning import LearnedFactor, device_state, slowdown
+from midstream.partitioning import slowdown
 from midstream.sensing import LoadMonitor
 from midstream.sensing.board import throttled
 from midstream.sensing.system import usable_cores
@@ -88,12 +88,7 @@ def cost_rows() -> Iterator[tuple[str, str]]:
         yield "a sample of a board's files", f"{cost_us(LoadMonitor(Path(folder)).sample):.0f}"
         with program(Path(folder)):
             yield "`vcgencmd`, every tenth time", f"{cost_us(throttled):.0f}"
-    learned = LearnedFactor(2.0, 1.2)
-    yield "for a decision: `now` and `device_state`", f"{cost_us(lambda: device_state(monitor.now(), learned)):.1f}"
-    yield (
-        "for a stage that ran: `slowdown` and `after`",
-        (f"{cost_us(lambda: learned.after(10.0, 20.0, slowdown(monitor.now()))):.1f}"),
-    )
+    yield "for a decision: `now` and `slowdown`", f"{cost_us(lambda: slowdown(monitor.now())):.1f}"
 
 
 def board(root: Path) -> None:

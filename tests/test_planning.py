@@ -16,7 +16,7 @@ from midstream.communication.wire import Reply, Status
 from midstream.deciding import Deciding
 from midstream.decision_log import replay_file
 from midstream.manifest import SliceCost
-from midstream.partitioning import LinkState, Objective, Plan, Power, SystemState
+from midstream.partitioning import DeviceLoad, LinkState, Objective, Plan, Power, SystemState
 from midstream.partitioning.correction import TOLERANCE
 from midstream.planning import INPUT_CUT, Forced, Planning
 
@@ -126,6 +126,19 @@ def test_of_several_who_may_have_answered_nothing_is_learned(bundle: Bundle) -> 
     for _ in range(6):
         planning.answered(before, route, {"gw", "other"}, reply(50 * bundle.costs.whole_ms, 40.0))
     assert planned(planning, route, forced(INPUT_CUT)).predicted_ms == before.predicted_ms
+
+
+def test_what_another_of_the_pool_has_answered_counts_for_that_one(bundle: Bundle) -> None:
+    planning = Planning(bundle, POWER, adaptive())
+    route, other = Route((presence(bundle),)), Route((presence(bundle, "other"),))
+    before = planned(planning, other, forced(INPUT_CUT)).predicted_ms
+    for _ in range(6):
+        plan = planned(planning, route, forced(INPUT_CUT))
+        planning.answered(plan, route, {"other"}, reply(3 * bundle.costs.whole_ms, 40.0))
+    # How long it waited there is held against nobody: the plan counted with another queue.
+    assert planned(planning, route, forced(INPUT_CUT)).predicted_ms == before
+    later = planned(planning, other, forced(INPUT_CUT)).predicted_ms
+    assert later - before == pytest.approx(2 * bundle.costs.whole_ms, rel=0.1)
 
 
 def test_waits_beyond_the_reports_are_planned_with_for_a_while(bundle: Bundle) -> None:
@@ -239,6 +252,53 @@ def test_without_a_file_nothing_is_written(bundle: Bundle, tmp_path: Path, monke
     planning.ran_rest(None, bundle.costs.whole_ms)
     planning.save()
     assert not list(tmp_path.iterdir())
+
+
+IDLE = DeviceLoad(cores=4, others_share=0.0, others_threads=0.0, clock_limit_share=1.0)
+HALF_CLOCK = replace(IDLE, clock_limit_share=0.5)
+
+
+def test_throttling_counts_at_once_and_is_not_counted_twice(bundle: Bundle) -> None:
+    load = IDLE
+    planning, route, whole_ms = Planning(bundle, POWER, adaptive(), load=lambda: load), Route(()), bundle.costs.whole_ms
+    planning.ran_rest(None, whole_ms)
+    table = planned(planning, route).reasons.table  # type: ignore[attr-defined]
+    load = HALF_CLOCK
+    # Before anything ran at half the clock, and after each run there.
+    for _ in range(10):
+        plan = planned(planning, route)
+        assert plan.predicted_ms == pytest.approx(2 * whole_ms)
+        assert plan.reasons.table is table  # type: ignore[attr-defined]
+        planning.ran_rest(None, 2 * whole_ms)
+    # And when it is over, without a run here; but a deadline does not rely on that before it is seen.
+    load = IDLE
+    assert planned(planning, route).predicted_ms == pytest.approx(whole_ms)
+    assert planning.rest_ms(None) == pytest.approx(2 * whole_ms)
+    planning.ran_rest(None, whole_ms)
+    assert planning.rest_ms(None) == pytest.approx(whole_ms)
+
+
+def test_a_false_alarm_fades_with_what_is_measured(bundle: Bundle) -> None:
+    planning, route, whole_ms = (
+        Planning(bundle, POWER, adaptive(), load=lambda: HALF_CLOCK),
+        Route(()),
+        bundle.costs.whole_ms,
+    )
+    assert planned(planning, route).predicted_ms == pytest.approx(2 * whole_ms)
+    for _ in range(8):
+        planning.ran_rest(None, whole_ms)
+    assert planned(planning, route).predicted_ms == pytest.approx(whole_ms, rel=0.1)
+
+
+def test_the_first_load_that_is_known_stands_for_the_measurement_at_entry(bundle: Bundle) -> None:
+    load = DeviceLoad()
+    planning, route = Planning(bundle, POWER, adaptive(), load=lambda: load), Route(())
+    planning.measure(Objective())
+    measured_ms = planned(planning, route).predicted_ms
+    load = HALF_CLOCK
+    assert planned(planning, route).predicted_ms == pytest.approx(measured_ms)
+    load = IDLE
+    assert planned(planning, route).predicted_ms == pytest.approx(measured_ms / 2)
 
 
 def test_trials_and_plans_that_stand_are_repeated_from_a_log(bundle: Bundle, tmp_path: Path) -> None:

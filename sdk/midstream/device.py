@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,7 @@ from midstream.partitioning.replay import PlannerName
 from midstream.partitioning.state import ObjectiveKind
 from midstream.planning import LOCAL_CUT, Forced, Planning
 from midstream.profiles import load_profile
+from midstream.sensing import LoadMonitor
 from midstream.stream import FrameStream
 from midstream.tensors import Tensor, Tensors, named_tensors
 
@@ -198,18 +200,20 @@ class Device:
         self._new_exchange = partial(Exchange, address, self.device_id, self.bundle.digest, limits, packing=packing)
         self._exchange = self._new_exchange()
         self._lock = threading.Lock()
+        self._monitor = LoadMonitor()
         deciding = Deciding(planner, self._objective, self.bundle.digest.hex(), power, decisions)
-        self._planning = Planning(self.bundle, power, deciding, _state_file(state_dir, self.bundle, named))
+        state_file = _state_file(state_dir, self.bundle, named)
+        self._planning = Planning(self.bundle, power, deciding, state_file, self._monitor.now)
         self._late_ms = 0.0
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Device:
-        try:
+        with ExitStack() as undone:
+            undone.enter_context(self._monitor)
+            undone.callback(lambda: self._exchange.close())
             self._planning.measure(self._objective)
             self._exchange.start(GATEWAY_WAIT_S)
-        except BaseException:
-            self._exchange.close()
-            raise
+            undone.pop_all()
         return self
 
     def __exit__(
@@ -222,6 +226,7 @@ class Device:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown()
+        self._monitor.__exit__(kind, error, trace)
         self._planning.save()
 
     def wait_connected(self, wait_s: float) -> bool:

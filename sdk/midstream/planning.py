@@ -28,6 +28,7 @@ from midstream.learned_file import MAX_LEARNED_BYTES, Learned, learned_from_byte
 from midstream.partitioning import (
     GATEWAY,
     Candidate,
+    DeviceLoad,
     Inputs,
     MachineTimes,
     Objective,
@@ -40,12 +41,14 @@ from midstream.partitioning import (
     device_memory,
     in_stages,
     plan_for,
+    slowdown,
     times_from_costs,
     with_exit,
     with_tiers,
 )
 from midstream.partitioning.correction import MAX_GATEWAYS, WHOLE, Corrections, Factors
 from midstream.partitioning.exploration import Exploration, Place, place_of
+from midstream.partitioning.link import DEVIATION
 
 _log = logging.getLogger("midstream.planning")
 
@@ -109,8 +112,8 @@ class _Course:
 class Planning:
     """The candidates of one bundle on one device, what was learned of them, and decisions. Thread-safe.
 
-    ``power`` is what the device draws, ``deciding`` who decides. What is learned goes to ``state_file`` and is taken
-    from there; ``clock`` gives seconds.
+    ``power`` is what the device draws, ``deciding`` who decides, ``load`` tells what its machine is doing. What is
+    learned goes to ``state_file`` and is taken from there; ``clock`` gives seconds.
     """
 
     def __init__(
@@ -119,12 +122,17 @@ class Planning:
         power: Power,
         deciding: Deciding,
         state_file: Path | None = None,
+        load: Callable[[], DeviceLoad] = DeviceLoad,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bundle = bundle
         self._power = power
         self._deciding = deciding
+        self._load = load
         self._clock = clock
+        # Whether the load under which the device was measured is known, and the slowdown of what it ran last.
+        self._load_known = True
+        self._slowdown_then = 1.0
         self._lock = threading.Lock()
         self._corrections = Corrections()
         self._sizes = SizeEstimates(bundle.ladder)
@@ -144,8 +152,10 @@ class Planning:
         if not self.fits(None, objective):
             return
         ratio = self._bundle.measure_whole_ms() / self._bundle.costs.whole_ms
+        slower = slowdown(self._load())
         with self._lock:
-            self._corrections.device.check(ratio)
+            self._load_known = slower is not None
+            self._corrections.device.check(ratio / (slower or 1.0))
 
     def finished(self, plan: Plan, latency_ms: float) -> None:
         """Learn what came of a plan: ms from the decision to the result, which is no early exit's."""
@@ -192,8 +202,8 @@ class Planning:
 
         Raises CodecError on a forced codec that is unknown, PlanError on one that cannot carry what crosses.
         """
-        known = self._options((*route.gateways[:1], *route.further))
         state = self._corrected(state, route.first)
+        known = self._options((*route.gateways[:1], *route.further))
         if forced is None:
             return self._decided(known, state, objective, features)
         chosen = self._sized(self._candidate(known.table.candidates, forced), features)
@@ -255,7 +265,23 @@ class Planning:
     def rest_ms(self, cut: str | None) -> float:
         """What this device is expected to take for what follows a cut; None: for the whole model."""
         with self._lock:
-            return self._corrections.device.factor(_rest(cut)) * self._measured_rest_ms(cut)
+            # Careful: a device counts as faster than it was only once that was measured.
+            slower = max(self._slowdown(), self._slowdown_then)
+            return slower * self._corrections.device.factor(_rest(cut)) * self._measured_rest_ms(cut)
+
+    def _slowdown(self) -> float:
+        """How much slower than idle the device is now.
+
+        Times are learned as those of an idle device. What was measured before anything was known of its load is taken
+        to have been under the first load that is.
+        """
+        slower = slowdown(self._load())
+        if slower is None:
+            return 1.0
+        if not self._load_known:
+            self._load_known = True
+            self._corrections.device.rescale(1.0 / slower)
+        return slower
 
     def _measured_rest_ms(self, cut: str | None) -> float:
         costs = self._bundle.costs
@@ -350,16 +376,26 @@ class Planning:
                 self._deciding.measured(course.exploration, place)
 
     def _corrected(self, state: SystemState, presence: Presence | None) -> SystemState:
-        """The state with the waits at a gateway as they have lately been beside its reports."""
-        if presence is None:
-            return state
+        """The state with what the device and what was learned say: its load, how times spread, and the gateway's waits
+        as they have lately been beside its reports.
+        """
         now_s = self._clock()
         with self._lock:
-            bias_ms = self._corrections.wait_bias_ms(presence.gateway_id, now_s)
-        if not bias_ms:
-            return state
-        waits_ms = {cut: max(0.0, wait_ms + bias_ms) for cut, wait_ms in state.gateway_waits_ms.items()}
-        return replace(state, gateway_wait_ms=max(0.0, state.gateway_wait_ms + bias_ms), gateway_waits_ms=waits_ms)
+            device_load = 1.0 - 1.0 / self._slowdown()
+            spread = DEVIATION * self._corrections.device.spread
+            gateway_spread = bias_ms = 0.0
+            if presence is not None:
+                bias_ms = self._corrections.wait_bias_ms(presence.gateway_id, now_s)
+                known = self._corrections.gateway(presence.gateway_id)
+                gateway_spread = 0.0 if known is None else DEVIATION * known.spread
+        return replace(
+            state,
+            device_load=device_load,
+            device_spread=spread,
+            gateway_spread=gateway_spread,
+            gateway_wait_ms=max(0.0, state.gateway_wait_ms + bias_ms),
+            gateway_waits_ms={cut: max(0.0, ms + bias_ms) for cut, ms in state.gateway_waits_ms.items()},
+        )
 
     def _inputs(self, known: _Known, features: Mapping[str, float] | None) -> Inputs:
         """The sizes and the chance of an early exit that this input is expected to have."""
@@ -405,7 +441,8 @@ class Planning:
         if expected_ms < _TELLING_MS or took_ms <= 0:
             return
         with self._lock:
-            self._corrections.device.observe(cut, took_ms / expected_ms)
+            self._slowdown_then = self._slowdown()
+            self._corrections.device.observe(cut, took_ms / expected_ms / self._slowdown_then)
         self._learned()
 
     def _learned(self) -> None:

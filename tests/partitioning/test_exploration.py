@@ -103,3 +103,9 @@ def test_explorations_stay_within_their_budget_and_the_deadline(
         total += best.value
         assert spent <= EXPLORATION_SHARE * total + 1e-6
         exploration.measured((plan.cut, plan.offloads))
+
+
+def test_where_there_is_much_to_try_the_budget_binds() -> None:
+    made = decisions((LOCAL, split("a", 50.0), *(split(f"c{place}", 59.0) for place in range(60))), 2000, Objective())
+    excess = sum(plan.predicted_ms - 50.0 for plan in made)
+    assert 0.009 * 2000 * 50.0 < excess <= EXPLORATION_SHARE * 2000 * 50.0

@@ -141,3 +141,22 @@ def test_what_comes_back_follows_from_the_features_where_that_was_learned() -> N
     assert learned.reply_bytes(FEATURES) == pytest.approx(math.exp(5.0))
     assert learned.reply_bytes({"entropy": 1e9}) == pytest.approx(1600.0)
     assert learned.reply_bytes({"entropy": math.nan}) == learned.reply_bytes({}) == learned.reply_bytes(None) == 90.0
+
+
+def test_what_was_seen_can_be_gone_on_from() -> None:
+    before = SizeEstimates(CALIBRATED)
+    for size in (300, 301, 302, 303, 304):
+        before.observe(C1_STEP, FEATURES, size)
+    before.observe(("c9", "raw"), None, 77)
+    again = SizeEstimates(CALIBRATED)
+    again.restore(before.learned())
+    assert again.learned() == before.learned()
+    assert again.predict(FEATURES) == before.predict(FEATURES)
+    # A codec that is not calibrated any more is known by its last payload alone, and the other way round.
+    without = SizeEstimates(None)
+    without.restore(before.learned())
+    assert predicted(without, C1_STEP, None) == 304
+    calibrated = SizeEstimates(CALIBRATED)
+    calibrated.restore(without.learned())
+    assert predicted(calibrated, C1_STEP, FEATURES) == 304
+    assert calibrated.predict(FEATURES)["c1", "step2"] == (60.0, 0.2)

@@ -17,7 +17,7 @@ from midstream.partitioning.costs import (
     with_exit,
     with_reply,
 )
-from midstream.partitioning.device_state import DeviceLoad, DeviceState, LearnedFactor, device_state, slowdown
+from midstream.partitioning.device_state import DeviceLoad, slowdown
 from midstream.partitioning.link import LinkEstimate, LinkState
 from midstream.partitioning.plan import DEVICE, GATEWAY, LOCAL_CODEC, Plan, RunnerUp, Stage, in_stages
 from midstream.partitioning.planner import Prediction, decide, decide_from, plan_for, predict
@@ -34,9 +34,7 @@ __all__ = [
     "LOCAL_CODEC",
     "Candidate",
     "DeviceLoad",
-    "DeviceState",
     "Inputs",
-    "LearnedFactor",
     "Leg",
     "LinkEstimate",
     "LinkState",
@@ -58,7 +56,6 @@ __all__ = [
     "decide",
     "decide_from",
     "device_memory",
-    "device_state",
     "in_stages",
     "layers_from_profile",
     "plan_for",

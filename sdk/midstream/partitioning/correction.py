@@ -121,6 +121,12 @@ class Correction:
         if moved > max(math.log1p(TOLERANCE), 0.5 * self.spread):
             self.factors = self._now()
 
+    def rescale(self, factor: float) -> None:
+        """Take all that was learned as so many times as long, as it turns out that it was measured under a load."""
+        level = self._machine.level + math.log(factor)
+        self._machine = Track.at(level, self._machine.spread, self._machine.samples)
+        self.factors = self._now()
+
     def check(self, ratio: float) -> None:
         """Hold what was learned against a measurement of the whole model; where they disagree, it has changed."""
         measured = math.log(ratio)

@@ -1,4 +1,4 @@
-"""How a busy or throttled device enters the plan, apart from what its measured times have shown already."""
+"""How a busy or throttled device enters the plan."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from dataclasses import dataclass
 
 _MOST_SLOWDOWN = 8.0
 _LEAST_CLOCK = 0.1
-_SMOOTHING = 0.2
-_LEAST_MS = 0.05
-# A single run is taken as at most so many times slower than those before it, or than its load foretells.
-_MOST_RISE = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,48 +32,6 @@ class DeviceLoad:
     on_mains: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LearnedFactor:
-    """How many times slower stages ran than on the machine that measured the bundle, on average.
-
-    ``slowdown`` is the same average of what the machine's load foretold for those runs, None where it said nothing.
-    """
-
-    factor: float = 1.0
-    slowdown: float | None = None
-
-    def after(self, expected_ms: float, took_ms: float, slowdown: float | None) -> LearnedFactor:
-        """Once a stage took so long, under a load that foretold this `slowdown`.
-
-        ``expected_ms`` is the bundle's time of it; one below 0.05 ms tells nothing.
-        """
-        if expected_ms < _LEAST_MS:
-            return self
-        then, foretold = self.beside(slowdown).slowdown, self.factor
-        if then is not None and slowdown is not None:
-            foretold *= max(1.0, slowdown / then)
-            then += _SMOOTHING * (slowdown - then)
-        ran = min(took_ms / expected_ms, _MOST_RISE * foretold)
-        return LearnedFactor(self.factor + _SMOOTHING * (ran - self.factor), then)
-
-    def beside(self, slowdown: float | None) -> LearnedFactor:
-        """With this slowdown for the past, where nothing was known of that: the first that is known stands in."""
-        return self if self.slowdown is not None else LearnedFactor(self.factor, slowdown)
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceState:
-    """What to plan with: the factor of an idle device at its full clock, and `SystemState.device_load`.
-
-    A stage is expected to take ``factor`` / (1 − ``device_load``) times its time in the bundle. ``careful_factor`` is
-    for deadlines: that, or what was measured last where it is more.
-    """
-
-    factor: float
-    device_load: float
-    careful_factor: float
-
-
 def slowdown(load: DeviceLoad, threads: int = 1) -> float | None:
     """How many times longer a stage of so many threads takes than on an idle machine at its full clock, 1 to 8.
 
@@ -94,16 +48,3 @@ def slowdown(load: DeviceLoad, threads: int = 1) -> float | None:
     share = min(1.0, max((cores - used) / ours, cores / (ours + theirs)))
     clock = 1.0 if load.clock_limit_share is None else min(1.0, max(_LEAST_CLOCK, load.clock_limit_share))
     return min(_MOST_SLOWDOWN, 1.0 / (share * clock))
-
-
-def device_state(load: DeviceLoad, learned: LearnedFactor, threads: int = 1) -> DeviceState:
-    """What to plan with under this load, by what was learned and under which load that was.
-
-    Expected is learned.factor · slowdown now / slowdown then: a load that the measured times have met is not counted
-    again, one that has come since counts at once, and one that has gone no longer.
-    """
-    now, then = slowdown(load, threads), learned.slowdown
-    if now is None or then is None:
-        return DeviceState(learned.factor, 0.0, learned.factor)
-    factor = learned.factor / then
-    return DeviceState(factor, 1.0 - 1.0 / now, max(learned.factor, factor * now))

@@ -14,7 +14,7 @@ PLAUSIBLE_RTT_MS = (1e-3, 1e7)
 # The weight of a new sample, once there are as many as give each of them less in a plain mean.
 SMOOTHING = 0.3
 # A standard deviation in mean absolute deviations, of what is spread normally: √(π / 2).
-_DEVIATION = 1.2533
+DEVIATION = 1.2533
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,8 @@ class LinkEstimate:
             self.uplink_kbps,
             self.downlink_kbps,
             self.rtt_ms,
-            _DEVIATION * self.uplink_off,
-            _DEVIATION * self.rtt_off_ms,
+            DEVIATION * self.uplink_off,
+            DEVIATION * self.rtt_off_ms,
         )
 
 
