@@ -16,6 +16,7 @@ from midstream.decision_log import MAX_LINE_BYTES, DecisionLog, replay_file
 from midstream.errors import PlanError
 from midstream.partitioning import Candidate, Inputs, LinkState, Objective, Power, SystemState, Table, decide_from
 from midstream.partitioning.records import Question
+from midstream.partitioning.replay import RECENT
 
 POWER = Power(2.0, 6.0, 0.5)
 CUT = Candidate("c0", (0,), (1,), 5.0, 2.0, 4000, 100, 1.0, 1.0, "raw")
@@ -50,13 +51,18 @@ def test_what_was_decided_is_repeated(tmp_path: Path, planner: str) -> None:
 
 
 def test_a_table_is_written_again_only_after_many_others(tmp_path: Path) -> None:
-    log, tables = log_to(tmp_path / "log"), [table() for _ in range(17)]
-    for options in (*tables[:16], *tables[:16], tables[16], tables[0]):
+    log, tables = log_to(tmp_path / "log"), [table() for _ in range(RECENT + 1)]
+    for options in (*tables[:RECENT], *tables[:RECENT], tables[RECENT], tables[0]):
         decided(log, options)
     log.flush()
     lines = [json.loads(line) for line in (tmp_path / "log").read_bytes().splitlines()]
-    assert [line["table"] for line in lines if "columns" in line] == list(range(18))
-    assert [line["table"] for line in lines if "decision" in line] == [*range(16), *range(16), 16, 17]
+    assert [line["table"] for line in lines if "columns" in line] == list(range(RECENT + 2))
+    assert [line["table"] for line in lines if "decision" in line] == [
+        *range(RECENT),
+        *range(RECENT),
+        RECENT,
+        RECENT + 1,
+    ]
     assert replay_file(tmp_path / "log").replay.differences == []
 
 

@@ -301,10 +301,48 @@ def test_the_first_load_that_is_known_stands_for_the_measurement_at_entry(bundle
     assert planned(planning, route).predicted_ms == pytest.approx(measured_ms / 2)
 
 
+def again(planning: Planning, plan: Plan, route: Route, payload_bytes: int, **options: float) -> Plan:
+    state = SystemState(LinkState(options.pop("kbps", 1e6), 1e6, 0.1))
+    objective = Objective(deadline_ms=options.pop("deadline_ms", None))
+    return planning.again(plan, route, state, objective, None, payload_bytes, options.pop("elapsed_ms", 0.0))
+
+
+def test_once_the_payload_is_known_the_plan_may_change(bundle: Bundle) -> None:
+    planning, route = Planning(bundle, POWER, adaptive()), Route((presence(bundle, speed=10.0),))
+    plan = planned(planning, route)
+    assert (plan.cut, plan.offloads) == (None, True)
+    assert again(planning, plan, route, plan.payload_bytes) is plan
+    # A payload of 10 MB takes 80 ms; the device needs ten.
+    other = again(planning, plan, route, 10_000_000)
+    assert other is not plan
+    assert other.predicted_ms < 80
+    # So it does where the link has become as slow.
+    slow = again(planning, plan, route, plan.payload_bytes, kbps=1.0)
+    assert not slow.offloads
+    assert slow.predicted_ms == pytest.approx(bundle.costs.whole_ms, rel=0.01)
+
+
+def test_what_is_over_of_a_deadline_counts(bundle: Bundle) -> None:
+    planning, route = Planning(bundle, POWER, adaptive()), Route((presence(bundle, speed=10.0),))
+    plan = planned(planning, route)
+    # There it takes one millisecond, which meets 15 and not half a one.
+    assert again(planning, plan, route, plan.payload_bytes, deadline_ms=20.0, elapsed_ms=5.0) is plan
+    late = again(planning, plan, route, plan.payload_bytes, deadline_ms=20.0, elapsed_ms=19.5)
+    assert late.why.startswith("nothing meets the deadline of 0.5 ms")
+    assert again(planning, plan, route, plan.payload_bytes, deadline_ms=20.0, elapsed_ms=25.0) is plan
+
+
+def test_forced_further_stages_are_not_decided_again(bundle: Bundle) -> None:
+    planning, route = Planning(bundle, POWER, adaptive()), Route((presence(bundle), presence(bundle, "other")))
+    first, second = bundle.cuts[0].id, bundle.cuts[-1].id
+    plan = planned(planning, route, Forced(first, (second,), "raw", None))
+    assert again(planning, plan, route, 10_000_000) is plan
+
+
 def test_trials_and_plans_that_stand_are_repeated_from_a_log(bundle: Bundle, tmp_path: Path) -> None:
     planning = Planning(bundle, POWER, adaptive(tmp_path / "log"))
     routes, whole_ms = [Route((presence(bundle, f"gw{n}", 1e3),)) for n in range(2)], bundle.costs.whole_ms
-    said = []
+    said, changed = [], 0
     for number in range(900):
         # Local and the whole input cost about the same, now this one more and now that.
         state = SystemState(LinkState(1e9, 1e9, whole_ms * (0.95 + 0.01 * (number % 11))))
@@ -315,7 +353,17 @@ def test_trials_and_plans_that_stand_are_repeated_from_a_log(bundle: Bundle, tmp
         else:
             planning.ran_rest(None, whole_ms)
         said.append(plan.reasons)
+        changed += again(planning, plan, route, 10_000_000 if number % 3 else plan.payload_bytes) is not plan
     planning.save()
     assert {"stands", "explores", "best"} <= {each.chosen.because for each in said}  # type: ignore[attr-defined]
     found = replay_file(tmp_path / "log")
-    assert (found.replay.decisions, found.replay.differences) == (900, [])
+    assert found.replay.decisions > 900 + changed > 900
+    assert found.replay.differences == []
+
+
+def test_what_the_bandit_has_decided_stays(bundle: Bundle) -> None:
+    planning = Planning(bundle, POWER, Deciding("bandit", Objective(), "ab", POWER, None))
+    route = Route((presence(bundle, speed=10.0),))
+    plan = planned(planning, route)
+    assert plan.offloads
+    assert again(planning, plan, route, 10_000_000) is plan

@@ -33,6 +33,11 @@ class Deciding:
         # Held over what is decided or learned and its record: a log has them in the order in which they happened.
         self._lock = threading.Lock()
 
+    @property
+    def again(self) -> bool:
+        """Whether it may decide again once a part is done: the bandit has learned of whole inputs only."""
+        return self._bandit is None
+
     def decide(
         self,
         table: Table,

@@ -26,6 +26,7 @@ from midstream.communication.choosing import Route
 from midstream.communication.codecs import ZSTD_LIBRARY, decode
 from midstream.communication.codecs.steps import Stepped
 from midstream.communication.fec import fec_available
+from midstream.communication.presence import Presence
 from midstream.communication.wire import (
     MAX_DEADLINE_MS,
     MAX_FEATURES,
@@ -120,7 +121,8 @@ class _Begun:
 class _Asked:
     """One input on its way: what came, what is known of it, what must hold, and the times that it has taken so far.
 
-    ``started`` is in seconds of `time.perf_counter`; ``features`` are those that sizes are predicted from.
+    ``started`` is in seconds of `time.perf_counter`; ``features`` are those that sizes are predicted from; ``free``
+    says that no plan is forced.
     """
 
     tensors: Tensors
@@ -129,6 +131,7 @@ class _Asked:
     objective: Objective
     priority: Priority
     request_id: bytes
+    free: bool
     started: float
     timings: dict[str, float]
     cancellation: Cancellation
@@ -315,9 +318,9 @@ class Device:
         features = None if analysis is None else size_features(analysis.features, tensors)
         timings = {"analysis": _since(started)}
         request_id = uuid.uuid4().bytes
-        asked = _Asked(tensors, analysis, features, objective, rank, request_id, started, timings, cancellation)
-        mark = time.perf_counter()
         free = cut is None and codec is None and machines is None
+        asked = _Asked(tensors, analysis, features, objective, rank, request_id, free, started, timings, cancellation)
+        mark = time.perf_counter()
         plan, route = self._plan(asked, None if free else self._planning.forced(cut, codec, machines))
         timings["plan"] = _since(mark)
         if route.first is None or not (plan.offloads or cut is not None):
@@ -411,11 +414,7 @@ class Device:
         else:
             route = self._exchange.route(1 + len(forced.onward), forced.machines, asked.request_id, forced=True)
         state = self._state(route, asked.analysis, always=forced is not None)
-        plan = self._planning.plan(route, state, asked.objective, asked.features, forced)
-        first = route.first
-        if forced is None and first is not None and plan.others not in ((), (GATEWAY,)):
-            route = route.by_way_of([first.gateway_id if each == GATEWAY else each for each in plan.others])
-        return plan, route
+        return self._planning.plan(route, state, asked.objective, asked.features, forced), route
 
     def _state(self, route: Route, analysis: Analysis | None, *, always: bool) -> SystemState:
         """What is known now; of the link, too, where there is no gateway, if ``always``."""
@@ -450,24 +449,70 @@ class Device:
         return answer
 
     def _offload(self, asked: _Asked, begun: _Begun, plan: Plan, route: Route) -> Result:
-        give_up_ms = self._give_up_ms(begun.cut, asked.objective.deadline_ms)
-        presence = route.first
-        if presence is None:
+        """What follows the head elsewhere, as planned or as is better now that the payload is known."""
+        if route.first is None:
             return self._locally(asked, begun, plan, route.problem or self._exchange.absence())
+        encoded, problem = self._encoded(asked, begun, plan, route.first)
+        if encoded is None:
+            return self._locally(asked, begun, plan, problem)
+        if asked.free:
+            mark = time.perf_counter()
+            state = self._state(route, asked.analysis, always=False)
+            size, elapsed_ms = sum(len(tensor.data) for tensor in encoded), asked.elapsed_ms
+            other = self._planning.again(plan, route, state, asked.objective, asked.features, size, elapsed_ms)
+            asked.timings["plan"] += _since(mark)
+            if other is not plan:
+                return self._instead(asked, begun, other, route)
+        return self._sent(asked, begun, plan, _routed(plan, route), encoded)
+
+    def _instead(self, asked: _Asked, begun: _Begun, plan: Plan, route: Route) -> Result:
+        """Another plan than the one whose head has run: the rest here, or further to another cut, or sent otherwise."""
+        assert route.first is not None
+        if not plan.offloads:
+            return self._locally(asked, begun, plan, None)
+        if plan.cut is not None and plan.cut != begun.cut:
+            asked.cancellation.check()
+            begun = self._further(asked, begun, plan)
+        encoded, problem = self._encoded(asked, begun, plan, route.first)
+        if encoded is None:
+            return self._locally(asked, begun, plan, problem)
+        return self._sent(asked, begun, plan, _routed(plan, route), encoded)
+
+    def _further(self, asked: _Asked, begun: _Begun, plan: Plan) -> _Begun:
+        """The head's work, and what lies between it and the plan's cut."""
+        if begun.cut is None or plan.cut is None:
+            return self._begin(asked, plan)
+        mark = time.perf_counter()
+        crossing, outputs = self.bundle.run_middle(begun.cut, plan.cut, begun.crossing)
+        asked.timings["device"] += _since(mark)
+        return _Begun(plan.cut, crossing, {**begun.outputs, **outputs}, None)
+
+    def _encoded(
+        self, asked: _Asked, begun: _Begun, plan: Plan, presence: Presence
+    ) -> tuple[tuple[EncodedTensor, ...] | None, str]:
+        """What the plan sends, else why it cannot."""
         mark = time.perf_counter()
         crossing = asked.tensors if plan.cut is None else begun.crossing
+        zstd = ZSTD_LIBRARY in presence.knows
         try:
-            encoded = self.bundle.encode(plan.cut, plan.codec, crossing, ZSTD_LIBRARY in presence.knows, begun.codes)
+            return self.bundle.encode(plan.cut, plan.codec, crossing, zstd, begun.codes), ""
         except (CodecError, MissingExtraError) as error:
-            return self._locally(asked, begun, plan, str(error))
+            return None, str(error)
         finally:
-            asked.timings["encode"] = _since(mark)
+            asked.timings["encode"] = asked.timings.get("encode", 0.0) + _since(mark)
+
+    def _sent(
+        self, asked: _Asked, begun: _Begun, plan: Plan, route: Route, encoded: tuple[EncodedTensor, ...]
+    ) -> Result:
+        """The answer of those who get this; of this device where they give none in time."""
+        assert route.first is not None
+        give_up_ms = self._give_up_ms(begun.cut, asked.objective.deadline_ms)
         made = {} if plan.cut is None else begun.outputs
         mark = time.perf_counter()
         wait_ms = give_up_ms - asked.elapsed_ms
         pending = self._exchange.ask(
             self._request(asked, plan, route, encoded, wait_ms),
-            presence,
+            route.first,
             wait_ms / 1e3,
             directly=route.directly,
             outputs=len(self.bundle.outputs) - len(made) if plan.onward else None,
@@ -564,6 +609,13 @@ class Device:
 
     def _ordered(self, outputs: Tensors) -> Tensors:
         return {spec.name: outputs[spec.name] for spec in self.bundle.outputs}
+
+
+def _routed(plan: Plan, route: Route) -> Route:
+    """The gateways that run a free plan's stages, of those that it was made with."""
+    if route.first is None or plan.others == (GATEWAY,) or not route.further:
+        return route
+    return route.by_way_of([route.first.gateway_id if each == GATEWAY else each for each in plan.others])
 
 
 def _priority_of(name: str) -> Priority:

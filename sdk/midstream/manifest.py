@@ -239,6 +239,10 @@ class Manifest:
         ids = [cut.id for cut in self.cuts]
         return tuple((a, b) for a in ids for b in ids if middle_name(a, b) in self.slices)
 
+    def has_between(self, first: str | None, second: str) -> bool:
+        """Whether a slice can run from one cut (None: the input) to another."""
+        return (head_name(second) if first is None else middle_name(first, second)) in self.slices
+
     def free_inputs(self) -> tuple[TensorSpec, ...]:
         """The inputs a caller has to give."""
         return tuple(spec for spec in self.inputs if spec.name not in self.fixed)

@@ -7,7 +7,7 @@ import operator
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ from midstream.partitioning import (
     SystemState,
     Table,
     candidates,
+    continued,
     device_memory,
     in_stages,
     plan_for,
@@ -79,8 +80,9 @@ Names = tuple[str, ...]
 class _Known:
     """The candidates as they were last made, and from what.
 
-    ``here`` and ``there`` correct the costs of the device and of the gateway, ``places`` are those of the candidates'
-    sizes, ``rows`` finds them again.
+    ``here`` and ``there`` correct the costs of the device and of the gateways, ``device`` are the device's times,
+    ``places`` are those of the candidates' sizes, ``rows`` finds them again; ``later`` are the options from where each
+    of them stands once its head has run.
     """
 
     presences: tuple[Presence, ...]
@@ -90,6 +92,8 @@ class _Known:
     places: NDArray[np.intp]
     sizes: int
     rows: Mapping[Option, int]
+    device: MachineTimes
+    later: dict[int, tuple[Table, NDArray[np.intp]]] = field(default_factory=dict)
 
     def holds(self, presences: tuple[Presence, ...], here: Factors, there: tuple[Factors, ...], sizes: int) -> bool:
         """Whether they still describe these gateways, corrections, and as many sizes as are known."""
@@ -215,6 +219,53 @@ class Planning:
         heads = [(cut_id, self._bundle.manifest.cut(cut_id).nodes) for cut_id in forced.onward]
         return in_stages(plan, heads, [GATEWAY, *further])
 
+    def again(
+        self,
+        plan: Plan,
+        route: Route,
+        state: SystemState,
+        objective: Objective,
+        features: Mapping[str, float] | None,
+        payload_bytes: int,
+        elapsed_ms: float,
+    ) -> Plan:
+        """The plan once its head has run and its payload is encoded: the same one, or another from there on.
+
+        ``elapsed_ms`` of the deadline are over. What another plan predicts is what is left. A plan behind an early
+        exit, one of several gateways, one that is tried to be measured, and one of the bandit's stay.
+        """
+        left_ms = None if objective.deadline_ms is None else objective.deadline_ms - elapsed_ms
+        if plan.exit is not None or plan.others != (GATEWAY,) or plan.reasons.explores or (left_ms or 1.0) <= 0:
+            return plan
+        if not self._deciding.again:
+            return plan
+        state = self._corrected(state, route.first)
+        known = self._options((*route.gateways[:1], *route.further))
+        row = known.rows.get(_option(plan))
+        if row is None:
+            return plan
+        table, places = self._later(known, row)
+        inputs = self._inputs(table, places, features)
+        payloads = table.payload_bytes.copy() if inputs.payload_bytes is None else inputs.payload_bytes.copy()
+        # What was wrong by so much in this codec is taken to be so in the others.
+        there = [at for at, option in enumerate(table.candidates) if option.offloads and option.cut == plan.cut]
+        payloads[there] *= payload_bytes / max(1.0, payloads[0])
+        payloads[0] = payload_bytes
+        left = replace(objective, deadline_ms=left_ms, energy_budget_mj=None)
+        other = self._deciding.decide(table, state, left, replace(inputs, payload_bytes=payloads), standing=0)
+        return plan if other.reasons.row == 0 else other
+
+    def _later(self, known: _Known, row: int) -> tuple[Table, NDArray[np.intp]]:
+        """The options from where a candidate stands, itself first, and the places of their sizes."""
+        with self._lock:
+            found = known.later.get(row)
+            if found is None:
+                options = known.table.candidates
+                options = continued(options, options[row], known.device, self._bundle.manifest.has_between)
+                places = self._sizes.places([(option.cut, option.codec) for option in options])
+                found = known.later[row] = Table(options, self._power), places
+        return found
+
     def sent(self, plan: Plan, features: Mapping[str, float] | None, payload_bytes: int) -> None:
         """Learn what the payload of a plan took, of an input with these features."""
         with self._lock:
@@ -307,7 +358,7 @@ class Planning:
         times = [self._times(presence, factors) for presence, factors in zip(presences, its, strict=True)]
         there = times[0] if times else times_from_costs(costs)
         options = candidates(manifest, self._bundle.graph, here, there, self._bundle.ladder, memory=self._memory)
-        options = with_tiers(options, here, there, dict(zip(key[1:], times[1:], strict=True)))
+        options = with_tiers(options, here, there, dict(zip(key[1:], times[1:], strict=True)), manifest.has_between)
         if self._bundle.early_exit is not None:
             options = with_exit(options, self._bundle.early_exit, here)
         if presences:
@@ -321,7 +372,7 @@ class Planning:
             places = self._sizes.places([(option.cut, option.codec) for option in options])
             table = Table(options, self._power)
             rows = {_option(option): row for row, option in enumerate(options)}
-            known = _Known(presences, mine, its, table, places, len(self._sizes), rows)
+            known = _Known(presences, mine, its, table, places, len(self._sizes), rows, here)
             self._known[key] = known
             if len(self._known) > MAX_GATEWAYS:
                 del self._known[next(iter(self._known))]
@@ -351,7 +402,7 @@ class Planning:
     def _decided(
         self, known: _Known, state: SystemState, objective: Objective, features: Mapping[str, float] | None
     ) -> Plan:
-        inputs = self._inputs(known, features)
+        inputs = self._inputs(known.table, known.places, features)
         with self._lock:
             course = self._course(known)
             standing = None if course.standing is None else known.rows.get(course.standing)
@@ -397,11 +448,11 @@ class Planning:
             gateway_waits_ms={cut: max(0.0, ms + bias_ms) for cut, ms in state.gateway_waits_ms.items()},
         )
 
-    def _inputs(self, known: _Known, features: Mapping[str, float] | None) -> Inputs:
+    def _inputs(self, table: Table, places: NDArray[np.intp], features: Mapping[str, float] | None) -> Inputs:
         """The sizes and the chance of an early exit that this input is expected to have."""
-        table, early = known.table, self._bundle.early_exit
+        early = self._bundle.early_exit
         with self._lock:
-            payloads = self._sizes.sizes_of(known.places, table.payload_bytes, features)
+            payloads = self._sizes.sizes_of(places, table.payload_bytes, features)
             reply = self._sizes.reply_bytes(features)
         fixed = all(None not in spec.shape for spec in self._bundle.outputs)
         return Inputs(payloads, None if fixed else reply, None if early is None else early.share_of(features))

@@ -304,7 +304,8 @@ def test_decisions_of_a_run_are_replayed(
     assert (told.returncode, told.stderr) == (0, "")
     replayed = json.loads(told.stdout)
     assert replayed["header"]["planner"] == planner
-    assert replayed["decisions"] == replayed["equal"] == len(json.loads(ran.stdout)["results"]) > 0
+    # The adaptive one decides some inputs twice.
+    assert replayed["decisions"] == replayed["equal"] >= len(json.loads(ran.stdout)["results"]) > 0
 
 
 def test_what_the_bandit_cannot_minimise_is_one_line(faces_path: Path, assets: Path, tmp_path: Path) -> None:

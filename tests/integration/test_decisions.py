@@ -37,9 +37,11 @@ def test_what_a_device_decides_is_repeated_exactly(
             thread.join()
         device.infer(inputs, cut="input")
     found = replay_file(log)
-    # A plan that the caller forced was no decision.
-    assert (found.replay.decisions, found.replay.differences, found.cut_off) == (45, [], False)
+    assert (found.replay.differences, found.cut_off) == ([], False)
     records = [json.loads(line) for line in log.read_bytes().splitlines()]
+    # A plan that the caller forced was no decision; behind a head it is decided again, but by the bandit.
+    again = sum(record.get("standing") == 0 for record in records)
+    assert 45 <= found.replay.decisions <= 45 + (again if planner == "adaptive" else 0)
     learned = [record["learned"] for record in records if "learned" in record]
     if planner == "bandit":
         assert all("µLinUCB" in result.plan.why for result in results)

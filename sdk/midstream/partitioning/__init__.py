@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from midstream.partitioning.columns import Inputs
+from midstream.partitioning.continuing import continued
 from midstream.partitioning.costs import (
     DEFAULT_RUNGS,
     Candidate,
@@ -52,6 +53,7 @@ __all__ = [
     "Tariff",
     "Tier",
     "candidates",
+    "continued",
     "critical_path",
     "decide",
     "decide_from",

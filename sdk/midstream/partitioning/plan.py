@@ -48,7 +48,7 @@ class Explained(Protocol):
 
     @property
     def row(self) -> int:
-        """The chosen candidate's place among all."""
+        """Which of the candidates it took."""
 
     @property
     def explores(self) -> bool:

@@ -28,7 +28,7 @@ LOG_VERSION = 1
 PlannerName = Literal["adaptive", "bandit"]
 PLANNERS: tuple[PlannerName, ...] = get_args(PlannerName)
 # A log names again what is not among its last tables, and tells of the last courses; a device keeps fewer of both.
-RECENT = 16
+RECENT = 32
 # What an exploration may be told of.
 _MAX_PLACES = 10_000
 # So many decisions of the bandit may wait for what comes of them.

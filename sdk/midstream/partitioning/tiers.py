@@ -5,7 +5,7 @@ Each of these is a candidate like any other, so that the decision weighs all of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
 
@@ -24,16 +24,17 @@ def with_tiers(
     device: MachineTimes,
     gateway: MachineTimes,
     tiers: Mapping[str, MachineTimes],
+    can_run: Callable[[str | None, str], bool] = lambda first, second: True,
     most_stages: int = MOST_STAGES,
 ) -> tuple[Candidate, ...]:
     """The options, and behind them those with stages on the machines in ``tiers``, by name.
 
     What goes to the gateway may go to one of them, and what runs there may be parted between several, each beginning at
-    a later cut than the one before, at most ``most_stages`` after the device; the gateway, where it is among them, is
-    the first. Of the cuts the options name, at most
-    MOST_CUTS are taken, evenly by the time of their heads; of their codecs the MOST_CODECS that send least on average.
-    All stages send in the codec of the first; of lossy ones the mistakes add up, as nobody has measured
-    whether they meet the same inputs. Early exits, which come on top of these, are passed over.
+    a later cut than the one before, at most ``most_stages`` after the device, where a machine ``can_run`` the layers
+    from one cut (None: the input) to the next; the gateway, where it is among them, is the first. Of the cuts the
+    options name, at most MOST_CUTS are taken, evenly by the time of their heads; of their codecs the MOST_CODECS that
+    send least on average. All stages send in the codec of the first; of lossy ones the mistakes add up, as nobody has
+    measured whether they meet the same inputs. Early exits, which come on top of these, are passed over.
     """
     if not tiers:
         return tuple(options)
@@ -54,7 +55,7 @@ def with_tiers(
             if each.codec == base.codec and each.cut in cuts and each.cut != base.cut and _follows(each, base)
         }
         for count in range(2, most_stages + 1):
-            chains = list(_chains(base, later, count - 1))
+            chains = list(_chains(base, later, count - 1, can_run))
             for names in permutations(machines, count):
                 if GATEWAY not in names[1:]:
                     parts = [_parts(base, chain, names) for chain in chains]
@@ -83,14 +84,19 @@ def _follows(later: Candidate, earlier: Candidate) -> bool:
     return set(later.head) > set(earlier.head)
 
 
-def _chains(base: Candidate, later: Mapping[str | None, Candidate], count: int) -> Iterator[tuple[Candidate, ...]]:
+def _chains(
+    base: Candidate,
+    later: Mapping[str | None, Candidate],
+    count: int,
+    can_run: Callable[[str | None, str], bool],
+) -> Iterator[tuple[Candidate, ...]]:
     """Cuts that follow one another behind the base's, so many."""
     if count == 0:
         yield ()
         return
     for each in later.values():
-        if _follows(each, base):
-            for rest in _chains(each, later, count - 1):
+        if each.cut is not None and _follows(each, base) and can_run(base.cut, each.cut):
+            for rest in _chains(each, later, count - 1, can_run):
                 yield (each, *rest)
 
 
