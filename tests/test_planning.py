@@ -13,6 +13,8 @@ from midstream.bundle import Bundle
 from midstream.communication.choosing import Route
 from midstream.communication.presence import Presence
 from midstream.communication.wire import Reply, Status
+from midstream.deciding import Deciding
+from midstream.decision_log import replay_file
 from midstream.manifest import SliceCost
 from midstream.partitioning import DeviceLoad, LinkState, Objective, Plan, Power, SystemState
 from midstream.partitioning.correction import TOLERANCE
@@ -20,6 +22,10 @@ from midstream.planning import INPUT_CUT, Forced, Planning
 
 POWER = Power(1.0, 2.5, 0.1)
 STATE = SystemState(LinkState(1e6, 1e6, 0.1))
+
+
+def adaptive(log: Path | None = None) -> Deciding:
+    return Deciding("adaptive", Objective(), "ab", POWER, log)
 
 
 @pytest.fixture
@@ -69,7 +75,7 @@ def explained(plan: Plan, cut: str | None, codec: str = "raw") -> float:
 
 
 def test_a_device_that_is_throttled_is_seen_within_five_runs(bundle: Bundle) -> None:
-    planning, route = Planning(bundle, POWER), Route(())
+    planning, route = Planning(bundle, POWER, adaptive()), Route(())
     whole_ms = bundle.costs.whole_ms
     before = planned(planning, route)
     assert before.predicted_ms == pytest.approx(whole_ms)
@@ -84,7 +90,7 @@ def test_a_device_that_is_throttled_is_seen_within_five_runs(bundle: Bundle) -> 
 
 
 def test_a_cut_whose_head_takes_longer_than_the_others_is_priced_so(bundle: Bundle) -> None:
-    planning = Planning(bundle, POWER)
+    planning = Planning(bundle, POWER, adaptive())
     route = Route((presence(bundle),))
     first, second = bundle.cuts[0].id, bundle.cuts[1].id
     before = planned(planning, route)
@@ -99,7 +105,7 @@ def test_a_cut_whose_head_takes_longer_than_the_others_is_priced_so(bundle: Bund
 
 
 def test_a_gateway_that_takes_longer_than_it_says_is_left(bundle: Bundle) -> None:
-    planning = Planning(bundle, POWER)
+    planning = Planning(bundle, POWER, adaptive())
     quick = presence(bundle, speed=10.0)
     route = Route((quick,))
     assert planned(planning, route).cut is None and planned(planning, route).offloads
@@ -114,7 +120,7 @@ def test_a_gateway_that_takes_longer_than_it_says_is_left(bundle: Bundle) -> Non
 
 
 def test_of_several_who_may_have_answered_nothing_is_learned(bundle: Bundle) -> None:
-    planning = Planning(bundle, POWER)
+    planning = Planning(bundle, POWER, adaptive())
     route = Route((presence(bundle),))
     before = planned(planning, route, forced(INPUT_CUT))
     for _ in range(6):
@@ -123,7 +129,7 @@ def test_of_several_who_may_have_answered_nothing_is_learned(bundle: Bundle) -> 
 
 
 def test_what_another_of_the_pool_has_answered_counts_for_that_one(bundle: Bundle) -> None:
-    planning = Planning(bundle, POWER)
+    planning = Planning(bundle, POWER, adaptive())
     route, other = Route((presence(bundle),)), Route((presence(bundle, "other"),))
     before = planned(planning, other, forced(INPUT_CUT)).predicted_ms
     for _ in range(6):
@@ -137,7 +143,7 @@ def test_what_another_of_the_pool_has_answered_counts_for_that_one(bundle: Bundl
 
 def test_waits_beyond_the_reports_are_planned_with_for_a_while(bundle: Bundle) -> None:
     now = [100.0]
-    planning = Planning(bundle, POWER, clock=lambda: now[0])
+    planning = Planning(bundle, POWER, adaptive(), clock=lambda: now[0])
     route = Route((presence(bundle),))
     before = planned(planning, route, forced(INPUT_CUT)).predicted_ms
     answered(planning, route, INPUT_CUT, slower=1.0, times=12, queue_ms=30.0)
@@ -154,7 +160,7 @@ def test_waits_beyond_the_reports_are_planned_with_for_a_while(bundle: Bundle) -
 
 
 def test_a_plan_stands_while_another_is_hardly_better(bundle: Bundle) -> None:
-    planning = Planning(bundle, POWER)
+    planning = Planning(bundle, POWER, adaptive())
     whole_ms = bundle.costs.whole_ms
     route = Route((presence(bundle, speed=1e3),))
 
@@ -169,7 +175,7 @@ def test_a_plan_stands_while_another_is_hardly_better(bundle: Bundle) -> None:
 
 
 def test_what_was_not_measured_for_long_is_tried_at_a_gateway(bundle: Bundle) -> None:
-    planning = Planning(bundle, POWER)
+    planning = Planning(bundle, POWER, adaptive())
     route = Route((presence(bundle, speed=1e3),))
     # Local and the whole input cost about the same.
     state = SystemState(LinkState(1e9, 1e9, 0.95 * bundle.costs.whole_ms))
@@ -193,7 +199,7 @@ def test_what_was_not_measured_for_long_is_tried_at_a_gateway(bundle: Bundle) ->
 
 def test_what_was_learned_outlasts_a_run(bundle: Bundle, tmp_path: Path) -> None:
     file, route = tmp_path / "state.json", Route((presence(bundle),))
-    planning = Planning(bundle, POWER, file)
+    planning = Planning(bundle, POWER, adaptive(), file)
     cut = bundle.cuts[0].id
     for _ in range(20):
         planning.ran_rest(None, 3 * bundle.costs.whole_ms)
@@ -202,24 +208,24 @@ def test_what_was_learned_outlasts_a_run(bundle: Bundle, tmp_path: Path) -> None
     for size in (400, 401, 402):
         planning.sent(plan, None, size)
     planning.save()
-    known, again = planned(planning, route), planned(Planning(bundle, POWER, file), route)
+    known, again = planned(planning, route), planned(Planning(bundle, POWER, adaptive(), file), route)
     assert [each.latency_ms for each in again.explain()] == pytest.approx(
         # A table is not made again for less than this.
         [each.latency_ms for each in known.explain()],
         rel=TOLERANCE,
     )
-    assert planned(Planning(bundle, POWER, file), route, forced(cut)).payload_bytes == 402
-    fresh = planned(Planning(bundle, POWER), route)
+    assert planned(Planning(bundle, POWER, adaptive(), file), route, forced(cut)).payload_bytes == 402
+    fresh = planned(Planning(bundle, POWER, adaptive()), route)
     assert explained(fresh, cut) < 0.7 * explained(again, cut)
 
 
 def test_what_was_learned_is_held_against_the_measurement_at_entry(bundle: Bundle, tmp_path: Path) -> None:
     file = tmp_path / "state.json"
-    planning = Planning(bundle, POWER, file)
+    planning = Planning(bundle, POWER, adaptive(), file)
     for _ in range(20):
         planning.ran_rest(None, 500 * bundle.costs.whole_ms)
     planning.save()
-    again = Planning(bundle, POWER, file)
+    again = Planning(bundle, POWER, adaptive(), file)
     assert again.rest_ms(None) == pytest.approx(500 * bundle.costs.whole_ms, rel=0.05)
     again.measure(Objective())
     assert again.rest_ms(None) < 250 * bundle.costs.whole_ms
@@ -232,7 +238,7 @@ def test_a_damaged_file_is_said_and_left_aside(
     file = tmp_path / "state.json"
     file.write_bytes(content)
     with caplog.at_level(logging.WARNING):
-        planning = Planning(bundle, POWER, file)
+        planning = Planning(bundle, POWER, adaptive(), file)
     assert "what was learned before is not used" in caplog.text
     assert planned(planning, Route(())).predicted_ms == pytest.approx(bundle.costs.whole_ms)
     planning.ran_rest(None, bundle.costs.whole_ms)
@@ -242,7 +248,7 @@ def test_a_damaged_file_is_said_and_left_aside(
 
 def test_without_a_file_nothing_is_written(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    planning = Planning(bundle, POWER)
+    planning = Planning(bundle, POWER, adaptive())
     planning.ran_rest(None, bundle.costs.whole_ms)
     planning.save()
     assert not list(tmp_path.iterdir())
@@ -254,7 +260,7 @@ HALF_CLOCK = replace(IDLE, clock_limit_share=0.5)
 
 def test_throttling_counts_at_once_and_is_not_counted_twice(bundle: Bundle) -> None:
     load = IDLE
-    planning, route, whole_ms = Planning(bundle, POWER, load=lambda: load), Route(()), bundle.costs.whole_ms
+    planning, route, whole_ms = Planning(bundle, POWER, adaptive(), load=lambda: load), Route(()), bundle.costs.whole_ms
     planning.ran_rest(None, whole_ms)
     table = planned(planning, route).reasons.table  # type: ignore[attr-defined]
     load = HALF_CLOCK
@@ -273,7 +279,11 @@ def test_throttling_counts_at_once_and_is_not_counted_twice(bundle: Bundle) -> N
 
 
 def test_a_false_alarm_fades_with_what_is_measured(bundle: Bundle) -> None:
-    planning, route, whole_ms = Planning(bundle, POWER, load=lambda: HALF_CLOCK), Route(()), bundle.costs.whole_ms
+    planning, route, whole_ms = (
+        Planning(bundle, POWER, adaptive(), load=lambda: HALF_CLOCK),
+        Route(()),
+        bundle.costs.whole_ms,
+    )
     assert planned(planning, route).predicted_ms == pytest.approx(2 * whole_ms)
     for _ in range(8):
         planning.ran_rest(None, whole_ms)
@@ -282,7 +292,7 @@ def test_a_false_alarm_fades_with_what_is_measured(bundle: Bundle) -> None:
 
 def test_the_first_load_that_is_known_stands_for_the_measurement_at_entry(bundle: Bundle) -> None:
     load = DeviceLoad()
-    planning, route = Planning(bundle, POWER, load=lambda: load), Route(())
+    planning, route = Planning(bundle, POWER, adaptive(), load=lambda: load), Route(())
     planning.measure(Objective())
     measured_ms = planned(planning, route).predicted_ms
     load = HALF_CLOCK
@@ -298,7 +308,7 @@ def again(planning: Planning, plan: Plan, route: Route, payload_bytes: int, **op
 
 
 def test_once_the_payload_is_known_the_plan_may_change(bundle: Bundle) -> None:
-    planning, route = Planning(bundle, POWER), Route((presence(bundle, speed=10.0),))
+    planning, route = Planning(bundle, POWER, adaptive()), Route((presence(bundle, speed=10.0),))
     plan = planned(planning, route)
     assert (plan.cut, plan.offloads) == (None, True)
     assert again(planning, plan, route, plan.payload_bytes) is plan
@@ -315,7 +325,7 @@ def test_once_the_payload_is_known_the_plan_may_change(bundle: Bundle) -> None:
 def test_what_is_over_of_a_deadline_counts(bundle: Bundle) -> None:
     bundle.costs = replace(bundle.costs, cuts={cut: SliceCost(9.9, 0.1) for cut in bundle.costs.cuts})
     hungry = Power(idle_w=1.0, busy_w=2.5, radio_uj_per_byte=0.0)
-    planning, route = Planning(bundle, hungry), Route((presence(bundle, speed=10.0),))
+    planning, route = Planning(bundle, hungry, adaptive()), Route((presence(bundle, speed=10.0),))
     plan = planned(planning, route, Forced(INPUT_CUT, (), "lossless", None))
     # 1.5 MB take 12 ms to send, and draw less meanwhile than any work here; once 8 of 20 ms are over, that is too late.
     objective = Objective("energy", deadline_ms=20.0)
@@ -329,7 +339,37 @@ def test_what_is_over_of_a_deadline_counts(bundle: Bundle) -> None:
 
 
 def test_forced_further_stages_are_not_decided_again(bundle: Bundle) -> None:
-    planning, route = Planning(bundle, POWER), Route((presence(bundle), presence(bundle, "other")))
+    planning, route = Planning(bundle, POWER, adaptive()), Route((presence(bundle), presence(bundle, "other")))
     first, second = bundle.cuts[0].id, bundle.cuts[-1].id
     plan = planned(planning, route, Forced(first, (second,), "raw", None))
+    assert again(planning, plan, route, 10_000_000) is plan
+
+
+def test_trials_and_plans_that_stand_are_repeated_from_a_log(bundle: Bundle, tmp_path: Path) -> None:
+    planning = Planning(bundle, POWER, adaptive(tmp_path / "log"))
+    routes, whole_ms = [Route((presence(bundle, f"gw{n}", 1e3),)) for n in range(2)], bundle.costs.whole_ms
+    said, changed = [], 0
+    for number in range(900):
+        # Local and the whole input cost about the same, now this one more and now that.
+        state = SystemState(LinkState(1e9, 1e9, whole_ms * (0.95 + 0.01 * (number % 11))))
+        route = routes[number // 10 % 2]
+        plan = planned(planning, route, state=state)
+        if plan.offloads:
+            planning.answered(plan, route, {f"gw{number // 10 % 2}"}, reply(whole_ms / 1e3))
+        else:
+            planning.ran_rest(None, whole_ms)
+        said.append(plan.reasons)
+        changed += again(planning, plan, route, 10_000_000 if number % 3 else plan.payload_bytes) is not plan
+    planning.save()
+    assert {"stands", "explores", "best"} <= {each.chosen.because for each in said}  # type: ignore[attr-defined]
+    found = replay_file(tmp_path / "log")
+    assert found.replay.decisions > 900 + changed > 900
+    assert found.replay.differences == []
+
+
+def test_what_the_bandit_has_decided_stays(bundle: Bundle) -> None:
+    planning = Planning(bundle, POWER, Deciding("bandit", Objective(), "ab", POWER, None))
+    route = Route((presence(bundle, speed=10.0),))
+    plan = planned(planning, route)
+    assert plan.offloads
     assert again(planning, plan, route, 10_000_000) is plan

@@ -20,6 +20,7 @@ from midstream.errors import (
     WireError,
     WireVersionError,
 )
+from midstream.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from midstream.analysis import Analysis
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from midstream.manifest import Cut
     from midstream.partitioning import Plan
     from midstream.tensors import TensorSpec
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AcceleratorError",

@@ -40,6 +40,7 @@ from midstream.communication.wire import (
     Status,
 )
 from midstream.complexity import analyze_inputs
+from midstream.deciding import Deciding
 from midstream.errors import CodecError, InputError, MissingExtraError, PeerError
 from midstream.exchange import Exchange
 from midstream.files import check_writable
@@ -55,6 +56,7 @@ from midstream.partitioning import (
     Tariff,
     size_features,
 )
+from midstream.partitioning.replay import PlannerName
 from midstream.partitioning.state import ObjectiveKind
 from midstream.planning import LOCAL_CUT, Forced, Planning
 from midstream.profiles import load_profile
@@ -151,8 +153,10 @@ class Device:
     as in `midstream.partitioning.Objective`; with a bound of memory that the whole model exceeds there is no answer
     without a gateway. ``packing`` sends small requests that are made at the same time in one message, where their
     deadlines allow that. ``priority`` is the class of requests that name none. What is learned of costs is kept in
-    ``state_dir``, for the next run of a device with this id, or of any without one. Entering waits up to 2 s for a
-    gateway, then goes on without. Methods may be called from any thread.
+    ``state_dir``, for the next run of a device with this id, or of any without one. ``planner`` decides: "adaptive" by
+    the costs and the link as they are now, "bandit" by what earlier results have taught, for latency alone.
+    ``decisions`` names a file for a log of what was decided, which ``midstream replay`` repeats. Entering waits up to
+    2 s for a gateway, then goes on without. Methods may be called from any thread.
     """
 
     def __init__(
@@ -175,6 +179,8 @@ class Device:
         priority: PriorityName = "normal",
         credentials: str | Path | None = None,
         state_dir: str | Path | None = None,
+        planner: PlannerName = "adaptive",
+        decisions: str | Path | None = None,
     ) -> None:
         address = parse_broker_url(broker, credentials=credentials)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -198,8 +204,9 @@ class Device:
         self._exchange = self._new_exchange()
         self._lock = threading.Lock()
         self._monitor = LoadMonitor()
+        deciding = Deciding(planner, self._objective, self.bundle.digest.hex(), power, decisions)
         state_file = _state_file(state_dir, self.bundle, named)
-        self._planning = Planning(self.bundle, power, state_file, self._monitor.now)
+        self._planning = Planning(self.bundle, power, deciding, state_file, self._monitor.now)
         self._late_ms = 0.0
         self._pool: ThreadPoolExecutor | None = None
 
@@ -329,6 +336,8 @@ class Device:
             why = None if cut == LOCAL_CUT or route.gateways else self._exchange.absence()
             result = self._locally(asked, begun, plan, why)
         timings["total"] = asked.elapsed_ms
+        if exited is None:
+            self._planning.finished(plan, timings["total"] - timings["analysis"])
         return result
 
     def check_plan(self, cut: str | Sequence[str] | None, codec: str | None) -> None:

@@ -20,6 +20,7 @@ from midstream.communication.codecs import find_codec, optional_libraries
 from midstream.communication.directory import WHOLE_KEY
 from midstream.communication.presence import Presence
 from midstream.communication.wire import MAX_STAGES, Reply
+from midstream.deciding import Deciding
 from midstream.errors import BundleError, PlanError
 from midstream.files import read_at_most
 from midstream.inputs import ImageInput
@@ -38,7 +39,6 @@ from midstream.partitioning import (
     Table,
     candidates,
     continued,
-    decide_from,
     device_memory,
     in_stages,
     plan_for,
@@ -116,20 +116,22 @@ class _Course:
 class Planning:
     """The candidates of one bundle on one device, what was learned of them, and decisions. Thread-safe.
 
-    ``power`` is what the device draws, ``load`` tells what its machine is doing. What is learned goes to
-    ``state_file`` and is taken from there; ``clock`` gives seconds.
+    ``power`` is what the device draws, ``deciding`` who decides, ``load`` tells what its machine is doing. What is
+    learned goes to ``state_file`` and is taken from there; ``clock`` gives seconds.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         power: Power,
+        deciding: Deciding,
         state_file: Path | None = None,
         load: Callable[[], DeviceLoad] = DeviceLoad,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bundle = bundle
         self._power = power
+        self._deciding = deciding
         self._load = load
         self._clock = clock
         # Whether the load under which the device was measured is known, and the slowdown of what it ran last.
@@ -159,8 +161,13 @@ class Planning:
             self._load_known = slower is not None
             self._corrections.device.check(ratio / (slower or 1.0))
 
+    def finished(self, plan: Plan, latency_ms: float) -> None:
+        """Learn what came of a plan: ms from the decision to the result, which is no early exit's."""
+        self._deciding.finished(plan, latency_ms)
+
     def save(self) -> None:
-        """Write down what was learned since that was last done, where there is a file for it."""
+        """Write down what was learned and decided since that was last done, where there are files for it."""
+        self._deciding.flush()
         if self._file is not None:
             self._file.flush()
 
@@ -225,10 +232,12 @@ class Planning:
         """The plan once its head has run and its payload is encoded: the same one, or another from there on.
 
         ``elapsed_ms`` of the deadline are over. What another plan predicts is what is left. A plan behind an early
-        exit, one of several gateways, and one that is tried to be measured stay.
+        exit, one of several gateways, one that is tried to be measured, and one of the bandit's stay.
         """
         left_ms = None if objective.deadline_ms is None else objective.deadline_ms - elapsed_ms
         if plan.exit is not None or plan.others != (GATEWAY,) or plan.reasons.explores or (left_ms or 1.0) <= 0:
+            return plan
+        if not self._deciding.again:
             return plan
         state = self._corrected(state, route.first)
         known = self._options((*route.gateways[:1], *route.further))
@@ -243,7 +252,7 @@ class Planning:
         payloads[there] *= payload_bytes / max(1.0, payloads[0])
         payloads[0] = payload_bytes
         left = replace(objective, deadline_ms=left_ms, energy_budget_mj=None)
-        other = decide_from(table, state, left, replace(inputs, payload_bytes=payloads), standing=0)
+        other = self._deciding.decide(table, state, left, replace(inputs, payload_bytes=payloads), standing=0)
         return plan if other.reasons.row == 0 else other
 
     def _later(self, known: _Known, row: int) -> tuple[Table, NDArray[np.intp]]:
@@ -397,7 +406,7 @@ class Planning:
         with self._lock:
             course = self._course(known)
             standing = None if course.standing is None else known.rows.get(course.standing)
-            plan = decide_from(known.table, state, objective, inputs, standing, course.exploration)
+            plan = self._deciding.decide(known.table, state, objective, inputs, standing, course.exploration)
             if not plan.reasons.explores:
                 course.standing = _option(plan)
         return plan
@@ -415,7 +424,7 @@ class Planning:
         """This was measured with a gateway; None: with all."""
         for names, course in self._courses.items():
             if gateway_id is None or names[:1] == (gateway_id,):
-                course.exploration.measured(place)
+                self._deciding.measured(course.exploration, place)
 
     def _corrected(self, state: SystemState, presence: Presence | None) -> SystemState:
         """The state with what the device and what was learned say: its load, how times spread, and the gateway's waits

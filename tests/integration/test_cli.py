@@ -289,3 +289,28 @@ def test_hidden_folders_hold_no_bundles(faces_path: Path, tmp_path: Path) -> Non
         find_bundles([tmp_path])
     shutil.copytree(faces_path, tmp_path / "b")
     assert find_bundles([tmp_path]) == [tmp_path / "b"]
+
+
+@pytest.mark.parametrize("planner", ["adaptive", "bandit"])
+def test_decisions_of_a_run_are_replayed(
+    broker: Broker, start_gateway, faces_path: Path, assets: Path, tmp_path: Path, planner: str
+) -> None:
+    start_gateway(broker)
+    log = tmp_path / "log.jsonl"
+    options = ["--planner", planner, "--decisions", log, "--json"]
+    ran = midstream("run", faces_path, "--broker", broker.url, "--input", assets / "pictures", *options)
+    assert ran.returncode == 0, ran.stderr
+    told = midstream("replay", log, "--json")
+    assert (told.returncode, told.stderr) == (0, "")
+    replayed = json.loads(told.stdout)
+    assert replayed["header"]["planner"] == planner
+    # The adaptive one decides some inputs twice.
+    assert replayed["decisions"] == replayed["equal"] >= len(json.loads(ran.stdout)["results"]) > 0
+
+
+def test_what_the_bandit_cannot_minimise_is_one_line(faces_path: Path, assets: Path, tmp_path: Path) -> None:
+    start = ["run", faces_path, "--broker", "mqtt://127.0.0.1:9", "--input", assets / "pictures"]
+    log = ["--decisions", tmp_path / "log"]
+    assert "learns latencies" in one_line(midstream(*start, "--planner", "bandit", "--objective", "energy", *log), 2)
+    assert "cannot be written there" in one_line(midstream(*start, "--decisions", tmp_path / "no" / "log"), 2)
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import StrEnum
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from midstream.device import Result
 
 _BROKER_WAIT_S = 3.0
+
+
+class PlannerChoice(StrEnum):
+    """Who decides, `midstream.partitioning.replay.PlannerName` for the command line."""
+
+    adaptive = "adaptive"
+    bandit = "bandit"
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +49,8 @@ def run(
     ] = False,
     emulate: Annotated[str | None, typer.Option(help="Slow this machine down to a board's profile.")] = None,
     accelerator: AcceleratorOption = AcceleratorName.cpu,
+    planner: Annotated[PlannerChoice, typer.Option(help="Who decides; bandit: µLinUCB.")] = PlannerChoice.adaptive,
+    decisions: Annotated[Path | None, typer.Option(help="File for a log of decisions; see midstream replay.")] = None,
     save: Annotated[Path | None, typer.Option(help="Folder for the outputs, one .npz file for each input.")] = None,
     state: Annotated[Path | None, typer.Option(help="Folder for what is learned of costs, for the next run.")] = None,
     as_json: JsonOption = False,
@@ -62,6 +72,8 @@ def run(
         profile=emulate,
         credentials=credentials,
         state_dir=state,
+        planner=planner.value,
+        decisions=decisions,
     )
     device.check_plan(cut, codec)
     # What is wrong with the first input is said before anything is waited for.

@@ -46,7 +46,7 @@ def plan_for(candidate: Candidate, state: SystemState, power: Power, why: str) -
     table = _alone(candidate, state, power)
     latency_ms = float(table.alone(0).latency_ms(state, MEAN)[0][0])
     chosen = Chosen(0, latency_ms, latency_ms)
-    return _plan(chosen, Reasons(table, chosen, state, Objective(), MEAN, forced=why))
+    return plan_of(chosen, Reasons(table, chosen, state, Objective(), MEAN, forced=why))
 
 
 def decide(candidates: Sequence[Candidate], state: SystemState, objective: Objective, power: Power) -> Plan:
@@ -75,7 +75,7 @@ def decide_from(
     chosen = table.choose(state, objective, inputs, standing)
     if exploration is not None:
         chosen = exploration.instead(chosen, table, state, objective, inputs) or chosen
-    return _plan(chosen, Reasons(table, chosen, state, objective, inputs))
+    return plan_of(chosen, Reasons(table, chosen, state, objective, inputs))
 
 
 def _alone(candidate: Candidate, state: SystemState, power: Power) -> Table:
@@ -85,7 +85,8 @@ def _alone(candidate: Candidate, state: SystemState, power: Power) -> Table:
     return Table((candidate,), power)
 
 
-def _plan(chosen: Chosen, reasons: Reasons) -> Plan:
+def plan_of(chosen: Chosen, reasons: Reasons) -> Plan:
+    """The plan of a choice with its reasons."""
     table, row, inputs = reasons.table, chosen.row, reasons.inputs
     candidate = table.candidates[row]
     payload_bytes = candidate.payload_bytes

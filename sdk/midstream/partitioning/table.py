@@ -21,6 +21,8 @@ from midstream.profiles import Power
 Option = Literal["local", "input", "split"]
 Because = Literal["best", "stands", "explores"]
 OPTIONS: tuple[Option, ...] = get_args(Option)
+# Of so many sets of constraints a table remembers what they allow.
+_MOST_REMEMBERED = 8
 
 # A standing plan stays where the best is ahead of it by no more than this share of its value.
 HYSTERESIS = 0.03
@@ -71,6 +73,8 @@ class Table:
             refused = [refusal(each, state, objective) for each in self.candidates]
             rows = np.array([row for row in self._by_device_ms if refused[row] is None], np.intp)
             columns = Columns(self.candidates, rows, self.power)
+            if len(self._allowed) >= _MOST_REMEMBERED:
+                self._allowed = {}
             known = self._allowed[key] = columns, frozenset(filter(None, refused))
         return known
 
