@@ -106,6 +106,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         slices[head_name(cut_id)] = record(given, made)
         slices[tail_name(cut_id)] = record(made[: len(crossing)], [name for name in wanted if name not in here])
         cuts.append(Cut(cut_id, crossing, draw(COUNTS), draw(LAYERS), here, draw(st.floats(0, 1))))
+        cuts[-1] = replace(cuts[-1], reveals_input=draw(st.sampled_from([True, False, None])))
     rejected = draw(st.lists(st.builds(RejectedCut, NAMES, NAMES, st.none() | TIMES), max_size=2))
     optimal, dominated, others = (draw(st.integers(0, 5)) for _ in range(3))
     total = optimal + dominated + others + len(cuts) + len(rejected)
@@ -283,6 +284,37 @@ def test_layers_are_stored_as_ranges() -> None:
     data = manifest_to_bytes(long)
     assert len(data) < len(manifest_to_bytes(small())) + 10
     assert manifest_from_bytes(data, "").cuts[0].nodes == tuple(range(100_000))
+
+
+def with_cut(**changes: Any) -> Manifest:
+    return replace(small(), cuts=(replace(small().cuts[0], **changes),))
+
+
+@pytest.mark.parametrize("reveals", [True, False])
+def test_whether_a_cut_reveals_the_input_is_kept(reveals: bool) -> None:
+    data = manifest_to_bytes(with_cut(reveals_input=reveals))
+    assert manifest_from_bytes(data, "m").cuts[0].reveals_input is reveals
+
+
+def test_a_manifest_of_an_earlier_release_does_not_tell_what_reveals_the_input() -> None:
+    data = manifest_to_bytes(small())
+    assert b"reveals_input" not in data
+    assert manifest_from_bytes(data, "m").cuts[0].reveals_input is None
+
+
+@pytest.mark.parametrize("value", [None, 0, 1, "", "false", []])
+def test_what_does_not_say_whether_a_cut_reveals_the_input_is_refused(value: Any) -> None:
+    data = manifest_to_bytes(with_cut(reveals_input=False))
+    with pytest.raises(BundleError, match="is not a truth value"):
+        manifest_from_bytes(changed(data, value, "cuts", 0, "reveals_input"), "m")
+
+
+def test_a_cut_that_sends_an_input_cannot_reveal_none() -> None:
+    manifest = with_cut(tensors=(small().inputs[0], small().outputs[0]), reveals_input=False)
+    manifest = replace(manifest, fixed={"x": 1.0}, semantics={})
+    assert manifest_from_bytes(manifest_to_bytes(manifest), "m") == manifest
+    with pytest.raises(BundleError, match="sends an input and is said to reveal none"):
+        manifest_from_bytes(manifest_to_bytes(replace(manifest, fixed={})), "m")
 
 
 QUANTISED = Quantisation("int8", 20, "00", 3, 1.0, (OutputChange("y", "scores", 1.0, 0.25, None),))

@@ -20,7 +20,8 @@ Floats = NDArray[np.float64]
 class Node:
     """One layer. ``inputs`` are values it reads (captured ones included), constants left out.
 
-    ``static`` nodes depend on no input of the model; ``stateful`` ones keep a hidden state between runs.
+    ``static`` nodes depend on no input of the model; ``stateful`` ones keep a hidden state between runs. ``activated``
+    ones have a non-linear step within, whatever their operator, before all they write.
     """
 
     index: int
@@ -32,6 +33,7 @@ class Node:
     weight_bytes: int = 0
     static: bool = False
     stateful: bool = False
+    activated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

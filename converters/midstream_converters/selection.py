@@ -1,16 +1,16 @@
 """Which candidates are worth proving, and in which order: minimum cuts, and narrow places of the running order.
 
 A cut is *dominated* where another has no layer on the device that it has not itself, sends no more bytes, gets no more
-back, and sends an input of the model only if it does so too. On a gateway that is at least as fast as the device on
-each layer, the other's latency is no higher at any link speed: the layers that it moves cost there no more than here,
-and nothing else costs more. The device's energy is no higher either, waiting being no dearer than computing. Where the
-gateway is the slower one on each layer, no cut is better than the whole model on the device. In between, and for
-throughput, the rule says nothing: there the sweep decides, and what is the best somewhere in it is never left out.
+back, and reveals an input of the model only if it does so too (`linear`). On a gateway that is at least as fast as the
+device on each layer, the other's latency is no higher at any link speed: the layers that it moves cost there no more
+than here, and nothing else costs more. The device's energy is no higher either, waiting being no dearer than computing.
+Where the gateway is the slower one on each layer, no cut is better than the whole model on the device. In between, and
+for throughput, the rule says nothing: there the sweep decides, and what is the best somewhere in it is never left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from midstream.manifest import CandidateCounts
 from midstream_converters.cuts import Candidate, Cutter
 from midstream_converters.graph import ModelGraph
+from midstream_converters.linear import revealing
 from midstream_converters.sweep import best_heads
 
 
@@ -55,7 +56,8 @@ def select(graph: ModelGraph, *, every: bool) -> Selection:
     candidates = [optimal.get(cut.id, cut) for cut in running] + numbered
     best = sorted((cut for cut in candidates if cut.share > 0), key=lambda cut: (-cut.share, len(cut.head), cut.head))
     pool = best + [cut for cut in candidates if not cut.share and len(cut.crossing) == 1]
-    dominated = {cut: others for cut in pool if not cut.share and (others := dominating(graph, cut, pool))}
+    reveal = revealing(graph)
+    dominated = {cut: others for cut in pool if not cut.share and (others := dominating(cut, pool, reveal))}
     counts = CandidateCounts(
         len(candidates), len(best), sum(len(cut.crossing) == 1 for cut in candidates), len(dominated)
     )
@@ -89,9 +91,9 @@ def _optimal(
     return optimal, numbered
 
 
-def dominating(graph: ModelGraph, cut: Candidate, pool: Sequence[Candidate]) -> frozenset[str]:
-    """The ids of those that are never worse where the rule above holds."""
-    head, inputs = set(cut.head), not set(graph.inputs).isdisjoint(cut.crossing)
+def dominating(cut: Candidate, pool: Sequence[Candidate], reveal: Set[str]) -> frozenset[str]:
+    """The ids of those that are never worse where the rule above holds; ``reveal`` are the values that `revealing`."""
+    head, reveals = set(cut.head), not reveal.isdisjoint(cut.crossing)
     return frozenset(
         other.id
         for other in pool
@@ -99,7 +101,7 @@ def dominating(graph: ModelGraph, cut: Candidate, pool: Sequence[Candidate]) -> 
         and other.reply_bytes <= cut.reply_bytes
         and len(other.head) < len(head)
         and head.issuperset(other.head)
-        and (inputs or set(graph.inputs).isdisjoint(other.crossing))
+        and (reveals or reveal.isdisjoint(other.crossing))
     )
 
 

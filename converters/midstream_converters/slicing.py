@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from midstream.manifest import WHOLE, Cut, head_name, middle_name, tail_name
 from midstream_converters.cuts import Candidate
 from midstream_converters.graph import PLAIN, Slice, Source, Variant, carried
+from midstream_converters.linear import revealing
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ def halves(
         candidate.head,
         outputs_here,
         candidate.share,
+        reveals_input=not revealing(graph).isdisjoint(candidate.crossing),
     )
     coded = candidate.crossing if codec else ()
     first = Variant(gives_wide=wide, without=head_without, codec=codec, gives_coded=coded)

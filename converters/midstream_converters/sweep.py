@@ -1,10 +1,10 @@
 """Which heads are the best somewhere: minimum cuts over link speeds, boards, gateways, loads and objectives.
 
 Every shipped board is a device in front of each of two gateways, idle or three quarters loaded; the objective is
-latency, the device's energy or throughput; the input may leave the device or not. Links go from 16 kbit/s to 1 Gbit/s,
-as fast down as up, and for latency and energy not by a grid: `MinCut.sweep` finds every change of the best head between
-these two. The round trip is left out. It is the same for every cut, so it decides between a cut and the whole model on
-the device, and never between two cuts.
+latency, the device's energy or throughput; the input, and what is linear in it, may leave the device or not. Links go
+from 16 kbit/s to 1 Gbit/s, as fast down as up, and for latency and energy not by a grid: `MinCut.sweep` finds every
+change of the best head between these two. The round trip is left out. It is the same for every cut, so it decides
+between a cut and the whole model on the device, and never between two cuts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from midstream.profiles import Power, Profile, load_profile, profile_names
 from midstream_converters.graph import ModelGraph
+from midstream_converters.linear import revealing
 from midstream_converters.mincut import Carried, Costs, Line, MinCut, Problem
 
 GATEWAYS = ("x86-laptop", "x86-mini")
@@ -31,14 +32,21 @@ _OBJECTIVES = 3
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A model's layers as `MinCut` takes them: ``layers`` are their indices, static and unused ones left out."""
+    """A model's layers as `MinCut` takes them: ``layers`` are their indices, static and unused ones left out.
+
+    ``revealing`` are the places of those values of the problem that reveal an input of the model.
+    """
 
     layers: tuple[int, ...]
     problem: Problem
+    revealing: frozenset[int]
 
     def keeping_input(self) -> Problem:
-        """The same, where no input of the model may leave the device."""
-        kept = tuple(replace(v, bytes=math.inf) if v.maker is None else v for v in self.problem.values)
+        """The same, where no input of the model, and nothing that is linear in one, may leave the device."""
+        kept = tuple(
+            replace(value, bytes=math.inf) if place in self.revealing else value
+            for place, value in enumerate(self.problem.values)
+        )
         return replace(self.problem, values=kept)
 
 
@@ -65,7 +73,9 @@ def network_of(graph: ModelGraph, layers: Sequence[int]) -> Network:
         if maker in place:
             replies[place[maker]] += graph.values[key].bytes
     pinned = frozenset(place[layer] for layer in layers if graph.nodes[layer].stateful)
-    return Network(tuple(layers), Problem(tuple(replies), values, pinned))
+    reveal = revealing(graph)
+    kept = frozenset(place for place, key in enumerate(readers) if key in reveal)
+    return Network(tuple(layers), Problem(tuple(replies), values, pinned), kept)
 
 
 def layer_ms(graph: ModelGraph, layers: Sequence[int], profile: Profile) -> Costs:

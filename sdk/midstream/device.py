@@ -352,15 +352,16 @@ class Device:
         longer than one slice of the model, so that nothing of it is left when the cancellation is through.
         """
         cancellation = Cancellation()
-        asked = partial(self._infer, cancellation, inputs, **options)
-        running = asyncio.get_running_loop().run_in_executor(self._threads(), asked)
+        job = self._threads().submit(partial(self._infer, cancellation, inputs, **options))
+        running = asyncio.wrap_future(job)
+        # That it was cancelled is no news, whoever still waits for it.
+        running.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
             cancellation.cancel()
-            await asyncio.wait([running])
-            if not running.cancelled():
-                running.exception()  # that it was cancelled is no news
+            if not job.cancel():  # it has begun
+                await asyncio.wait([running])
             raise
 
     def stream(self, **options: Any) -> FrameStream[np.ndarray, Result]:

@@ -101,7 +101,9 @@ class Cut:
     ``payload_bytes`` is the size of the crossing tensors as they are, at the sizes the bundle was verified with.
     ``head_outputs`` are outputs of the model that the head already computes; they never cross. ``accelerators`` are
     those that run all of the head's operators, as far as their documentation says. ``share`` is how much of
-    the converter's sweep of machines, objectives and link speeds the cut is the best in, 0 to 1.
+    the converter's sweep of machines, objectives and link speeds the cut is the best in, 0 to 1. ``reveals_input`` says
+    whether an input of the model, or what is linear in one, is among what crosses; None where an earlier release wrote
+    the bundle, which did not tell.
     """
 
     id: str
@@ -111,6 +113,7 @@ class Cut:
     head_outputs: tuple[str, ...] = ()
     share: float = 0.0
     accelerators: tuple[str, ...] = ()
+    reveals_input: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

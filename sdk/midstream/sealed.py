@@ -40,7 +40,7 @@ from midstream.manifest import (
     middle_name,
     tail_name,
 )
-from midstream.seal import canonical, count, guard, number, seal, share, text, texts, unseal
+from midstream.seal import canonical, count, guard, number, seal, share, text, texts, truth, unseal
 from midstream.tensors import CARRIED_DTYPES, TensorSpec
 
 T = TypeVar("T")
@@ -165,18 +165,7 @@ def _manifest_body(manifest: Manifest) -> dict[str, Any]:
         "semantics": {name: semantics_to_json(value) for name, value in manifest.semantics.items()},
         "fixed": manifest.fixed,
         "sample_shapes": {name: list(shape) for name, shape in manifest.sample_shapes.items()},
-        "cuts": [
-            {
-                "id": cut.id,
-                "tensors": [_spec_to_json(spec) for spec in cut.tensors],
-                "payload_bytes": cut.payload_bytes,
-                "nodes": _to_ranges(cut.nodes),
-                "head_outputs": list(cut.head_outputs),
-                "share": cut.share,
-                "accelerators": list(cut.accelerators),
-            }
-            for cut in manifest.cuts
-        ],
+        "cuts": [_cut_to_json(cut) for cut in manifest.cuts],
         "rejected": [
             {"id": cut.id, "reason": cut.reason, "max_abs_error": cut.max_abs_error} for cut in manifest.rejected
         ],
@@ -281,6 +270,8 @@ def _check_parts(manifest: Manifest) -> None:
     if len(crossing) != len(manifest.cuts):
         raise ValueError("two cuts have one id")
     for cut in manifest.cuts:
+        if cut.reveals_input is False and not crossing[cut.id].isdisjoint(inputs - set(manifest.fixed)):
+            raise ValueError(f"cut {cut.id!r} sends an input and is said to reveal none")
         here = set(cut.head_outputs)
         head = manifest.slices.get(head_name(cut.id))
         made = set(head.outputs) if head else set()
@@ -330,6 +321,19 @@ def _check_slice(manifest: Manifest, name: str, given: set[str], wanted: set[str
         raise ValueError(f"slice {name!r} takes or gives other tensors than it should")
 
 
+def _cut_to_json(cut: Cut) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "id": cut.id,
+        "tensors": [_spec_to_json(spec) for spec in cut.tensors],
+        "payload_bytes": cut.payload_bytes,
+        "nodes": _to_ranges(cut.nodes),
+        "head_outputs": list(cut.head_outputs),
+        "share": cut.share,
+        "accelerators": list(cut.accelerators),
+    }
+    return value if cut.reveals_input is None else value | {"reveals_input": cut.reveals_input}
+
+
 def _cuts_from_json(value: list[dict[str, Any]]) -> tuple[Cut, ...]:
     # Ranges are short and what they stand for is not: all of them together are bounded.
     if sum(last - first + 1 for cut in value for first, last in cut["nodes"]) > _MAX_NODES:
@@ -343,6 +347,7 @@ def _cuts_from_json(value: list[dict[str, Any]]) -> tuple[Cut, ...]:
             texts(cut["head_outputs"]),
             number(cut["share"]),
             _accelerators_from_json(cut["accelerators"]),
+            truth(cut["reveals_input"]) if "reveals_input" in cut else None,
         )
         for cut in value
     )

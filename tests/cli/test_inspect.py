@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from midstream.bundle import Bundle
+from midstream.cli.inspect import revealing_words
+from midstream.manifest import Cut
 
 from .conftest import Midstream
 
@@ -34,6 +36,8 @@ def test_inspect_as_json(midstream: Midstream, faces: Path, faces_model: Path) -
     assert counts["kept"] == len(told["cuts"])
     assert counts["untried"] > 0
     assert [cut["share"] for cut in told["cuts"]] == [cut.share for cut in bundle.cuts]
+    assert [cut["reveals_input"] for cut in told["cuts"]] == [cut.reveals_input for cut in bundle.cuts]
+    assert None not in {cut.reveals_input for cut in bundle.cuts}
 
 
 def test_inspect_as_tables(midstream: Midstream, faces: Path) -> None:
@@ -41,8 +45,21 @@ def test_inspect_as_tables(midstream: Midstream, faces: Path) -> None:
     assert shown.code == 0
     assert "cuts (0 candidates rejected)" in shown.out
     assert "DEPTHWISE_CONV_2D" in shown.out
+    assert "an input, or what is linear in one, crosses at: " in shown.out
     assert "89 candidate cuts: " in shown.out
     assert "critical path (*): " in shown.out
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ((True, False, True), "an input, or what is linear in one, crosses at: c0, c2"),
+        ((False, False), "an input, or what is linear in one, crosses at: no cut"),
+        ((True, None), "this bundle does not say at which cuts the input is revealed; convert the model again"),
+    ],
+)
+def test_cuts_that_reveal_the_input_are_named(told: tuple[bool | None, ...], words: str) -> None:
+    assert revealing_words(Cut(f"c{n}", (), 0, (), reveals_input=each) for n, each in enumerate(told)) == words
 
 
 def test_a_name_that_looks_like_markup_is_a_name(midstream: Midstream, faces_model: Path, tmp_path: Path) -> None:

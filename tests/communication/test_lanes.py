@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Callable
@@ -165,3 +166,43 @@ def test_threads_that_ask_at_once_all_get_their_answers(broker: Broker) -> None:
         for thread in threads:
             thread.join()
     assert all(event.is_set() for event in arrived)
+
+
+def accepted(server: socket.socket) -> dict[bool, socket.socket]:
+    """Both connections of lanes, by whether each is the urgent one; each was accepted."""
+    found = {}
+    while len(found) < 2:
+        connection, _ = server.accept()
+        connection.settimeout(WAIT_S)
+        found[b"-urgent" in connection.recv(1000)] = connection
+        connection.sendall(b"\x20\x03\0\0\0")
+    return found
+
+
+def test_a_callback_that_finds_the_other_connection_broken_goes_on() -> None:
+    """What the broken one still has to be read is not handed out in the midst of the callback."""
+    came: queue.Queue[bytes] = queue.Queue()
+
+    def answer(message: Message) -> None:
+        if message.payload == b"ask":
+            for _ in range(200):
+                both.publish("answer", b"", priority=Priority.CRITICAL)
+        came.put(message.payload)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"mqtt://127.0.0.1:{server.getsockname()[1]}"
+        both = Lanes(url, "lanes", on_message=answer, on_state=lambda _up: None)
+        threading.Thread(target=both.start, args=(WAIT_S,)).start()
+        connections = accepted(server)
+        for transport in (both.main, both.urgent):
+            transport.start(WAIT_S, required=True)
+        # Whoever attends reads the second connection, and nobody else does: so all of this is there at once.
+        with both.attended(urgent=True):
+            connections[True].sendall(b"\x30\x07\0\x01t\0end")
+            connections[True].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connections[True].close()
+            connections[False].sendall(b"\x30\x07\0\x01t\0ask")
+            assert came.get(timeout=WAIT_S) == b"ask"
+        assert came.get(timeout=WAIT_S) == b"end"
+        connections[False].close()
+        both.close()

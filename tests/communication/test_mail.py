@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from midstream.communication.chunks import MIN_CHUNK_BYTES, Reassembler, peek
+from midstream.communication.chunks import MIN_CHUNK_BYTES, Reassembler, peek, split
 from midstream.communication.control import Cancel, Missing, Taken, decode_control, encode_control
 from midstream.communication.mail import Mail
 from midstream.communication.redundancy import Way, parity_chunks, redundancy
@@ -82,6 +82,15 @@ def test_lost_chunks_come_again() -> None:
 def test_the_last_chunks_come_again_though_nothing_follows_them() -> None:
     with pair(once({18, 19})) as ends:
         ends.send(MESSAGE)
+        assert ends.came.get(timeout=WAIT_S) == MESSAGE
+
+
+def test_who_begins_messages_without_end_keeps_no_other_from_being_repaired() -> None:
+    last = len(split(MESSAGE, ID, MIN_CHUNK_BYTES)) - 1
+    with pair(once({last})) as ends:
+        ends.send(MESSAGE)
+        for number in range(1000):
+            ends.receiver.add("flood", split(MESSAGE, number.to_bytes(16), MIN_CHUNK_BYTES)[0])
         assert ends.came.get(timeout=WAIT_S) == MESSAGE
 
 

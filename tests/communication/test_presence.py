@@ -36,7 +36,7 @@ presences = st.builds(
     Presence,
     st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
     st.lists(st.binary(min_size=32, max_size=32), max_size=4).map(tuple),
-    st.floats(0, 1e6, exclude_min=True),
+    st.floats(1e-12, 1e6),
     st.lists(st.integers(0, 255), max_size=15).map(lambda versions: (1, *versions)),
     st.dictionaries(
         st.binary(min_size=32, max_size=32).map(bytes.hex),
@@ -103,6 +103,9 @@ def test_of_a_gateway_of_other_versions_only_these_are_read() -> None:
         ({"speed_factor": -1}, "speed_factor = -1.0"),
         ({"speed_factor": "1"}, "speed_factor of type str"),
         ({"speed_factor": 10**400}, "speed_factor = inf"),
+        ({"speed_factor": 1e-13}, "speed_factor = 1e-13"),
+        ({"speed_factor": 1.1e12}, "speed_factor = 1100000000000.0"),
+        ({"tail_ms": {DIGEST.hex(): {"c1": 1e308}}}, "tail_ms of cut 'c1' = 1e\\+308"),
         ({"speed_factor": None}, "speed_factor of type NoneType"),
         ({"pools": "attic"}, "'pools' of type str"),
         ({"pools": [7]}, "'pools' what is not a string"),

@@ -514,3 +514,64 @@ def test_a_broker_says_whether_it_shares_subscriptions(said: bytes, shares: bool
                 connection.sendall(bytes([0x20, 3 + len(said), 0, 0, len(said)]) + said)
                 transport.start(10.0, required=True)
                 assert transport.shares_subscriptions is shares
+
+
+def test_a_burst_that_comes_at_once_is_acknowledged_and_answered() -> None:
+    """More than may wait to be written: it was read before anything could be."""
+    count = 5000
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"mqtt://127.0.0.1:{server.getsockname()[1]}"
+        transport = MqttTransport(
+            url, "burst", on_message=lambda _: transport.publish("a", b"", qos=0), on_state=lambda _: None
+        )
+        with transport:
+            connection, _ = server.accept()
+            with connection:
+                connection.settimeout(WAIT_S)
+                connection.recv(1000)
+                connection.sendall(b"\x20\x03\0\0\0")
+                transport.start(WAIT_S, required=True)
+                connection.sendall(
+                    b"".join(b"\x32\x06\0\x01t" + number.to_bytes(2) + b"\0" for number in range(1, count + 1))
+                )
+                heard = bytearray()
+                # An acknowledgement has four bytes, an answer six.
+                while len(heard) < 10 * count and (part := connection.recv(1 << 16)):
+                    heard += part
+                assert heard.count(b"\x30\x04\0\x01a\0") == count
+                assert len(heard) == 10 * count
+                assert transport.connected
+
+
+def test_closing_waits_for_what_is_under_way_whoever_has_attended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("midstream.communication.transport.FLUSH_S", 6 * WAIT_S)
+    left = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"mqtt://127.0.0.1:{server.getsockname()[1]}"
+        transport = MqttTransport(url, "closes", on_message=lambda _: None, on_state=lambda _: None)
+        transport.start()
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(WAIT_S)
+            connection.recv(1000)
+            connection.sendall(b"\x20\x03\0\0\0")
+            transport.start(WAIT_S, required=True)
+
+            def ask() -> None:
+                with transport.attended() as attend:
+                    transport.publish("t", b"")
+                    attend(lambda: False, 6 * WAIT_S)
+                    left.wait(6 * WAIT_S)
+
+            threads = [threading.Thread(target=ask), threading.Thread(target=transport.close)]
+            threads[0].start()
+            packet_id = connection.recv(1000)[5:7]
+            threads[1].start()
+            connection.sendall(b"\x40\x02" + packet_id)
+            try:
+                assert connection.recv(1000) == b"\xe0\0"
+            finally:
+                left.set()
+                connection.close()
+                for thread in threads:
+                    thread.join(WAIT_S)

@@ -260,6 +260,7 @@ def test_a_hostile_field_is_named(at: int, value: bytes, reason: str) -> None:
         (4, b"\x05", "flags 0x04"),
         (7, b"\x08", "unknown status 8"),
         (24, struct.pack("<d", -1.0), "queue time is -1.0 ms"),
+        (24, struct.pack("<d", 1.1e12), "queue time is 1100000000000.0 ms"),
         (32, struct.pack("<d", math.nan), "compute time is nan"),
         (40, struct.pack("<H", 1025), "1025 bytes of message"),
     ],

@@ -13,15 +13,14 @@ from midstream_converters.graph import ModelGraph, Node, Value
 
 
 def made(outputs: str, *layers: str, sizes: Mapping[str, int] | None = None, unsendable: str = "") -> ModelGraph:
-    """A model from layers such as ``"a b = x y"``; ``=static=`` and ``=state=`` mark them, each has 10 MACs."""
+    """A model from layers such as ``"a b = x y"``; a mark such as ``=relu=`` says what each is; all have 10 MACs."""
     nodes = []
     for index, layer in enumerate(layers):
-        left, mark, right = layer.partition("=static=") if "=static=" in layer else layer.partition("=state=")
-        if not mark:
-            left, mark, right = layer.partition("=")
-        names, reads = tuple(left.split()), tuple(right.split())
-        node = Node(index, f"layer{index}", "Op", reads, names, macs=10)
-        nodes.append(replace(node, static=mark == "=static=", stateful=mark == "=state="))
+        left, *marks, right = layer.split("=")
+        mark, names, reads = "".join(marks), tuple(left.split()), tuple(right.split())
+        op = "Op" if mark in ("", "static", "state") else mark
+        node = Node(index, f"layer{index}", op, reads, names, macs=10)
+        nodes.append(replace(node, static=mark == "static", stateful=mark == "state"))
     produced = {value for node in nodes for value in node.outputs}
     inputs = dict.fromkeys(value for node in nodes for value in node.inputs if value not in produced)
     return assembled(nodes, list(inputs), outputs.split(), sizes or {}, unsendable.split())
@@ -49,7 +48,8 @@ def graphs(draw: st.DrawFn) -> ModelGraph:
         reads += (draw(st.sampled_from(sorted(static))),) if static and draw(st.booleans()) else ()
         names = tuple(f"v{index}{part}" for part in range(draw(st.integers(1, 2))))
         fixed = static.issuperset(reads)
-        nodes.append(Node(index, "", "Op", reads, names, draw(st.integers(0, 9)), 0, fixed, not fixed and draw(rarely)))
+        op = draw(st.sampled_from(["Op", "Relu", "Mul"]))
+        nodes.append(Node(index, "", op, reads, names, draw(st.integers(0, 9)), 0, fixed, not fixed and draw(rarely)))
         known += names
         static.update(names if fixed else ())
     outputs = draw(st.lists(st.sampled_from(known[-3:]) | st.sampled_from(known), min_size=1, max_size=3, unique=True))

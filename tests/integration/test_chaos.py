@@ -6,6 +6,7 @@ Each is short here; the same at length is marked long, and ``scripts/soak`` runs
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -347,6 +348,45 @@ def test_a_cancelled_request_leaves_nothing(
         assert chosen(device) is not None
         result = device.infer(picture, cut="input")
         assert result.ran_on == ("gateway",), result.fallback
+
+
+def test_cancelling_what_has_not_begun_waits_for_nobody_else(
+    broker: Broker,
+    start_gateway,
+    digits_path: Path,
+    digits: Bundle,
+    picture: Tensors,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("midstream.device._MOST_ASYNC", 1)
+    gateway = start_gateway(broker, bundle=digits_path)
+    complaints: list[dict[str, object]] = []
+
+    async def ask_twice_and_leave(device: Device) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+        first = asyncio.create_task(device.infer_async(picture, cut="input"))
+        while device.pending < 1:
+            await asyncio.sleep(0.01)
+        second = asyncio.create_task(device.infer_async(picture, cut="input"))
+        await asyncio.sleep(0)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert not first.done()
+        # Who is cancelled once more does not wait, and leaves nothing to complain of.
+        first.cancel()
+        await asyncio.sleep(0)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        while device.pending:
+            await asyncio.sleep(0.01)
+
+    with device_with_gateway(digits, broker.url) as device:
+        gateway.process.send_signal(signal.SIGSTOP)
+        asyncio.run(ask_twice_and_leave(device))
+    gc.collect()
+    assert not complaints
 
 
 def test_the_gateway_does_not_run_what_nobody_waits_for(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from midstream.gateway import Gateway
 from midstream.link import LinkEmulator
 from midstream.tensors import Tensors
 
-from .conftest import asking, device_with_gateway, until
+from .conftest import GatewayProcess, asking, device_with_gateway, until
 
 DEADLINE_MS = 1000.0
 # Far below the 10 s a device waits without a deadline, far above what a busy machine adds.
@@ -157,6 +158,39 @@ def test_the_broker_dies_mid_request(faces: Bundle, inputs: Tensors, start_gatew
             broker.start()
             until(lambda: device.gateways > 0, "the gateway to come back with the broker")
             until(lambda: "gateway" in device.infer(inputs, cut=faces.cuts[3].id).ran_on, "the gateway's answers")
+
+
+@contextmanager
+def asking_in_vain(device: Device, gateway: GatewayProcess, inputs: Tensors, cut: str) -> Iterator[list[Result]]:
+    """A request under way to a gateway that does not answer, which is over by the end; its result."""
+    gateway.process.send_signal(signal.SIGSTOP)
+    results: list[Result] = []
+    thread = threading.Thread(target=lambda: results.append(device.infer(inputs, cut=cut)))
+    thread.start()
+    until(lambda: device.pending > 0, "the request to be sent")
+    yield results
+    thread.join(30)
+
+
+def test_a_killed_broker_ends_what_is_under_way(faces: Bundle, inputs: Tensors, start_gateway) -> None:
+    """At once: who waits for its answer by reading the connection does not keep its end from being found."""
+    cut = faces.cuts[3].id
+    with Broker() as broker:
+        gateway = start_gateway(broker)
+        with (
+            device_with_gateway(faces, broker.url) as device,
+            asking_in_vain(device, gateway, inputs, cut) as results,
+        ):
+            assert broker.pid is not None
+            os.kill(broker.pid, signal.SIGKILL)
+    answered_by_itself(results[0], faces.run(inputs), "connection to the broker was lost")
+
+
+def test_closing_ends_what_is_under_way(broker: Broker, start_gateway, faces: Bundle, inputs: Tensors) -> None:
+    gateway = start_gateway(broker)
+    with ExitStack() as after, device_with_gateway(faces, broker.url) as device:
+        results = after.enter_context(asking_in_vain(device, gateway, inputs, faces.cuts[3].id))
+    answered_by_itself(results[0], faces.run(inputs), "the device is closing")
 
 
 def test_everything_boots_before_the_broker(faces: Bundle, faces_path: Path, inputs: Tensors, start_gateway) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from midstream.broker import Broker
 from midstream.bundle import Bundle
 from midstream.communication import topics
 from midstream.communication.codecs import encode
-from midstream.communication.transport import MqttTransport
+from midstream.communication.transport import Message, MqttTransport
 from midstream.communication.wire import Request, Status
 from midstream.errors import BundleError, PeerError
 from midstream.gateway import Gateway
@@ -121,3 +122,23 @@ def test_more_bundles_than_can_be_announced_are_refused(
     with pytest.raises(BundleError, match="serves at most 1 bundles, 2 were given; start another one"):
         Gateway([faces_path, voice_path], "mqtt://127.0.0.1:1", workers=1)
     Gateway([faces_path, faces_path], "mqtt://127.0.0.1:1", workers=1)
+
+
+def test_a_will_that_comes_late_does_not_make_a_gateway_vanish(broker: Broker, faces_path: Path) -> None:
+    """A broker that has missed the end of a connection publishes its will after the next one has announced itself."""
+    heard: queue.Queue[Message] = queue.Queue()
+    with (
+        serving(broker.url, faces_path) as gateway,
+        MqttTransport(broker.url, "before", on_message=heard.put, on_state=lambda _: None) as before,
+    ):
+        for topic in (topics.presence_topic(gateway.gateway_id), topics.load_topic(gateway.gateway_id)):
+            before.subscribe(topic)
+        before.start(WAIT_S, required=True)
+        while not heard.get(timeout=WAIT_S).topic.startswith(topics.PRESENCE_PREFIX):
+            pass
+        before.publish(topics.presence_topic(gateway.gateway_id), b"", retain=True)
+        while heard.get(timeout=WAIT_S).payload:
+            pass
+        announced: set[str] = set()
+        while announced != {"presence", "load"}:
+            announced.add(heard.get(timeout=WAIT_S).topic.split("/")[1])

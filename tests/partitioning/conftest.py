@@ -40,9 +40,9 @@ def manifest() -> Manifest:
         outputs=(TensorSpec("scores", FLOAT32, (1, 10)),),
         sample_shapes={"picture": (1, 3, 20, 20), "threshold": ()},
         cuts=(
-            Cut("c0", (TensorSpec("conv", FLOAT32, (1, 250)),), 1000, (0,)),
-            Cut("c2", (TensorSpec("pool", FLOAT32, (1, 125)),), 500, (0, 2)),
-            Cut("skip", (TensorSpec("dense", FLOAT32, (1, 15)), picture), 4860, (0, 1, 2, 3)),
+            Cut("c0", (TensorSpec("conv", FLOAT32, (1, 250)),), 1000, (0,), reveals_input=True),
+            Cut("c2", (TensorSpec("pool", FLOAT32, (1, 125)),), 500, (0, 2), reveals_input=False),
+            Cut("skip", (TensorSpec("dense", FLOAT32, (1, 15)), picture), 4860, (0, 1, 2, 3), reveals_input=True),
         ),
         slices={},
         files={},

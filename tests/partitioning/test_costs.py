@@ -114,7 +114,7 @@ def test_the_whole_input_by_hand(manifest: Manifest, graph: Graph, costs: Costs)
         codec="lossless",
         lossless=True,
         agreement=1.0,
-        sends_input=True,
+        reveals_input=True,
     )
     jpeg = options[None, "jpeg"]
     # 1200 pixels of 8 bits.
@@ -137,10 +137,12 @@ def test_a_cut_by_hand(manifest: Manifest, graph: Graph, costs: Costs) -> None:
     )
 
 
-def test_a_cut_that_sends_an_input_says_so(manifest: Manifest, graph: Graph, costs: Costs) -> None:
-    options = found(manifest, graph, costs)
-    assert options["skip", "raw"].sends_input
-    assert not options["c2", "raw"].sends_input
+def test_an_option_reveals_the_input_as_its_cut_does(manifest: Manifest, graph: Graph, costs: Costs) -> None:
+    first, *others = manifest.cuts
+    options = found(replace(manifest, cuts=(replace(first, reveals_input=None), *others)), graph, costs)
+    told = {cut: options[cut, "raw"].reveals_input for cut in (None, "c0", "c2", "skip")}
+    assert told == {None: True, "c0": None, "c2": False, "skip": True}
+    assert options[None, "none"].reveals_input is False
 
 
 def test_outputs_that_the_head_has_do_not_come_back(manifest: Manifest, graph: Graph, costs: Costs) -> None:

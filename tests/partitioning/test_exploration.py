@@ -48,7 +48,7 @@ def test_what_was_not_measured_for_long_is_tried_the_longest_first() -> None:
     [
         (split("b", 61.0), Objective()),
         (split("b", 52.0), Objective(deadline_ms=51.0)),
-        (split("b", 51.0, sends_input=True), Objective(keep_input_local=True)),
+        (split("b", 51.0, reveals_input=True), Objective(keep_input_local=True)),
         (split("b", 51.0, lossless=False, agreement=0.9), Objective(min_agreement=0.95)),
         (split("a", 51.0, codec="lossless"), Objective()),
     ],

@@ -40,7 +40,7 @@ INPUT = Candidate(
     payload_bytes=60_000,
     reply_bytes=2000,
     codec="raw",
-    sends_input=True,
+    reveals_input=True,
 )
 JPEG = replace(INPUT, payload_bytes=6000, codec="jpeg75", lossless=False, agreement=None, encode_ms=2.0)
 SPLIT = Candidate(
@@ -160,12 +160,20 @@ def test_without_a_link_everything_stays_here(link: LinkState | None) -> None:
 
 
 def test_keep_input_local() -> None:
-    tempting = replace(SPLIT, cut="c1", device_ms=1.0, sends_input=True)
+    tempting = replace(SPLIT, cut="c1", device_ms=1.0, reveals_input=True)
     plan = decide((*ALL, tempting), STATE, Objective(keep_input_local=True), POWER)
     assert plan.cut == "c0"
     plan = decide((LOCAL, INPUT, tempting), STATE, Objective(keep_input_local=True), POWER)
     assert not plan.offloads
-    assert "the input may not leave the device" in plan.why
+    assert plan.why == "local (100.0 ms): the input, or what is linear in it, may not leave the device"
+
+
+def test_what_an_older_bundle_does_not_tell_may_reveal_the_input() -> None:
+    unknown = replace(SPLIT, reveals_input=None)
+    plan = decide((LOCAL, unknown), STATE, Objective(keep_input_local=True), POWER)
+    assert not plan.offloads
+    assert plan.why.endswith("the bundle does not say which cuts keep the input; convert the model again")
+    assert decide((LOCAL, unknown), STATE, Objective(), POWER).keeps_input is False
 
 
 @pytest.mark.parametrize(
@@ -289,7 +297,7 @@ def options(draw: st.DrawFn) -> tuple[Candidate, ...]:
                     codec="raw" if lossless else "lossy",
                     lossless=lossless,
                     agreement=1.0 if lossless else 0.9,
-                    sends_input=sends or not device,
+                    reveals_input=sends or not device,
                 ),
                 st.integers(0, 500),
                 st.integers(0, 100),
@@ -366,7 +374,7 @@ def test_decide_agrees_with_trying_everything(
         candidate
         for candidate in candidates
         if (not candidate.tail or state.link is not None)
-        and not (objective.keep_input_local and candidate.sends_input)
+        and not (objective.keep_input_local and candidate.reveals_input)
         and (candidate.lossless or objective.min_agreement <= 0.9)
     ]
     costs = [by_hand(candidate, state, objective.kind) for candidate in possible]
@@ -528,7 +536,11 @@ def test_an_explanation_prices_every_candidate_and_names_what_rules_one_out() ->
     ]
     assert [each.chosen for each in told] == [True, False, False, False]
     assert [each.late for each in told] == [False, True, False, False]
-    assert [each.refusal for each in told] == [None, None, *["the input may not leave the device"] * 2]
+    assert [each.refusal for each in told] == [
+        None,
+        None,
+        *["the input, or what is linear in it, may not leave the device"] * 2,
+    ]
     for each, candidate in zip(told, (SPLIT, LOCAL, JPEG, INPUT), strict=True):
         found = predict(candidate, STATE, POWER)
         assert (each.latency_ms, each.energy_mj, each.period_ms) == pytest.approx(

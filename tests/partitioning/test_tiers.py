@@ -67,7 +67,7 @@ class Chain:
                 self.encode_ms,
                 self.decode_ms,
                 codec,
-                sends_input=cut == 0,
+                reveals_input=cut == 0,
             )
             for cut in range(self.length)
             for codec in CODECS

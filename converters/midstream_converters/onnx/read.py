@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from google.protobuf.message import DecodeError
 from midstream.errors import InputError, ModelError, printable
 from midstream.tensors import CARRIED_DTYPES, Tensor, Tensors, TensorSpec
 from midstream_converters.graph import ModelGraph, Node, Value
+from midstream_converters.linear import revealed
 from midstream_converters.onnx.bounds import check_bounds
 from midstream_converters.onnx.content import content_bytes
 from midstream_converters.onnx.probe import probe_sizes
-from midstream_converters.onnx.proto import all_nodes, onnx, reads
+from midstream_converters.onnx.proto import all_nodes, captured, inner_graphs, onnx, reads
 from midstream_converters.onnx.simplify import simplify
 from midstream_converters.onnx.sizes import sized_by_content
 from midstream_converters.onnx.store import store_constants
@@ -157,11 +158,36 @@ def build_graph(
             _macs(node, source.constants, shapes),
             sum(content_bytes(source.constants[name]) for name in node.input if name in source.constants),
             static[index],
+            activated=_is_activated(node, dynamic),
         )
         for index, node in enumerate(graph.node)
     )
     outputs = tuple(value.name for value in graph.output)
     return ModelGraph(nodes, tuple(spec.name for spec in source.inputs), outputs, values)
+
+
+def _is_activated(node: onnx.NodeProto, dynamic: Set[str]) -> bool:
+    """Whether a node has an activation in it, or both branches of an If lead what they capture through one."""
+    if any(attribute.name == "activation" and attribute.s for attribute in node.attribute):
+        return True
+    return node.op_type == "If" and not any(_hands_through(branch, dynamic) for branch in inner_graphs(node))
+
+
+def _hands_through(branch: onnx.GraphProto, dynamic: Set[str]) -> bool:
+    """Whether an output of a branch reveals what it captures; an If within it counts as revealing."""
+    steps = (
+        Node(
+            index,
+            "",
+            _qualified(node),
+            tuple(reads(node)),
+            tuple(node.output),
+            activated=node.op_type != "If" and _is_activated(node, dynamic),
+        )
+        for index, node in enumerate(branch.node)
+    )
+    found = revealed(steps, [name for name in captured(branch) if name in dynamic])
+    return not found.isdisjoint(value.name for value in branch.output)
 
 
 def infer_types(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:

@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from midstream.errors import ModelError
 from midstream.tensors import TensorSpec, nbytes
 from midstream_converters.graph import ModelGraph, Node, Value
+from midstream_converters.linear import revealed
 from midstream_converters.tflite.bounds import check_bounds
 from midstream_converters.tflite.check import check_model
 from midstream_converters.tflite.names import numpy_dtype, operator_name, tensor_numbers
@@ -101,6 +103,7 @@ def _to_graph(model: Any, path: str) -> TfliteModel:
                 _weight_bytes(model, subgraph, operator),
                 static,
                 stateful,
+                _is_activated(model, operator),
             )
         )
     values = {}
@@ -115,6 +118,37 @@ def _to_graph(model: Any, path: str) -> TfliteModel:
         _specs(values, graph.inputs, path),
         _specs(values, graph.outputs, path),
     )
+
+
+def _is_activated(model: Any, operator: Any) -> bool:
+    """Whether an operator has an activation in it, or calls, on a condition, what always leads through one."""
+    if getattr(operator.builtinOptions, "fusedActivationFunction", _NO_ACTIVATION) != _NO_ACTIVATION:
+        return True
+    branches = [model.subgraphs[call.subgraph] for call in calls(operator)] if _is_if(model, operator) else []
+    return bool(branches) and not any(map(partial(_hands_through, model), branches))
+
+
+def _is_if(model: Any, operator: Any) -> bool:
+    return operator_name(model, operator) == "IF"
+
+
+def _hands_through(model: Any, subgraph: Any) -> bool:
+    """Whether an output of what an IF calls may reveal what goes in; neither state nor an IF within is followed."""
+    if any(keeps_state(model, subgraph, operator) for operator in subgraph.operators or []):
+        return True
+    steps = [
+        Node(
+            index,
+            "",
+            operator_name(model, operator),
+            tuple(map(str, tensor_numbers(operator.inputs))),
+            tuple(map(str, tensor_numbers(operator.outputs))),
+            activated=not _is_if(model, operator) and _is_activated(model, operator),
+        )
+        for index, operator in enumerate(subgraph.operators or [])
+    ]
+    found = revealed(steps, [str(number) for number in tensor_numbers(subgraph.inputs)])
+    return not found.isdisjoint(map(str, tensor_numbers(subgraph.outputs)))
 
 
 def _weight_bytes(model: Any, subgraph: Any, operator: Any) -> int:
@@ -200,3 +234,6 @@ def _macs(op: str, reads: Sequence[tuple[int, ...]], makes: Sequence[tuple[int, 
         # Steps and inputs in either order; the matrices of four gates, apart from states of one row.
         return left[0] * left[1] * sum(math.prod(shape) for shape in reads[1:] if len(shape) == 2 and shape[0] > 1)
     return 0
+
+
+_NO_ACTIVATION: int = schema.ActivationFunctionType.NONE

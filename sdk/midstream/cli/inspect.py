@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from midstream.bundle import Bundle
     from midstream.ladder import SizeModel
+    from midstream.manifest import Cut
     from midstream.tensors import TensorSpec
 
 
@@ -88,6 +90,7 @@ def inspect(
             for cut in opened.cuts
         ],
     )
+    screen.print(revealing_words(opened.cuts))
     _show_predictors(opened)
     where = "" if board is None else f" on {board.title}, {whole_ms:.1f} ms in all"
     peak = resources.graph["peak_bytes"]
@@ -158,6 +161,7 @@ def cuts_json(bundle: Bundle) -> list[dict[str, Any]]:
             "tail_ms": bundle.costs.cuts[cut.id].tail_ms,
             "share": cut.share,
             "accelerators": list(cut.accelerators),
+            "reveals_input": cut.reveals_input,
         }
         for cut in bundle.cuts
     ]
@@ -189,6 +193,15 @@ def predictors_json(bundle: Bundle) -> dict[str, Any]:
 
 def _size_error(size: SizeModel | None, spread: float) -> dict[str, Any]:
     return {"by": "mean" if size is None else "features", "error": spread if size is None else size.error}
+
+
+def revealing_words(cuts: Iterable[Cut]) -> str:
+    """Which cuts ``keep_input_local`` leaves out."""
+    told = {cut.id: cut.reveals_input for cut in cuts}
+    if None in told.values():
+        return "this bundle does not say at which cuts the input is revealed; convert the model again"
+    places = ", ".join(cut for cut, reveals in told.items() if reveals)
+    return f"an input, or what is linear in one, crosses at: {places or 'no cut'}"
 
 
 def _show_predictors(bundle: Bundle) -> None:

@@ -41,7 +41,9 @@ def plan(
     objective: Annotated[ObjectiveName, typer.Option(help="What to minimise.")] = ObjectiveName.latency,
     deadline_ms: Annotated[float | None, typer.Option(help="The answer is needed by then.")] = None,
     min_agreement: Annotated[float, typer.Option(min=0.0, max=1.0, help="1: lossless only; 0: any codec.")] = 1.0,
-    keep_input_local: Annotated[bool, typer.Option("--keep-input-local", help="The input may not leave.")] = False,
+    keep_input_local: Annotated[
+        bool, typer.Option("--keep-input-local", help="Neither the input nor what is linear in it may leave.")
+    ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show what every other option would have cost, or what rules it out.")
     ] = False,

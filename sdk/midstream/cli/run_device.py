@@ -44,7 +44,9 @@ def run(
     objective: Annotated[ObjectiveName, typer.Option(help="What to minimise.")] = ObjectiveName.latency,
     deadline_ms: Annotated[float | None, typer.Option(help="The device answers by itself in time for this.")] = None,
     min_agreement: Annotated[float, typer.Option(min=0.0, max=1.0, help="1: lossless only; 0: any codec.")] = 1.0,
-    keep_input_local: Annotated[bool, typer.Option("--keep-input-local", help="The input may not leave.")] = False,
+    keep_input_local: Annotated[
+        bool, typer.Option("--keep-input-local", help="Neither the input nor what is linear in it may leave.")
+    ] = False,
     emulate: Annotated[str | None, typer.Option(help="Slow this machine down to a board's profile.")] = None,
     accelerator: AcceleratorOption = AcceleratorName.cpu,
     planner: Annotated[PlannerChoice, typer.Option(help="Who decides; bandit: µLinUCB.")] = PlannerChoice.adaptive,

@@ -7,6 +7,7 @@ import math
 import re
 from typing import Any, NoReturn
 
+from midstream.communication.framing import MAX_FIGURE
 from midstream.errors import WireError
 
 MAX_BUNDLES = 64
@@ -86,7 +87,7 @@ class Announcement:
         return {self._digest(digest, key): self._times(tables, digest, key) for digest in tables}
 
     def number(self, key: str, *, positive: bool = False) -> float:
-        """A finite number, not negative, or more than 0."""
+        """A number from 0, or from 10⁻¹², to 10¹²."""
         return self._number(self._body.get(key), key, positive)
 
     def whole(self, key: str, most: int) -> int:
@@ -133,7 +134,7 @@ class Announcement:
             number = float(value)
         except OverflowError:
             number = math.inf
-        if not math.isfinite(number) or number < 0 or (positive and number == 0):
+        if not (1 / MAX_FIGURE if positive else 0) <= number <= MAX_FIGURE:
             raise WireError(f"{self._what} has {key} = {number}, which is out of range")
         return number
 

@@ -24,6 +24,8 @@ REQUEST_ID_BYTES = 16
 MAX_TENSORS = 64
 MAX_DIMS = 8
 MAX_NAME_BYTES = 32
+# No time in ms, nor any other figure that a gateway tells, is larger: sums and products of them stay finite.
+MAX_FIGURE = 1e12
 DTYPES: tuple[np.dtype[np.generic], ...] = tuple(
     np.dtype(code) for code in ("?", "<i1", "<i2", "<i4", "<i8", "<u1", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8")
 )
@@ -248,7 +250,7 @@ def check_number(value: float, what: str) -> float:
 
 
 def check_time(value: float, what: str) -> float:
-    """A finite number of ms, not negative. Raises WireError."""
-    if check_number(value, what) < 0:
-        raise WireError(f"{what} is {value} ms; it cannot be negative")
+    """A number of ms from 0 to 10¹². Raises WireError."""
+    if not 0 <= check_number(value, what) <= MAX_FIGURE:
+        raise WireError(f"{what} is {value} ms; 0 to {MAX_FIGURE:.0e} are possible")
     return value

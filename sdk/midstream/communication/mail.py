@@ -223,7 +223,8 @@ class Mail:
         if coming is None or (before is not None and before.tag != progress.tag):
             coming = self._coming[key] = _Coming(Repair(now, RepairRules(quiet_s=self._quiet_s(peer))), now)
             if len(self._coming) > _MAX_COMING:
-                del self._coming[next(iter(self._coming))]
+                # Those that the reassembler has dropped, and it holds few: so no flood drops who else sends.
+                self._coming = {key: each for key, each in self._coming.items() if self._reassembler.progress(*key)}
             self._tick()
         else:
             self._note_gap(peer, now - coming.heard_s)

@@ -26,8 +26,10 @@ logger = logging.getLogger("midstream.transport")
 
 MAX_IN_FLIGHT: Final = 64
 
-# What is written at once.
+# What is written at once, and what may wait for that: beyond the first, nothing more is sent; beyond the second, a
+# broker that sends on does not read that its messages are taken.
 _ROUND_PARTS: Final = 64
+_MANY_UNWRITTEN: Final = 1024
 _MOST_UNWRITTEN: Final = 4096
 _FAILED: Final = 0x80
 _LAST_ID: Final = 0xFFFF
@@ -60,6 +62,8 @@ class Session:
         self._receive = receive
         self._stream: Stream | None = None
         self._ended = False
+        # Why nothing can be written any more.
+        self._broken: OSError | None = None
         self._receiver = mqtt.Receiver()
         self._out: deque[memoryview] = deque()
         self._window = MAX_IN_FLIGHT
@@ -86,12 +90,14 @@ class Session:
     @property
     def wants_write(self) -> bool:
         """Whether something waits for the socket to take it."""
+        if self._broken is not None:
+            return False
         return bool(self._out) or (self._stream is not None and self._stream.unwritten)
 
     @property
     def has_room(self) -> bool:
-        """Whether the broker takes another message before it acknowledges one."""
-        return len(self._unacked) < self._window
+        """Whether it takes another message before the broker acknowledges one, or reads."""
+        return self._broken is None and len(self._unacked) < self._window and len(self._out) < _MANY_UNWRITTEN
 
     @property
     def unacked_bytes(self) -> int:
@@ -105,8 +111,10 @@ class Session:
 
     @property
     def has_buffered(self) -> bool:
-        """Whether there is something to be read that has left the socket already."""
-        return self._stream is not None and not self._ended and self._stream.buffered
+        """Whether there is something to be read that has left the socket already, or an end to be found."""
+        if self._stream is None or self._ended:
+            return False
+        return self._broken is not None or self._stream.buffered
 
     def connect(self) -> None:
         """Open the stream and queue CONNECT; raises OSError, and InputError for certificates that cannot be used."""
@@ -142,7 +150,10 @@ class Session:
             self._unacked_bytes += len(item.payload)
 
     def write(self) -> None:
-        """Write as much as the socket takes now."""
+        """Write as much as the socket takes now; where it takes nothing any more, the next `read` is the last.
+
+        It reads nothing itself: whoever publishes may be a callback, and is not to be called again meanwhile.
+        """
         if self._stream is None or self._ended:
             return
         try:
@@ -156,18 +167,18 @@ class Session:
         except BlockingIOError:
             pass
         except OSError as error:
-            # What the broker said last, such as why it ends the connection, may be there still.
-            self.read()
-            self._end(error)
+            self._broken = error
 
     def read(self) -> None:
-        """Read what is there, for a while, and act on it."""
+        """Read what is there, for a while, and act on it; `write` what that makes before the next time."""
         if self._stream is None or self._ended:
             return
         try:
+            if len(self._out) > _MOST_UNWRITTEN:
+                raise mqtt.ProtocolError("it sends on, and does not read that its messages are taken")
             count = self._stream.read_into(self._receiver.room())
             if not count:
-                self._end(None)
+                self._end(self._broken)
                 return
             self._heard_s = time.monotonic()
             self._receiver.received(count)
@@ -181,6 +192,9 @@ class Session:
             if self.accepted and self.refusal is None:
                 self.refusal = Refusal(f"the broker at {self._address} sent what is not MQTT 5: {error}")
             self._end(None)
+        if self._broken is not None:
+            # What the broker said last, such as why it ends the connection, was there still.
+            self._end(self._broken)
 
     def check_keepalive(self) -> None:
         """Ping a quiet broker, and end the connection where it no longer answers; call it every second.
@@ -252,8 +266,6 @@ class Session:
             raise mqtt.ProtocolError("it did not say first whether it accepts")
         match packet:
             case mqtt.Published(message, packet_id):
-                if len(self._out) > _MOST_UNWRITTEN:
-                    raise mqtt.ProtocolError("it sends on, and does not read that its messages are taken")
                 if message is None:
                     logger.warning("a message whose topic or properties cannot be used was dropped")
                 else:

@@ -98,8 +98,9 @@ class MqttTransport:
         self._session: Session | None = None
         self._loop_waiter: Waiter | None = None
         self._attending_waiter: Waiter | None = None
-        # Held by who attends.
+        # Held by who attends, and while it is about to read.
         self._attending = threading.Lock()
+        self._reading = threading.Lock()
         # Set once.
         self._thread: threading.Thread | None = None
         self._waker: socket.socket | None = None
@@ -268,7 +269,7 @@ class MqttTransport:
             yield lambda done, timeout_s: self._attend(session, mine, done, timeout_s)
         finally:
             with self._turn:
-                if loops is not None:
+                if loops is not None and loops is self._loop_waiter:
                     loops.mute(False)
                 if session is not None and (self._outbox or session.has_buffered or not session.is_open):
                     self._wake(always=True)
@@ -280,7 +281,7 @@ class MqttTransport:
         if session is None or waiter is None or not waiter.mutable:
             return False
         until_s = time.monotonic() + timeout_s
-        with self._turn:
+        with self._reading, self._turn:
             while session.is_open and self._close_by_s is None:
                 if done():
                     return True
@@ -298,6 +299,10 @@ class MqttTransport:
                         self._turn.acquire()
                 if readable:
                     self._read(session)
+            if self._loop_waiter is not None:
+                # While it closes, the transport's own thread waits for what is under way.
+                self._loop_waiter.mute(False)
+                self._wake(always=True)
         return False
 
     def rouse(self) -> None:
@@ -319,6 +324,7 @@ class MqttTransport:
                 self._close_by_s = time.monotonic() + FLUSH_S
             self._changed.notify_all()
         self._wake()
+        self.rouse()
         if self._thread is not None and self._thread is not threading.current_thread() and not self._turn.mine:
             self._thread.join()
 
@@ -342,7 +348,7 @@ class MqttTransport:
             if session is None or not session.is_open:
                 return False
             self._write(session)
-            return session.is_open and not session.wants_write and not self._outbox
+            return session.is_open and not (session.wants_write or session.has_buffered or self._outbox)
         finally:
             self._turn.release()
 
@@ -397,7 +403,7 @@ class MqttTransport:
                     session.end()
                     self._turn.release()
                     try:
-                        with self._attending:  # whoever attends has left
+                        with self._reading:  # whoever attends uses its waiter no longer
                             pass
                     finally:
                         self._turn.acquire()
@@ -439,8 +445,12 @@ class MqttTransport:
 
     def _write(self, session: Session) -> None:
         self._queue(session)
-        if session.wants_write:
+        while session.wants_write:
             session.write()
+            if session.wants_write:
+                return
+            # What the session had no room for until now.
+            self._queue(session)
 
     def _may_disconnect(self, session: Session) -> bool:
         if self._close_by_s is None:

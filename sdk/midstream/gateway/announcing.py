@@ -26,6 +26,11 @@ class Announcer:
         self._sequence = 0
         self._throttle = LoadThrottle()
 
+    def forget(self) -> None:
+        """The broker keeps it no longer: the next presence and load are news."""
+        self._presence = None
+        self._throttle = LoadThrottle()
+
     def presence(self, presence: Presence, *, always: bool = False) -> None:
         """Publish it where it is another one, or ``always``.
 

@@ -89,11 +89,11 @@ class Gateway:
         self._stopped = threading.Event()
         self._news = threading.Event()
         self._cannot_announce: PeerError | None = None
-        presence = topics.presence_topic(self.gateway_id)
+        self._presence_topic = topics.presence_topic(self.gateway_id)
         self._transport = Lanes(
             address,
             f"midstream-gw-{self.gateway_id}",
-            will=(presence, b""),
+            will=(self._presence_topic, b""),
             on_message=self._on_message,
             on_state=self._on_state,
         )
@@ -130,7 +130,7 @@ class Gateway:
     def _close(self) -> None:
         self.stop()
         self._work.close()
-        self._transport.close(last=(topics.presence_topic(self.gateway_id), b""))
+        self._transport.close(last=(self._presence_topic, b""))
         self._post.mail.close()
 
     def serve(self) -> None:
@@ -222,6 +222,10 @@ class Gateway:
             self._announcer.load(load, time.monotonic(), always=always)
 
     def _on_message(self, message: Message) -> None:
+        if message.topic == self._presence_topic and not message.payload:
+            # The will of a connection before this one, which the broker has missed only now.
+            with self._announcing:
+                self._announcer.forget()
         self._receiver.take(message)
 
     def _admit(self, device_id: str, request: Request, data: Buffer, packed: bool) -> tuple[Status, str] | None:

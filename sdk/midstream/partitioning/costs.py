@@ -93,7 +93,8 @@ class Candidate:
 
     ``head`` and ``tail`` are the layers on the device and on the gateway. Both with a ``cut``; without one,
     all layers are in one of them. ``payload_bytes`` is as encoded; ``reply_bytes`` are the outputs that
-    come back. ``sends_input`` says that a tensor which crosses is an input of the model.
+    come back. ``reveals_input`` says whether an input of the model, or what is linear in one, crosses; None where the
+    bundle does not tell.
 
     With an ``exit``, the cut whose early exit is asked first, the device always takes ``device_ms``, for that cut's
     head and the exit; all else is done only for the share of inputs that the exit does not answer, 1 − ``exit_share``.
@@ -115,7 +116,7 @@ class Candidate:
     codec: str = LOCAL_CODEC
     lossless: bool = True
     agreement: float | None = 1.0
-    sends_input: bool = False
+    reveals_input: bool | None = False
     exit: str | None = None
     exit_share: float = 0.0
     rest_ms: float = 0.0
@@ -349,13 +350,12 @@ def _whole_input(manifest: Manifest, graph: Graph, gateway: MachineTimes) -> Can
         payload_bytes=sum(nbytes(spec.dtype, manifest.sample_shapes[spec.name]) for spec in free),
         reply_bytes=_reply_bytes(manifest, graph, frozenset(), ()),
         codec="raw",
-        sends_input=bool(free),
+        reveals_input=bool(free),
     )
 
 
 def _at_cut(manifest: Manifest, graph: Graph, cut: Cut, device: MachineTimes, gateway: MachineTimes) -> Candidate:
     head = frozenset(cut.nodes)
-    free = {spec.name for spec in manifest.free_inputs()}
     return Candidate(
         cut=cut.id,
         head=cut.nodes,
@@ -365,7 +365,7 @@ def _at_cut(manifest: Manifest, graph: Graph, cut: Cut, device: MachineTimes, ga
         payload_bytes=cut.payload_bytes,
         reply_bytes=_reply_bytes(manifest, graph, head, cut.head_outputs),
         codec="raw",
-        sends_input=any(spec.name in free for spec in cut.tensors),
+        reveals_input=cut.reveals_input,
     )
 
 

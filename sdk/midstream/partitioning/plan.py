@@ -75,9 +75,9 @@ class Plan:
     ``cut`` is None where the model is not split: one stage on the device (codec "none") or one on the gateway, which
     then gets the whole input. ``payload_bytes`` is what the device sends, as encoded. ``onward`` are the cuts at which
     further stages begin, each on a machine of its own; predictions of a forced plan do not count the ways between
-    these. ``keeps_input`` says that no tensor which crosses is an input of the model. ``exit`` is the cut after whose
-    head an early exit is asked, which ends all where it answers; the predictions are means over its ``exit_share``. Why
-    it was chosen is worked out when somebody asks.
+    these. ``keeps_input`` says that no tensor which crosses is an input of the model or linear in one; it is False
+    where the bundle does not tell. ``exit`` is the cut after whose head an early exit is asked, which ends all where it
+    answers; the predictions are means over its ``exit_share``. Why it was chosen is worked out when somebody asks.
     """
 
     stages: tuple[Stage, ...]

@@ -102,7 +102,7 @@ def plan_of(chosen: Chosen, reasons: Reasons) -> Plan:
         chosen.latency_ms,
         payload_bytes,
         reasons,
-        not candidate.sends_input,
+        candidate.reveals_input is False,
         candidate.exit,
         share,
         candidate.onward,

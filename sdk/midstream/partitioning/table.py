@@ -170,8 +170,10 @@ def refusal(candidate: Candidate, state: SystemState, objective: Objective) -> s
     for leg in candidate.legs:
         if leg.machine not in state.further or not state.further[leg.machine].is_up:
             return f"no link to {leg.machine} is up"
-    if objective.keep_input_local and candidate.sends_input:
-        return "the input may not leave the device"
+    if objective.keep_input_local and candidate.reveals_input:
+        return "the input, or what is linear in it, may not leave the device"
+    if objective.keep_input_local and candidate.reveals_input is None:
+        return "the bundle does not say which cuts keep the input; convert the model again"
     if objective.max_device_memory_bytes is not None and candidate.device_bytes > objective.max_device_memory_bytes:
         return f"the device's layers take more than {objective.max_device_memory_bytes / 1e6:.1f} MB"
     if candidate.lossless or objective.min_agreement == 0:
