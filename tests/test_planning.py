@@ -373,3 +373,28 @@ def test_what_the_bandit_has_decided_stays(bundle: Bundle) -> None:
     plan = planned(planning, route)
     assert plan.offloads
     assert again(planning, plan, route, 10_000_000) is plan
+
+
+def test_what_runs_here_is_waited_for(bundle: Bundle) -> None:
+    now_s = 100.0
+    planning, route = Planning(bundle, POWER, adaptive(), clock=lambda: now_s), Route(())
+    alone_ms = planned(planning, route).predicted_ms
+    with planning.running(None), planning.running(None):
+        assert planned(planning, route).predicted_ms == pytest.approx(3 * alone_ms)
+        now_s += alone_ms / 2e3
+        assert planned(planning, route).predicted_ms == pytest.approx(2.5 * alone_ms)
+    assert planned(planning, route).predicted_ms == pytest.approx(alone_ms)
+    # Another slice is free.
+    cut = bundle.cuts[0].id
+    with planning.running(cut):
+        assert planned(planning, route).predicted_ms == pytest.approx(alone_ms)
+
+
+def test_for_throughput_some_inputs_are_answered_here(bundle: Bundle) -> None:
+    bundle.costs = replace(bundle.costs, cuts={cut: SliceCost(9.9, 0.1) for cut in bundle.costs.cuts})
+    planning, route = Planning(bundle, POWER, adaptive()), Route((presence(bundle, speed=2.0),))
+    # 16 kB a 13 ms on the way, and ten here.
+    state = SystemState(LinkState(10_000.0, 1e6, 0.1))
+    plans = [planning.plan(route, state, Objective("throughput"), None) for _ in range(100)]
+    here = sum(not plan.offloads for plan in plans)
+    assert 40 < here < 75

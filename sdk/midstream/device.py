@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -437,7 +437,8 @@ class Device:
         if cut is None:
             return _Begun(None, asked.tensors, {}, None)
         mark = time.perf_counter()
-        crossing, outputs, codes = self.bundle.run_head_for(cut, codec, asked.tensors)
+        with self._planning.running(cut):
+            crossing, outputs, codes = self.bundle.run_head_for(cut, codec, asked.tensors)
         asked.timings["device"] = _since(mark)
         self._planning.ran_head(cut, asked.timings["device"])
         return _Begun(cut, crossing, outputs, codes)
@@ -587,7 +588,8 @@ class Device:
                 "run here, as the whole model takes more memory than max_device_memory_bytes allows"
             )
         mark = time.perf_counter()
-        outputs = self.bundle.run_tail(begun.cut, begun.crossing)
+        with self._planning.running(None) if begun.cut is None else nullcontext():
+            outputs = self.bundle.run_tail(begun.cut, begun.crossing)
         took = _since(mark)
         asked.timings["device"] += took
         self._planning.ran_rest(begun.cut, took)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import operator
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -58,6 +60,7 @@ LOCAL_CUT = "local"
 # What takes less says more about the clock than about the machine.
 _TELLING_MS = 0.05
 _NONE = Factors()
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,35 @@ class _Known:
 
 
 @dataclass(slots=True)
+class _Occupied:
+    """A slice that runs one input at a time: what those that are there will take, and since when one runs."""
+
+    expected_ms: float = 0.0
+    since_s: float = 0.0
+
+    def enter(self, expected_ms: float, now_s: float) -> None:
+        """One more has come."""
+        if not self.expected_ms:
+            self.since_s = now_s
+        self.expected_ms += expected_ms
+
+    def leave(self, expected_ms: float, now_s: float) -> None:
+        """One is done, and the next begins."""
+        self.expected_ms = max(0.0, self.expected_ms - expected_ms)
+        self.since_s = now_s
+
+    def wait_ms(self, now_s: float) -> float:
+        """What one that came now would wait."""
+        return max(0.0, self.expected_ms - (now_s - self.since_s) * 1e3)
+
+
+def _turns() -> Iterator[float]:
+    """0 to 1, spread evenly however many are taken: multiples of the golden ratio, without their whole parts."""
+    for number in itertools.count(1):
+        yield number * _GOLDEN % 1.0
+
+
+@dataclass(slots=True)
 class _Course:
     """What decisions with the same gateways have come to: the plan that stands, and what was tried."""
 
@@ -138,6 +170,8 @@ class Planning:
         self._load_known = True
         self._slowdown_then = 1.0
         self._lock = threading.Lock()
+        self._occupied: dict[str | None, _Occupied] = {}
+        self._turns = _turns()
         self._corrections = Corrections()
         self._sizes = SizeEstimates(bundle.ladder)
         self._known: dict[Names, _Known] = {}
@@ -297,6 +331,21 @@ class Planning:
             self._measured(place_of(option), gateway_id)
         self._learned()
 
+    @contextmanager
+    def running(self, cut: str | None) -> Iterator[None]:
+        """While a cut's head is run, or the whole model (None): who comes meanwhile waits for it."""
+        costs = self._bundle.costs
+        with self._lock:
+            alone_ms = costs.whole_ms if cut is None else costs.cuts[cut].head_ms
+            expected_ms = self._corrections.device.factor(WHOLE if cut is None else cut) * alone_ms
+            occupied = self._occupied.setdefault(cut, _Occupied())
+            occupied.enter(expected_ms, self._clock())
+        try:
+            yield
+        finally:
+            with self._lock:
+                occupied.leave(expected_ms, self._clock())
+
     def ran_head(self, cut: str, took_ms: float) -> None:
         """Learn how long this device took for the head of a cut."""
         self._learn(cut, self._bundle.costs.cuts[cut].head_ms, took_ms)
@@ -403,11 +452,13 @@ class Planning:
         self, known: _Known, state: SystemState, objective: Objective, features: Mapping[str, float] | None
     ) -> Plan:
         inputs = self._inputs(known.table, known.places, features)
+        if objective.kind == "throughput":
+            inputs = replace(inputs, turn=next(self._turns))
         with self._lock:
             course = self._course(known)
             standing = None if course.standing is None else known.rows.get(course.standing)
             plan = self._deciding.decide(known.table, state, objective, inputs, standing, course.exploration)
-            if not plan.reasons.explores:
+            if plan.reasons.stands:
                 course.standing = _option(plan)
         return plan
 
@@ -432,6 +483,9 @@ class Planning:
         """
         now_s = self._clock()
         with self._lock:
+            waits_ms = {
+                cut: occupied.wait_ms(now_s) for cut, occupied in self._occupied.items() if occupied.expected_ms
+            }
             device_load = 1.0 - 1.0 / self._slowdown()
             spread = DEVIATION * self._corrections.device.spread
             gateway_spread = bias_ms = 0.0
@@ -442,6 +496,7 @@ class Planning:
         return replace(
             state,
             device_load=device_load,
+            device_waits_ms=waits_ms,
             device_spread=spread,
             gateway_spread=gateway_spread,
             gateway_wait_ms=max(0.0, state.gateway_wait_ms + bias_ms),

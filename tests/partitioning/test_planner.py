@@ -716,3 +716,61 @@ def test_what_others_want_is_left_to_them_where_it_gains_little() -> None:
 def test_invalid_bounds_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(PlanError, match=next(iter(change))):
         Objective(**change)
+
+
+def test_for_throughput_inputs_go_by_turns_where_that_is_faster() -> None:
+    # Sending takes 60 ms of the link; meanwhile the device, free, answers 0.6 inputs at 100 ms each.
+    objective, table = Objective("throughput"), Table((LOCAL, INPUT), POWER)
+    turns = [place * 0.618033988749895 % 1 for place in range(1, 401)]
+    plans = [decide_from(table, STATE, objective, Inputs(turn=turn)) for turn in turns]
+    here = [plan for plan in plans if not plan.offloads]
+    assert len(here) / len(plans) == pytest.approx(0.6 / 1.6, abs=0.01)
+    assert (
+        here[0].why == "local (100.0 ms an input) takes its turn, while other inputs go by sending the input as raw "
+        "(60.0 ms an input)"
+    )
+    # One input after the other, 0.0167 + 0.01 a millisecond.
+    assert {round(plan.reasons.chosen.value, 9) for plan in plans if plan.offloads} == {37.5}  # type: ignore[attr-defined]
+    assert all(decide_from(table, STATE, objective).offloads for _ in range(5))
+
+
+def test_a_split_that_keeps_the_device_at_work_leaves_it_less() -> None:
+    # Alone the split is faster, 31 ms an input against 60; but it leaves the device nothing to do beside it.
+    objective, table = Objective("throughput"), Table((LOCAL, INPUT, SPLIT), POWER)
+    assert decide_from(table, STATE, objective).cut == "c0"
+    assert decide_from(table, STATE, objective, Inputs(turn=0.99)).cut == "c0"
+    slower = replace(STATE, link=replace(LINK, uplink_kbps=9000.0))
+    close = Table((LOCAL, replace(INPUT, payload_bytes=45_000), replace(SPLIT, device_ms=39.0)), POWER)
+    # 40 ms both; the input's way leaves the device free for 0.4 inputs more.
+    assert decide_from(close, slower, objective, Inputs(turn=0.99)).cut is None
+
+
+def test_turns_keep_to_what_must_hold() -> None:
+    table = Table((replace(LOCAL, device_bytes=10**9), INPUT), POWER)
+    for objective in (
+        Objective("throughput", deadline_ms=95.0),
+        Objective("throughput", energy_budget_mj=300.0),
+        Objective("throughput", max_device_memory_bytes=1e6),
+    ):
+        assert decide_from(table, STATE, objective, Inputs(turn=0.01)).offloads
+    assert not decide_from(table, STATE, Objective("throughput"), Inputs(turn=0.01)).offloads
+
+
+def test_who_waits_here_for_others_says_so() -> None:
+    state = replace(STATE, device_waits_ms={None: 40.0, "c0": 7.0})
+    told = {each.name: each.latency_ms for each in decide(ALL, state, Objective(), POWER).explain()}
+    assert told["local"] == pytest.approx(140)
+    assert told["cut c0 as lossless"] == pytest.approx(83.5)
+    assert told["sending the input as raw"] == pytest.approx(91)
+    behind = predict(LOCAL_EXIT, replace(SystemState(None), device_waits_ms={None: 40.0, "c0": 7.0}), POWER)
+    assert behind.latest_ms == pytest.approx(32 + 7 + 70)
+    with pytest.raises(PlanError, match="wait here for 'c0'"):
+        decide(ALL, replace(STATE, device_waits_ms={"c0": -1.0}), Objective(), POWER)
+
+
+def test_a_plan_says_who_does_the_rest_and_by_when() -> None:
+    plan = decide(ALL, STATE, Objective(deadline_ms=90), POWER)
+    assert (plan.deadline_ms, plan.fallback) == (90, "device")
+    assert decide((LOCAL,), STATE, Objective(), POWER).fallback is None
+    small = (replace(LOCAL, device_bytes=10**9), SPLIT)
+    assert decide(small, STATE, Objective(max_device_memory_bytes=1e6), POWER).fallback is None

@@ -55,12 +55,14 @@ class Prices:
 class Inputs:
     """What differs from input to input: payloads by row, the size of the reply, and how likely an exit answers.
 
-    None stands for what the candidates say.
+    None stands for what the candidates say. ``turn``, 0 to 1 and evenly spread over inputs, is given where some of
+    these may be answered here while others are sent, for throughput.
     """
 
     payload_bytes: Numbers | None = None
     reply_bytes: float | None = None
     exit_share: float | None = None
+    turn: float | None = None
 
 
 MEAN = Inputs()
@@ -97,6 +99,15 @@ class Columns:
         place = {cut: at for at, cut in enumerate(self._cuts)}
         # The last place stands for what does not wait at the gateway.
         self._cut = np.array([place[each.cut] if each.tail else len(place) for each in chosen], np.intp)
+        heads = [each.exit or each.cut if each.head else None for each in chosen]
+        self._heads = tuple(dict.fromkeys(heads))
+        self._head = np.array(
+            [
+                self._heads.index(head) if each.device_ms else len(self._heads)
+                for head, each in zip(heads, chosen, strict=True)
+            ],
+            np.intp,
+        )
         self._far = _Far(chosen) if any(each.legs for each in chosen) else None
 
     def __len__(self) -> int:
@@ -136,6 +147,8 @@ class Columns:
             if self._far is not None:
                 later += self._far.latency_ms(state, self.payloads(inputs)) - self._far.past_gateway * _wait_ms(state)
         now = self.device_ms * stretch
+        if state.device_waits_ms:
+            now += self._own_waits_ms(state)
         latest = now + later
         return (now + self.onward(inputs) * later if self._has_exits else latest), latest
 
@@ -176,17 +189,33 @@ class Columns:
 
     def period_ms(self, state: SystemState, inputs: Inputs) -> Numbers:
         """The slowest of the stages that work on different inputs at once: machines, and the ways between them."""
+        return np.maximum(*self._stages_ms(state, inputs))
+
+    def _stages_ms(self, state: SystemState, inputs: Inputs) -> tuple[Numbers, Numbers]:
+        """The device's part, and the slowest of the others."""
         onward, link = self.onward(inputs), state.link
         device = self.work_ms(onward) * _stretch(state.device_load) + onward * self._later[:, _ENCODE]
         if link is None or not state.link_is_up:
-            return np.asarray(device)
+            return np.asarray(device), np.zeros(len(self))
         gateway = self._later[:, _GATEWAY] * _stretch(state.gateway_load) + self._later[:, _DECODE]
         up = self.payloads(inputs) * (8.0 / link.uplink_kbps)
         down = (self._later[:, _REPLY] + self._reply(inputs)) * (8.0 / link.downlink_kbps)
         others = np.maximum(np.maximum(up, gateway), down)
         if self._far is not None:
             others = np.maximum(others, self._far.period_ms(state, self.payloads(inputs)))
-        return np.asarray(np.maximum(device, onward * others))
+        return np.asarray(device), np.asarray(onward * others)
+
+    def mixed_period_ms(self, local_ms: float, state: SystemState, inputs: Inputs) -> tuple[Numbers, Numbers]:
+        """The same where the device answers other inputs by itself while one is under way, and the share of those.
+
+        Of a candidate that takes d of the device and whose slowest other stage takes m, x = min(1/m, 1/d) inputs a
+        millisecond go its way, and y = (1 − x · d) / ``local_ms`` are answered here: the period is 1 / (x + y).
+        """
+        device, others = self._stages_ms(state, inputs)
+        with np.errstate(divide="ignore"):
+            sent = 1.0 / np.maximum(np.maximum(device, others), 1e-9)
+        here = np.maximum(0.0, 1.0 - sent * device) / local_ms
+        return 1.0 / (sent + here), here / (sent + here)
 
     def cost(self, tariff: Tariff, state: SystemState, inputs: Inputs) -> Numbers:
         """What a million inputs cost."""
@@ -273,6 +302,11 @@ class Columns:
         """The wait at each candidate's tail, where these differ."""
         waits = [state.gateway_waits_ms.get(cut, state.gateway_wait_ms) for cut in self._cuts]
         return np.array([*waits, 0.0])[self._cut]
+
+    def _own_waits_ms(self, state: SystemState) -> Numbers:
+        """What each candidate's first slice waits for others here."""
+        waits = [state.device_waits_ms.get(head, 0.0) for head in self._heads]
+        return np.array([*waits, 0.0])[self._head]
 
     def _reply(self, inputs: Inputs) -> Numbers | float:
         """What the size of this reply is more than the candidates say."""

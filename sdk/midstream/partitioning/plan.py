@@ -55,6 +55,10 @@ class Explained(Protocol):
         """Whether it was taken to be measured, though another was predicted better."""
 
     @property
+    def stands(self) -> bool:
+        """Whether it is the plan for the inputs to come, too."""
+
+    @property
     def wait_ms(self) -> float:
         """The wait at the gateway that was counted with."""
 
@@ -77,7 +81,9 @@ class Plan:
     further stages begin, each on a machine of its own; predictions of a forced plan do not count the ways between
     these. ``keeps_input`` says that no tensor which crosses is an input of the model or linear in one; it is False
     where the bundle does not tell. ``exit`` is the cut after whose head an early exit is asked, which ends all where it
-    answers; the predictions are means over its ``exit_share``. Why it was chosen is worked out when somebody asks.
+    answers; the predictions are means over its ``exit_share``. ``deadline_ms`` is what it was made for; ``fallback``
+    who does the rest where nobody has answered in time: the device, from the end of its own stage; None where it does
+    all anyway, or may not. Why it was chosen is worked out when somebody asks.
     """
 
     stages: tuple[Stage, ...]
@@ -90,6 +96,8 @@ class Plan:
     exit: str | None = None
     exit_share: float = 0.0
     onward: tuple[str, ...] = ()
+    deadline_ms: float | None = None
+    fallback: str | None = None
 
     @property
     def energy_mj(self) -> float:

@@ -13,7 +13,7 @@ from midstream.errors import PlanError
 from midstream.partitioning.columns import MEAN, Inputs
 from midstream.partitioning.costs import Candidate
 from midstream.partitioning.exploration import Exploration
-from midstream.partitioning.plan import Plan
+from midstream.partitioning.plan import DEVICE, Plan
 from midstream.partitioning.reasons import Reasons
 from midstream.partitioning.state import Objective, SystemState
 from midstream.partitioning.table import Chosen, Table
@@ -106,4 +106,6 @@ def plan_of(chosen: Chosen, reasons: Reasons) -> Plan:
         candidate.exit,
         share,
         candidate.onward,
+        reasons.objective.deadline_ms,
+        DEVICE if candidate.offloads and table.fits_device(reasons.objective) else None,
     )

@@ -74,6 +74,11 @@ class Reasons:
         return self.chosen.because == "explores"
 
     @property
+    def stands(self) -> bool:
+        """Whether it is the plan for the inputs to come, too."""
+        return self.chosen.because in ("best", "stands")
+
+    @property
     def wait_ms(self) -> float:
         """The wait at the gateway that was counted with."""
         return self.state.gateway_waits_ms.get(self.table.candidates[self.row].cut, self.state.gateway_wait_ms)
@@ -138,6 +143,8 @@ class Reasons:
         words = _words(better.name, better.value, self.objective.kind)
         if self.chosen.because == "stands":
             return f"stays the plan, as {words} is ranked before it by no more than {HYSTERESIS:.0%}"
+        if self.chosen.because == "shares":
+            return f"takes its turn, while other inputs go by {words}"
         return f"is tried, as it was not measured lately and {words} is hardly better"
 
     def explain(self) -> list[RunnerUp]:

@@ -51,7 +51,7 @@ class SystemState:
     at single cuts (None: the whole input) where it differs, ``gateway_queue`` how many requests wait there: others,
     that work there makes wait longer. ``further`` has the other machines by name. ``device_spread`` and
     ``gateway_spread`` are the standard deviations of times there in shares of them; ``complexity`` is the input's score
-    of 0–100.
+    of 0–100. ``device_waits_ms`` is what a cut's head, or the whole model (None), waits for others of its kind here.
     """
 
     link: LinkState | None
@@ -64,6 +64,7 @@ class SystemState:
     device_spread: float = 0.0
     gateway_spread: float = 0.0
     further: Mapping[str, Tier] = field(default_factory=dict)
+    device_waits_ms: Mapping[str | None, float] = field(default_factory=dict)
 
     @property
     def link_is_up(self) -> bool:
@@ -95,6 +96,7 @@ class SystemState:
                     and 0 <= link.rtt_spread_ms < math.inf
                 )
             )
+            and (not self.device_waits_ms or all(0 <= wait_ms < math.inf for wait_ms in self.device_waits_ms.values()))
             and (
                 not self.further
                 or all(0 <= figure < math.inf for tier in self.further.values() for figure in tier.figures())
@@ -111,6 +113,7 @@ class SystemState:
             "device_spread": self.device_spread,
             "gateway_spread": self.gateway_spread,
             **{f"wait at {cut or 'the input'!r}": wait_ms for cut, wait_ms in self.gateway_waits_ms.items()},
+            **{f"wait here for {cut or 'the model'!r}": ms for cut, ms in self.device_waits_ms.items()},
         }
         if self.complexity is not None:
             figures["complexity"] = self.complexity

@@ -19,7 +19,7 @@ from midstream.partitioning.state import Objective, SystemState
 from midstream.profiles import Power
 
 Option = Literal["local", "input", "split"]
-Because = Literal["best", "stands", "explores"]
+Because = Literal["best", "stands", "explores", "shares"]
 OPTIONS: tuple[Option, ...] = get_args(Option)
 # Of so many sets of constraints a table remembers what they allow.
 _MOST_REMEMBERED = 8
@@ -58,6 +58,12 @@ class Table:
         self._alone: dict[int, Columns] = {}
         self._allowed: dict[tuple[object, ...], tuple[Columns, frozenset[str]]] = {}
         self._staged = _Staged(self.candidates) if self._machines else None
+        self._whole_bytes = max((each.device_bytes for each in self.candidates if not each.offloads), default=0)
+
+    def fits_device(self, objective: Objective) -> bool:
+        """Whether the device may run the whole model."""
+        limit = objective.max_device_memory_bytes
+        return limit is None or self._whole_bytes <= limit
 
     def allowed(self, state: SystemState, objective: Objective) -> tuple[Columns, frozenset[str]]:
         """The candidates that break no constraint, and which ones the others break."""
@@ -93,7 +99,9 @@ class Table:
         Of those predicted to meet the deadline, and within the energy budget, the best by the objective; where none is
         within the budget that which draws least in time, and where none is in time the fastest. Equals by latency, then
         by less work on the device. The standing one is kept where it is allowed, in time, within the budget, and ranked
-        behind the best by no more than `HYSTERESIS` of its value. Raises PlanError where none is allowed.
+        behind the best by no more than `HYSTERESIS` of its value. For throughput, inputs may be answered here by turns
+        (`Inputs.turn`), and values are those of the mixture; the score has no say then, as the device is always at
+        work. Raises PlanError where none is allowed.
         """
         columns, refusals = self.allowed(state, objective)
         if not len(columns):
@@ -103,7 +111,10 @@ class Table:
                 "relax the constraint, or allow the whole model on the device"
             )
         value, latency, latest = columns.value(objective, state, inputs)
-        ranked = self.ranked(columns, value, state, objective, inputs)
+        mix = self._mix(columns, latest, state, objective, inputs)
+        if mix is not None:
+            value = mix.period_ms
+        ranked = value if mix is not None else self.ranked(columns, value, state, objective, inputs)
 
         def taken(place: int, because: Because = "best", best: int | None = None) -> Chosen:
             return Chosen(int(columns.rows[place]), float(latency[place]), float(value[place]), because, best)
@@ -129,8 +140,31 @@ class Table:
         stands = columns.place(standing)
         # The margin does not depend on the complexity, or a higher one could bring back a plan with more on the device.
         if stands is not None and stands != best and ranked[stands] - HYSTERESIS * value[stands] <= ranked[best]:
-            return taken(stands, "stands", int(columns.rows[best]))
-        return taken(best)
+            found = taken(stands, "stands", int(columns.rows[best]))
+        else:
+            found = taken(best)
+        if mix is not None and mix.is_here(columns.place(found.row)):
+            return taken(mix.local, "shares", found.row)
+        return found
+
+    def _mix(
+        self, columns: Columns, latest: Numbers, state: SystemState, objective: Objective, inputs: Inputs
+    ) -> _Mix | None:
+        """What it gives to answer some inputs here while others are sent, where that is wanted and allowed."""
+        if objective.kind != "throughput" or inputs.turn is None or not state.link_is_up:
+            return None
+        local = next((at for at, row in enumerate(columns.rows) if self._is_local(row)), None)
+        if local is None or (objective.deadline_ms is not None and latest[local] > objective.deadline_ms):
+            return None
+        energy = objective.energy_budget_mj
+        if energy is not None and columns.energy_mj(state, inputs)[local] > energy:
+            return None
+        local_ms = float(columns.period_ms(state, inputs)[local])
+        return _Mix(local, inputs.turn, *columns.mixed_period_ms(local_ms, state, inputs))
+
+    def _is_local(self, row: int) -> bool:
+        candidate = self.candidates[row]
+        return not candidate.offloads and candidate.exit is None
 
     def ranked(
         self, columns: Columns, value: Numbers, state: SystemState, objective: Objective, inputs: Inputs
@@ -141,6 +175,19 @@ class Table:
         if objective.kind in ("latency", "throughput") and (state.gateway_queue or self._machines):
             value = value + columns.congestion_ms(state, inputs)
         return value
+
+
+class _Mix(NamedTuple):
+    """Inputs by turns here and elsewhere: the device's own candidate, whose turn it is, what each candidate gives."""
+
+    local: int
+    turn: float
+    period_ms: Numbers
+    share_here: Numbers
+
+    def is_here(self, place: int | None) -> bool:
+        """Whether this input is answered here, where others go the way of a candidate."""
+        return place is not None and place != self.local and self.turn < self.share_here[place]
 
 
 class _Staged:
