@@ -58,6 +58,15 @@ def test_plan_as_a_table(midstream: Midstream, faces: Path) -> None:
         ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--deadline-ms", "-5"],
         ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--complexity", "nan"],
         ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--objective", "speed"],
+        ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--objective", "cost"],
+        ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--objective", "cost", "--tariff", "1,2"],
+        ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--objective", "cost", "--tariff", "0,0,0"],
+        ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--energy-budget-mj", "-1"],
+        ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--max-device-memory-mb", "0"],
+        ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--tier", "cloud"],
+        ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--tier", "gateway=x86-mini,1000,1"],
+        ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--tier", "cloud=x86-mini,nan,1"],
+        ["--device", "pi4", "--gateway", "x86-mini", *LINK, "--tier", "cloud=nobody,1000,1"],
     ],
 )
 def test_a_wrong_figure_is_one_error(midstream: Midstream, faces: Path, arguments: list[str]) -> None:
@@ -76,3 +85,41 @@ def test_explain_shows_every_option(midstream: Midstream, faces: Path) -> None:
     shown = midstream(*arguments, "--explain")
     assert shown.code == 0
     assert "every option, the best first" in shown.out
+
+
+def test_further_machines_take_stages(midstream: Midstream, faces: Path) -> None:
+    board = ["--device", "pi-zero-2w", "--gateway", "pi4", "--uplink-kbps", "200000", "--rtt-ms", "1", "--json"]
+    far = ["--tier", "cloud=x86-laptop,1000000,1"]
+    alone = midstream("plan", faces, *board).json
+    assert "cloud" not in {stage["machine"] for stage in alone["stages"]}
+    told = midstream("plan", faces, *board, *far).json
+    assert told["stages"][-1]["machine"] == "cloud"
+    assert told["predicted_ms"] < alone["predicted_ms"]
+    layers = len(Bundle.open(faces).graph.layers)
+    assert sorted(node for stage in told["stages"] for node in stage["nodes"]) == list(range(layers))
+
+
+def test_memory_energy_and_cost(midstream: Midstream, faces: Path) -> None:
+    board = [
+        "--device",
+        "pi4",
+        "--gateway",
+        "x86-mini",
+        "--uplink-kbps",
+        "100",
+        "--rtt-ms",
+        "50",
+        "--json",
+        "--explain",
+    ]
+    assert midstream("plan", faces, *board).json["codec"] == "none"
+    small = midstream("plan", faces, *board, "--max-device-memory-mb", "0.3").json
+    assert small["codec"] != "none"
+    refused = {each["refusal"] for each in small["explain"]}
+    assert "the device's layers take more than 0.3 MB" in refused
+    kept = midstream("plan", faces, *board, "--energy-budget-mj", "0.001").json
+    assert kept["why"].startswith("nothing keeps to the energy budget of 0.001 mJ")
+    dear = midstream("plan", faces, *board, "--objective", "cost", "--tariff", "0,0,0.3").json
+    assert all(each["cost"] is not None for each in dear["explain"])
+    shown = midstream("plan", faces, *board[:-2], "--energy-budget-mj", "500", "--explain")
+    assert "draws too" in " ".join(shown.out.split())

@@ -14,11 +14,13 @@ import pytest
 
 from midstream.broker import Broker
 from midstream.bundle import Bundle
+from midstream.communication.choosing import Route
 from midstream.communication.codecs import encode
 from midstream.communication.wire import Request, Runner, Stage, Status
 from midstream.device import Device, Result
-from midstream.errors import BundleError, PlanError
+from midstream.errors import BundleError, PeerError, PlanError
 from midstream.gateway import Gateway
+from midstream.partitioning import Plan, Power, SystemState, device_memory, plan_for
 from midstream.tensors import Tensors
 
 from .conftest import WAIT_S, GatewayProcess, asking, until
@@ -78,7 +80,7 @@ def test_the_whole_input_may_begin_at_the_first_of_two_gateways(
 
 
 @pytest.mark.parametrize(
-    "cut", [("c1", "c6"), ("c1", "c4", "c7"), ("input", "c4"), ("input", "c3", "c6"), ("c3", "c4")]
+    "cut", [("c2", "c6"), ("c2", "c4", "c7"), ("input", "c4"), ("input", "c3", "c6"), ("c3", "c4")]
 )
 def test_outputs_of_every_stage_come_together(
     broker: Broker,
@@ -176,3 +178,50 @@ def test_a_gateway_that_cannot_pass_on_says_why(
         assert ask(onward("c9999", Runner.POOL, "attic")).status is Status.UNKNOWN_CUT
         # The only member of the pool passes the request on to itself.
         assert ask(onward(chain[1], Runner.POOL, "attic")).status is Status.OK
+
+
+@pytest.mark.parametrize(("near", "stages"), [(True, 3), (False, 2)])
+def test_a_free_plan_may_give_stages_to_a_further_gateway(
+    broker: Broker,
+    gateways: list[GatewayProcess],
+    faces: Bundle,
+    inputs: Tensors,
+    monkeypatch: pytest.MonkeyPatch,
+    near: bool,
+    stages: int,
+) -> None:
+    """What the engine would choose on slow machines, chosen by hand: over both gateways, or past the first."""
+    with device_with_both(faces, broker) as device:
+        planning = device._planning
+
+        def plan(route: Route, state: SystemState, *_: object) -> Plan:
+            options = planning._options((*route.gateways, *route.further)).table.candidates
+            chosen = next(each for each in options if each.head and bool(each.tail) is near and len(each.legs) == 1)
+            return plan_for(chosen, state, Power(1.0, 1.0, 0.0), "chosen by a test")
+
+        monkeypatch.setattr(planning, "plan", plan)
+        result = device.infer(inputs)
+        assert result.fallback is None
+        assert result.ran_on == ("device", *("gateway",) * (stages - 1))
+        assert {stage.machine for stage in result.plan.stages[-1:]} <= {"gw-a", "gw-b"}
+        assert same(result, faces.run(inputs))
+
+
+def test_without_memory_for_the_whole_model_there_is_no_answer_without_a_gateway(
+    broker: Broker, start_gateway: Callable[..., GatewayProcess], faces: Bundle, inputs: Tensors
+) -> None:
+    least = min(device_memory(faces.manifest, faces.graph).values())
+    with Device(faces, broker.url, max_device_memory_bytes=least, deadline_ms=2000) as device:
+        with pytest.raises(PlanError, match="the device's layers take more than"):
+            device.infer(inputs)
+        gateway = start_gateway(broker, "gw-a")
+        until(lambda: device.gateways == 1, "the gateway")
+        result = device.infer(inputs)
+        assert "gateway" in result.ran_on
+        assert result.plan.fallback is None
+        gateway.process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(PeerError, match="takes more memory than max_device_memory_bytes allows"):
+                device.infer(inputs, deadline_ms=300)
+        finally:
+            gateway.process.send_signal(signal.SIGCONT)

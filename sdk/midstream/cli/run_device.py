@@ -11,8 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from midstream.cli.gateway import BrokerOption, CredentialsOption
+from midstream.cli.objective import (
+    AgreementOption,
+    EnergyOption,
+    KeepInputOption,
+    MemoryOption,
+    ObjectiveName,
+    ObjectiveOption,
+    QuantileOption,
+    TariffOption,
+    memory_bytes,
+    tariff_of,
+)
 from midstream.cli.output import AcceleratorName, AcceleratorOption, JsonOption, notes, print_json, print_table, screen
-from midstream.cli.plan import ObjectiveName
 from midstream.errors import InputError, PeerError
 
 if TYPE_CHECKING:
@@ -41,12 +52,14 @@ def run(
     credentials: CredentialsOption = None,
     cut: Annotated[str | None, typer.Option(help="Force a cut, 'input' or 'local'.")] = None,
     codec: Annotated[str | None, typer.Option(help="Force a codec; goes with --cut.")] = None,
-    objective: Annotated[ObjectiveName, typer.Option(help="What to minimise.")] = ObjectiveName.latency,
+    objective: ObjectiveOption = ObjectiveName.latency,
     deadline_ms: Annotated[float | None, typer.Option(help="The device answers by itself in time for this.")] = None,
-    min_agreement: Annotated[float, typer.Option(min=0.0, max=1.0, help="1: lossless only; 0: any codec.")] = 1.0,
-    keep_input_local: Annotated[
-        bool, typer.Option("--keep-input-local", help="Neither the input nor what is linear in it may leave.")
-    ] = False,
+    min_agreement: AgreementOption = 1.0,
+    keep_input_local: KeepInputOption = False,
+    quantile: QuantileOption = None,
+    max_device_memory: MemoryOption = None,
+    energy_budget_mj: EnergyOption = None,
+    tariff: TariffOption = None,
     emulate: Annotated[str | None, typer.Option(help="Slow this machine down to a board's profile.")] = None,
     accelerator: AcceleratorOption = AcceleratorName.cpu,
     planner: Annotated[PlannerChoice, typer.Option(help="Who decides; bandit: µLinUCB.")] = PlannerChoice.adaptive,
@@ -69,6 +82,10 @@ def run(
         deadline_ms=deadline_ms,
         min_agreement=min_agreement,
         keep_input_local=keep_input_local,
+        quantile=quantile,
+        max_device_memory_bytes=memory_bytes(max_device_memory),
+        energy_budget_mj=energy_budget_mj,
+        tariff=tariff_of(tariff),
         profile=emulate,
         credentials=credentials,
         state_dir=state,
