@@ -124,12 +124,13 @@ class Gateways(Directory):
             return Route(())
         route, pool = Route((first,)), set(first.pools)
         left = [other for other in there if other is not first and not pool.intersection(other.pools)]
-        further: tuple[Presence, ...] = ()
-        while len(further) < most_further and (chosen := self.least_busy(left, request_id)) is not None:
-            further += (chosen,)
-            left.remove(chosen)
-        # In a fixed order: their tables are kept.
-        return replace(route, further=tuple(sorted(further, key=lambda gateway: gateway.gateway_id)))
+        # The quickest, whatever waits there: so they are mostly the same, and so are the candidates that are kept.
+        left.sort(key=lambda gateway: (self._whole_ms(gateway), gateway.gateway_id))
+        return replace(route, further=tuple(left[:most_further]))
+
+    def _whole_ms(self, gateway: Presence) -> float:
+        """What the whole model takes there alone, as it says."""
+        return gateway.tail_ms.get(self._digest, {}).get(WHOLE_KEY, 1.0)
 
     def _by_share(self, gateways: Sequence[Presence], request_id: bytes) -> Presence | None:
         """One of them for a request, each as often as 1 / (t³ · (t + w)²) says, of ms for the whole model and to wait.
@@ -140,8 +141,7 @@ class Gateways(Directory):
         """
 
         def race(gateway: Presence) -> float:
-            tails = gateway.tail_ms.get(self._digest, {})
-            takes_ms = max(_LEAST_MS, tails.get(WHOLE_KEY, 1.0))
+            takes_ms = max(_LEAST_MS, self._whole_ms(gateway))
             wait_ms = self.wait_ms(gateway.gateway_id, self._digest_bytes, None)
             digest = hashlib.blake2b(gateway.gateway_id.encode(), key=request_id, digest_size=8).digest()
             drawn = (int.from_bytes(digest) + 1) / (1 << 64)
