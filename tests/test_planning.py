@@ -312,7 +312,7 @@ def test_so_it_does_where_the_clock_is_known_before(bundle: Bundle) -> None:
 
 
 def test_what_was_learned_before_is_not_of_the_load_at_entry(bundle: Bundle, tmp_path: Path) -> None:
-    file, route, load = tmp_path / "state.json", Route(()), DeviceLoad()
+    file, load = tmp_path / "state.json", DeviceLoad()
     planning = Planning(bundle, POWER, adaptive(), file)
     planning.measure(Objective())
     # So much as any measurement agrees with.

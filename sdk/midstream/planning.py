@@ -276,8 +276,8 @@ class Planning:
         """The plan once its head has run and its payload is encoded: the same one, or another from there on.
 
         ``elapsed_ms`` of the deadline are over, and the head's share of the energy budget is drawn. What another plan
-        predicts is what is left. A plan behind an early exit, one of several gateways, one that is tried to be measured,
-        one of the bandit's, and for throughput, where the head counts as the device's time still, stay.
+        predicts is what is left. A plan behind an early exit, one of several gateways, one that is tried to be
+        measured, one of the bandit's, and for throughput, where the head counts as the device's time still, stay.
         """
         left_ms = None if objective.deadline_ms is None else objective.deadline_ms - elapsed_ms
         if plan.exit is not None or plan.others != (GATEWAY,) or plan.reasons.explores:

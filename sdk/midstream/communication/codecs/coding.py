@@ -60,8 +60,8 @@ def encode(
     """The tensors in their order. With ``raw``, contiguous arrays are not copied: leave them alone until sent.
 
     ``semantics`` are the bundle's, by input name. ``made`` are codes that a slice has made of some tensors already,
-    with ``int8``; they are taken for that codec, where they do the tensor no harm. Raises CodecError on an unknown codec or a dtype
-    that cannot be sent, MissingExtraError where a codec's library is not installed.
+    with ``int8``; they are taken for that codec, where they do the tensor no harm. Raises CodecError on an unknown
+    codec or a dtype that cannot be sent, MissingExtraError where a codec's library is not installed.
     """
     rung, there = find_codec(codec), made or {}
     if rung.entropy is not None:
