@@ -398,6 +398,15 @@ def test_forced_further_stages_are_not_decided_again(bundle: Bundle) -> None:
     assert again(planning, plan, route, 10_000_000) is plan
 
 
+def test_a_forced_plan_says_who_does_the_rest_and_by_when(bundle: Bundle) -> None:
+    planning, route = Planning(bundle, POWER, adaptive()), Route((presence(bundle),))
+    cut = forced(bundle.cuts[0].id)
+    plan = planning.plan(route, STATE, Objective(deadline_ms=50.0), None, cut)
+    assert (plan.deadline_ms, plan.fallback) == (50.0, "device")
+    small = Objective(max_device_memory_bytes=1.0)
+    assert planning.plan(route, STATE, small, None, cut).fallback is None
+
+
 def test_trials_and_plans_that_stand_are_repeated_from_a_log(bundle: Bundle, tmp_path: Path) -> None:
     planning = Planning(bundle, POWER, adaptive(tmp_path / "log"))
     routes, whole_ms = [Route((presence(bundle, f"gw{n}", 1e3),)) for n in range(2)], bundle.costs.whole_ms

@@ -256,6 +256,8 @@ class Planning:
             return self._decided(known, state, objective, features)
         chosen = self._sized(self._candidate(known.table.candidates, forced), features)
         plan = plan_for(chosen, state, self._power, "forced by the caller")
+        fallback = plan.fallback if self.fits(None, objective) else None
+        plan = replace(plan, deadline_ms=objective.deadline_ms, fallback=fallback)
         if not forced.onward:
             return plan
         names = [gateway.gateway_id for gateway in route.gateways[1:]]

@@ -161,3 +161,10 @@ def test_a_copy_is_of_its_own() -> None:
     for _ in range(5):
         found.device.observe("c1", 9.0)
     assert copy.device.factor("c1") == before != found.device.factor("c1")
+
+
+def test_whatever_spread_is_restored_a_change_is_followed() -> None:
+    found = Correction(Track.at(0.0, 1e12, samples=100))
+    for _ in range(60):
+        found.observe(None, 2.0)
+    assert found.factors.of(None) == pytest.approx(2.0, rel=0.1)

@@ -52,7 +52,7 @@ class Track:
     def at(cls, level: float, spread: float = FIRST_SPREAD, samples: int = 0) -> Track:
         """One that begins at a level that is known, as if the last samples had been there."""
         level = _within(level, _MOST)
-        return cls(level, spread, samples, (level, level))
+        return cls(level, min(spread, _MOST), samples, (level, level))
 
     def after(self, sample: float, usual_gain: float = _USUAL_GAIN, jump_gain: float = _JUMP_GAIN) -> Track:
         """With one sample more."""
