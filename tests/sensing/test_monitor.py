@@ -110,6 +110,18 @@ def test_counters_that_run_backwards_or_fail(monitor: LoadMonitor, machine: Mach
     assert monitor.now().cores == 2
 
 
+def test_counters_that_begin_anew_are_followed_from_there(monitor: LoadMonitor, machine: Machine) -> None:
+    monitor.sample()
+    machine.passes(1.0, others=1.0, own=0.0)
+    monitor.sample()
+    machine.counters = replace(START, total_s=0.0, busy_s=0.0, own_s=0.0)
+    monitor.sample()
+    assert monitor.now().others_share == pytest.approx(0.25)
+    machine.passes(1.0, others=3.0, own=0.0)
+    monitor.sample()
+    assert monitor.now().others_share == pytest.approx(0.75)
+
+
 def test_a_throttled_raspberry_pi_is_asked_rarely(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,9 @@ class LoadMonitor:
             return now.cores, None, None
         passed_s = now.total_s - before.total_s
         if passed_s < _LEAST_S * now.cores:
+            if passed_s < 0:
+                # They began anew, as on a machine that was moved: not to be waited for until they are where they were.
+                self._before = now
             return now.cores, known.others_share, known.others_threads
         self._before = now
         own_s = now.own_s - before.own_s
