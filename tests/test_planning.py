@@ -119,6 +119,16 @@ def test_a_gateway_that_takes_longer_than_it_says_is_left(bundle: Bundle) -> Non
     assert planned(planning, Route((presence(bundle, "other", 10.0),))).offloads
 
 
+def test_a_gateway_that_announces_other_times_is_held_against_these(bundle: Bundle) -> None:
+    planning, other = Planning(bundle, POWER, adaptive()), presence(bundle, "other")
+    planned(planning, Route((presence(bundle, speed=4.0),), further=(other,)))
+    # The further one goes, and this one has become slower, as it says itself.
+    route = Route((presence(bundle, speed=2.0),))
+    before = planned(planning, route, forced(INPUT_CUT)).predicted_ms
+    answered(planning, route, INPUT_CUT, slower=0.5, times=10)
+    assert planned(planning, route, forced(INPUT_CUT)).predicted_ms == pytest.approx(before)
+
+
 def test_of_several_who_may_have_answered_nothing_is_learned(bundle: Bundle) -> None:
     planning = Planning(bundle, POWER, adaptive())
     route = Route((presence(bundle),))

@@ -443,10 +443,20 @@ class Planning:
             table = Table(options, self._power)
             rows = {_option(option): row for row, option in enumerate(options)}
             known = _Known(presences, mine, its, table, places, len(self._sizes), rows, here)
+            self._forget(presences)
             self._known[key] = known
             if len(self._known) > _MAX_KNOWN:
                 del self._known[next(iter(self._known))]
         return known
+
+    def _forget(self, presences: tuple[Presence, ...]) -> None:
+        """What was known of these gateways as they were announced before: nothing is to be held against that."""
+        now = {presence.gateway_id: presence for presence in presences}
+        self._known = {
+            names: known
+            for names, known in self._known.items()
+            if all(now.get(each.gateway_id, each) is each for each in known.presences)
+        }
 
     def _takes(self, presence: Presence, codec: str) -> bool:
         """Whether a gateway can decode a codec, with the libraries that both ends have and its bases."""
