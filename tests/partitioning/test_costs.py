@@ -300,6 +300,18 @@ def test_mistakes_of_an_early_exit_and_of_a_rung_behind_it_add_up(
     assert with_exit([hopeless], replace(early, target=0.5), times)[1].agreement == 0
 
 
+def test_who_sends_the_whole_input_behind_an_exit_needs_the_memory_for_its_head(
+    manifest: Manifest, graph: Graph, costs: Costs
+) -> None:
+    times = times_from_costs(costs)
+    plain = candidates(manifest, graph, times, times, memory={None: 900, **{cut.id: 500 for cut in manifest.cuts}})
+    early = Exit("", "c0", "", "shares", {}, np.zeros((1, 2)), np.zeros(2), 1, 0.99, 0.6, 1, 1, 1, 1, 1, 1)  # type: ignore[arg-type]
+    taken = {(each.exit, each.cut, each.offloads): each.device_bytes for each in with_exit(plain, early, times)}
+    assert taken[None, None, True] == 0
+    assert taken["c0", None, True] == taken["c0", "c0", True] == 500
+    assert taken["c0", None, False] == 900
+
+
 def test_an_exit_at_a_cut_without_times_is_left_out(manifest: Manifest, graph: Graph, costs: Costs) -> None:
     device = MachineTimes(10.0, {}, {})
     plain = candidates(manifest, graph, device, times_from_costs(costs))

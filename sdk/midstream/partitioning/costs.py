@@ -279,6 +279,7 @@ def with_exit(options: Sequence[Candidate], early_exit: Exit, device: MachineTim
         return tuple(options)
     asked_ms = head_ms + early_exit.exit_ms * device.whole_ms / early_exit.whole_ms
     missed = early_exit.answered_share * (1.0 - early_exit.assured)
+    head_bytes = max((option.device_bytes for option in options if option.cut == early_exit.cut), default=0)
     found = []
     for option in options:
         if option.offloads and option.cut not in (None, early_exit.cut):
@@ -294,6 +295,7 @@ def with_exit(options: Sequence[Candidate], early_exit: Exit, device: MachineTim
                 else max(0.0, min(option.agreement - missed, early_exit.assured)),
                 exit=early_exit.cut,
                 exit_share=early_exit.answered_share,
+                device_bytes=max(option.device_bytes, head_bytes),
             )
         )
     return (*options, *found)
