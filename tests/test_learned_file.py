@@ -24,7 +24,7 @@ def some(gateways: int = 2, cuts: int = 3) -> Learned:
     for place in range(cuts):
         corrections.device.observe(f"c{place}", 2.0 + place)
         for name in range(gateways):
-            corrections.observe(f"gw{name}", f"c{place}", 0.5)
+            corrections.observe(f"gw{name}", f"c{place}", 0.5, 1.0)
     sizes = (Seen((None, "raw"), 1000.0, (0.1, math.inf, 0.2)), Seen(("c1", "step1"), 120.0, (math.inf, 0.0, 1.0)))
     return Learned(corrections, sizes)
 
@@ -41,7 +41,7 @@ def test_what_was_learned_comes_back(samples: list[tuple[str | None, str, float]
         if gateway is None:
             known.device.observe(cut, ratio)
         else:
-            known.observe(gateway, cut, ratio)
+            known.observe(gateway, cut, ratio, 1.0)
     found = learned_from_bytes(learned_to_bytes(Learned(known, ()), DIGEST), "state", DIGEST)
     assert list(found.corrections.gateways) == list(known.gateways)
     for one, other in (

@@ -119,6 +119,35 @@ def test_a_gateway_that_takes_longer_than_it_says_is_left(bundle: Bundle) -> Non
     assert planned(planning, Route((presence(bundle, "other", 10.0),))).offloads
 
 
+def test_a_gateway_that_was_slow_is_tried_again_after_some_minutes(bundle: Bundle) -> None:
+    now_s = 100.0
+    planning = Planning(bundle, POWER, adaptive(), clock=lambda: now_s)
+    route = Route((presence(bundle, speed=10.0),))
+    for cut in (INPUT_CUT, bundle.cuts[0].id):
+        answered(planning, route, cut, slower=20.0, times=10)
+    assert not planned(planning, route).offloads
+    while not planned(planning, route).offloads:
+        now_s += 1.0
+        assert now_s < 100.0 + 900.0
+    # Not at once.
+    assert now_s > 160.0
+    # And not for long where it still is.
+    answered(planning, route, INPUT_CUT, slower=20.0, times=3)
+    assert not planned(planning, route).offloads
+
+
+def test_a_gateway_that_is_asked_is_not_taken_for_quicker_than_it_is(bundle: Bundle) -> None:
+    now_s = 100.0
+    planning = Planning(bundle, POWER, adaptive(), clock=lambda: now_s)
+    route = Route((presence(bundle, speed=10.0),))
+    answered(planning, route, INPUT_CUT, slower=0.3, times=20)
+    before = planned(planning, route, forced(INPUT_CUT)).predicted_ms
+    for _ in range(20):
+        now_s += 59.0
+        answered(planning, route, INPUT_CUT, slower=0.3, times=1)
+    assert planned(planning, route, forced(INPUT_CUT)).predicted_ms == pytest.approx(before, rel=TOLERANCE)
+
+
 def test_a_gateway_that_announces_other_times_is_held_against_these(bundle: Bundle) -> None:
     planning, other = Planning(bundle, POWER, adaptive()), presence(bundle, "other")
     planned(planning, Route((presence(bundle, speed=4.0),), further=(other,)))

@@ -346,7 +346,8 @@ class Planning:
             option = known.table.candidates[row]
             expected_ms = option.gateway_ms + option.decode_ms
             if expected_ms >= _TELLING_MS and reply.compute_ms > 0:
-                self._corrections.observe(gateway_id, cut, known.there[0].of(cut) * reply.compute_ms / expected_ms)
+                ratio = known.there[0].of(cut) * reply.compute_ms / expected_ms
+                self._corrections.observe(gateway_id, cut, ratio, now_s)
             self._measured(place_of(option), gateway_id)
         self._learned()
 
@@ -519,6 +520,7 @@ class Planning:
             spread = DEVIATION * self._corrections.device.spread
             gateway_spread = bias_ms = 0.0
             if presence is not None:
+                self._corrections.passed(presence.gateway_id, now_s)
                 bias_ms = self._corrections.wait_bias_ms(presence.gateway_id, now_s)
                 known = self._corrections.gateway(presence.gateway_id)
                 gateway_spread = 0.0 if known is None else DEVIATION * known.spread

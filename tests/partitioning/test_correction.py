@@ -38,7 +38,8 @@ def learned(cut: str | None, ratios: list[float]) -> Correction:
 @given(st.floats(0.3, 3.0), st.sampled_from(["c1", WHOLE, None]), st.integers(0, 50), st.integers(0, 9))
 def test_a_lasting_change_is_followed_within_five_samples(step: float, cut: str | None, before: int, seed: int) -> None:
     found = learned(cut, scattered(before, 0.04, seed=seed) + scattered(5, 0.04, step, seed + 1))
-    assert found.factor(cut) == pytest.approx(step, rel=0.15)
+    # Of single times that scatter by 4 %.
+    assert found.factor(cut) == pytest.approx(step, rel=0.18)
 
 
 @given(st.integers(0, 50), RATIOS, st.integers(0, 20), st.integers(0, 9))
@@ -123,9 +124,9 @@ def test_gateways_are_bounded_and_the_last_measured_are_kept() -> None:
     found = Corrections()
     names = [f"gw{place}" for place in range(MAX_GATEWAYS + 1)]
     for name in names[:-1]:
-        found.observe(name, "c1", 2.0)
-    found.observe(names[0], "c1", 2.0)
-    found.observe(names[-1], "c1", 2.0)
+        found.observe(name, "c1", 2.0, 1.0)
+    found.observe(names[0], "c1", 2.0, 1.0)
+    found.observe(names[-1], "c1", 2.0, 1.0)
     for name in names:
         found.waited(name, 100.0, 0.0, now_s=1.0)
     assert list(found.gateways) == [*names[2:-1], names[0], names[-1]]
@@ -154,7 +155,7 @@ def test_the_bias_of_waits_is_bounded(waits: list[tuple[float, float, float]]) -
 
 def test_a_copy_is_of_its_own() -> None:
     found = Corrections(learned("c1", [2.0] * 9))
-    found.observe("gw", "c1", 2.0)
+    found.observe("gw", "c1", 2.0, 1.0)
     copy = found.copy()
     assert (copy.device.tracks, copy.gateways["gw"].tracks) == (found.device.tracks, found.gateways["gw"].tracks)
     before = copy.device.factor("c1")
@@ -168,3 +169,26 @@ def test_whatever_spread_is_restored_a_change_is_followed() -> None:
     for _ in range(60):
         found.observe(None, 2.0)
     assert found.factors.of(None) == pytest.approx(2.0, rel=0.1)
+
+
+def test_slowness_of_a_gateway_that_is_not_asked_fades_and_quickness_does_not() -> None:
+    found = Corrections()
+    for gateway, ratio in (("slow", 16.0), ("quick", 0.25)):
+        for _ in range(30):
+            found.observe(gateway, "c1", ratio, 100.0)
+    slow, quick = found.gateway("slow"), found.gateway("quick")
+    assert slow is not None and quick is not None
+    before = slow.factors
+    for now_s, expected in ((159.0, 16.0), (160.0, 4.0), (200.0, 4.0), (281.0, 16**0.125), (1e6, 1.0)):
+        found.passed("slow", now_s)
+        found.passed("quick", now_s)
+        assert slow.factor("c1") == pytest.approx(expected, rel=0.1)
+        assert slow.factors.of("c1") == pytest.approx(expected, rel=0.1)
+        assert (slow.factors is before) == (now_s < 160.0)
+    assert quick.factor("c1") == pytest.approx(0.25, rel=0.1)
+    # Nor does what is known of no cut, or a clock that went back, do harm.
+    bare = Corrections(gateways={"gw": Correction(Track.at(2.0))})
+    for now_s in (0.0, 60.0):
+        bare.passed("gw", now_s)
+    assert bare.gateways["gw"].tracks[0].level == 1.0
+    found.passed("slow", 0.0)

@@ -32,6 +32,8 @@ _CUT_GAIN, _DOUBT, _MOST_BELIEVED = 0.1, 4.0, 20
 # A restored level that a measurement contradicts by more than this share, and three spreads, is given up.
 _AGREES = math.log(1.25)
 _WAIT_GAIN, _WAIT_HALF_LIFE_S = 0.3, 2.0
+# With every such time without a sample half of a gateway's slowness is forgotten: else it would never be tried again.
+_SLOWNESS_HALF_LIFE_S = 60.0
 MAX_WAIT_BIAS_MS = 50.0
 
 
@@ -53,6 +55,10 @@ class Track:
         """One that begins at a level that is known, as if the last samples had been there."""
         level = _within(level, _MOST)
         return cls(level, min(spread, _MOST), samples, (level, level))
+
+    def eased(self, share: float) -> Track:
+        """With a level above 0 only this share of it."""
+        return Track.at(self.level * share, self.spread, self.samples) if self.level > 0 else self
 
     def after(self, sample: float, usual_gain: float = _USUAL_GAIN, jump_gain: float = _JUMP_GAIN) -> Track:
         """With one sample more."""
@@ -127,6 +133,13 @@ class Correction:
         self._machine = Track.at(level, self._machine.spread, self._machine.samples)
         self.factors = self._now()
 
+    def forget(self, share: float) -> None:
+        """Keep this share of what was slower than expected: of the machine, and of each cut beside it."""
+        if max((self._machine.level, *(track.level for track in self._cuts.values()))) > math.log1p(TOLERANCE):
+            self._machine = self._machine.eased(share)
+            self._cuts = {cut: track.eased(share) for cut, track in self._cuts.items()}
+            self.factors = self._now()
+
     def check(self, ratio: float) -> bool:
         """Hold what was learned against a measurement of the whole model; where they disagree, it has changed.
 
@@ -181,6 +194,7 @@ class Corrections:
         self.device = Correction() if device is None else device
         self._gateways = dict(gateways or {})
         self._waits: dict[str, WaitBias] = {}
+        self._since_s: dict[str, float] = {}
 
     @property
     def gateways(self) -> Mapping[str, Correction]:
@@ -196,13 +210,27 @@ class Corrections:
         """What was learned of a gateway, None where that is nothing."""
         return self._gateways.get(gateway_id)
 
-    def observe(self, gateway_id: str, cut: str, ratio: float) -> None:
+    def observe(self, gateway_id: str, cut: str, ratio: float, now_s: float) -> None:
         """Learn from a time that a gateway took, like `Correction.observe`."""
+        self._since_s[gateway_id] = now_s
         known = self._gateways.pop(gateway_id, None) or Correction()
         known.observe(cut, ratio)
         self._gateways[gateway_id] = known
         if len(self._gateways) > MAX_GATEWAYS:
-            del self._gateways[next(iter(self._gateways))]
+            oldest = next(iter(self._gateways))
+            del self._gateways[oldest]
+            self._since_s.pop(oldest, None)
+
+    def passed(self, gateway_id: str, now_s: float) -> None:
+        """Forget by halves how slow a gateway was that has not been measured since, as it may be well again."""
+        known = self._gateways.get(gateway_id)
+        if known is None:
+            return
+        since_s = self._since_s.setdefault(gateway_id, now_s)
+        times = int((now_s - since_s) / _SLOWNESS_HALF_LIFE_S)
+        if times > 0:
+            known.forget(0.5**times)
+            self._since_s[gateway_id] = since_s + times * _SLOWNESS_HALF_LIFE_S
 
     def waited(self, gateway_id: str, waited_ms: float, planned_ms: float, now_s: float) -> None:
         """Learn how long a request has waited at a gateway, and for how long that was planned."""
