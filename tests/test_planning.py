@@ -136,6 +136,27 @@ def test_a_gateway_that_was_slow_is_tried_again_after_some_minutes(bundle: Bundl
     assert not planned(planning, route).offloads
 
 
+def test_a_device_that_was_slow_is_tried_again_after_some_minutes(bundle: Bundle) -> None:
+    now_s, whole_ms = 100.0, bundle.costs.whole_ms
+    planning = Planning(bundle, POWER, adaptive(), clock=lambda: now_s)
+    bundle.measure_whole_ms = lambda: 2 * whole_ms  # type: ignore[method-assign]
+    planning.measure(Objective())
+    # A gateway that takes twice as long as the device does, as it is.
+    route = Route((presence(bundle, speed=0.25),))
+    assert not planned(planning, route).offloads
+    for _ in range(20):
+        planning.ran_rest(None, 20 * whole_ms)
+    assert planned(planning, route).offloads
+    while planned(planning, route).offloads:
+        now_s += 1.0
+        assert now_s < 1000.0
+    assert now_s > 160.0
+    # It is not taken to be faster than it was at entry.
+    now_s += 1e4
+    planned(planning, route)
+    assert planning.rest_ms(None) == pytest.approx(2 * whole_ms, rel=0.1)
+
+
 def test_a_gateway_that_is_asked_is_not_taken_for_quicker_than_it_is(bundle: Bundle) -> None:
     now_s = 100.0
     planning = Planning(bundle, POWER, adaptive(), clock=lambda: now_s)

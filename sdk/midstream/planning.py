@@ -175,6 +175,8 @@ class Planning:
         # The slowdown that was known of when the device was measured, while what others took is still to be told; and
         # that of what it ran last.
         self._measured_under: float | None = None
+        # What the whole model took over what was expected, when it was measured.
+        self._whole_ratio: float | None = None
         self._slowdown_then = 1.0
         self._lock = threading.Lock()
         self._occupied: dict[str | None, _Occupied] = {}
@@ -202,7 +204,8 @@ class Planning:
         load = self._load()
         slower = slowdown(load) or 1.0
         with self._lock:
-            counts = self._corrections.device.check(ratio / slower)
+            self._whole_ratio = ratio / slower
+            counts = self._corrections.device.check(self._whole_ratio)
             self._measured_under = slower if counts and load.others_share is None else None
 
     def finished(self, plan: Plan, latency_ms: float) -> None:
@@ -401,7 +404,9 @@ class Planning:
             return 1.0
         # A board tells its clock at once, but what others take only after a second.
         if self._measured_under is not None and load.others_share is not None:
-            self._corrections.device.rescale(self._measured_under / slower)
+            faster = self._measured_under / slower
+            self._corrections.device.rescale(faster)
+            self._whole_ratio = None if self._whole_ratio is None else self._whole_ratio * faster
             self._measured_under = None
         return slower
 
@@ -517,6 +522,8 @@ class Planning:
         with self._lock:
             waits_ms = {cut: occupied.wait_ms(now_s) for cut, occupied in self._occupied.items() if occupied.inside}
             device_load = 1.0 - 1.0 / self._slowdown()
+            if self._whole_ratio is not None:
+                self._corrections.passed_here(self._whole_ratio, now_s)
             spread = DEVIATION * self._corrections.device.spread
             gateway_spread = bias_ms = 0.0
             if presence is not None:
@@ -579,7 +586,7 @@ class Planning:
             return
         with self._lock:
             self._slowdown_then = self._slowdown()
-            self._corrections.device.observe(cut, took_ms / expected_ms / self._slowdown_then)
+            self._corrections.ran(cut, took_ms / expected_ms / self._slowdown_then, self._clock())
         self._learned()
 
     def _learned(self) -> None:

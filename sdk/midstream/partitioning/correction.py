@@ -32,7 +32,7 @@ _CUT_GAIN, _DOUBT, _MOST_BELIEVED = 0.1, 4.0, 20
 # A restored level that a measurement contradicts by more than this share, and three spreads, is given up.
 _AGREES = math.log(1.25)
 _WAIT_GAIN, _WAIT_HALF_LIFE_S = 0.3, 2.0
-# With every such time without a sample half of a gateway's slowness is forgotten: else it would never be tried again.
+# With every such time without a sample half of a machine's slowness is forgotten: else it would never be tried again.
 _SLOWNESS_HALF_LIFE_S = 60.0
 MAX_WAIT_BIAS_MS = 50.0
 
@@ -56,9 +56,10 @@ class Track:
         level = _within(level, _MOST)
         return cls(level, min(spread, _MOST), samples, (level, level))
 
-    def eased(self, share: float) -> Track:
-        """With a level above 0 only this share of it."""
-        return Track.at(self.level * share, self.spread, self.samples) if self.level > 0 else self
+    def eased(self, share: float, base: float = 0.0) -> Track:
+        """With only this share of what the level is above the base."""
+        above = self.level - base
+        return Track.at(base + above * share, self.spread, self.samples) if above > 0 else self
 
     def after(self, sample: float, usual_gain: float = _USUAL_GAIN, jump_gain: float = _JUMP_GAIN) -> Track:
         """With one sample more."""
@@ -133,10 +134,10 @@ class Correction:
         self._machine = Track.at(level, self._machine.spread, self._machine.samples)
         self.factors = self._now()
 
-    def forget(self, share: float) -> None:
-        """Keep this share of what was slower than expected: of the machine, and of each cut beside it."""
-        if max((self._machine.level, *(track.level for track in self._cuts.values()))) > math.log1p(TOLERANCE):
-            self._machine = self._machine.eased(share)
+    def forget(self, share: float, base: float = 0.0) -> None:
+        """Keep this share of what was slower than expected: of the machine above a level, and of each cut beside it."""
+        if max((self._machine.level - base, *(track.level for track in self._cuts.values()))) > math.log1p(TOLERANCE):
+            self._machine = self._machine.eased(share, base)
             self._cuts = {cut: track.eased(share) for cut, track in self._cuts.items()}
             self.factors = self._now()
 
@@ -194,7 +195,8 @@ class Corrections:
         self.device = Correction() if device is None else device
         self._gateways = dict(gateways or {})
         self._waits: dict[str, WaitBias] = {}
-        self._since_s: dict[str, float] = {}
+        # When a machine was measured last; None: this device.
+        self._since_s: dict[str | None, float] = {}
 
     @property
     def gateways(self) -> Mapping[str, Correction]:
@@ -224,13 +226,26 @@ class Corrections:
     def passed(self, gateway_id: str, now_s: float) -> None:
         """Forget by halves how slow a gateway was that has not been measured since, as it may be well again."""
         known = self._gateways.get(gateway_id)
-        if known is None:
-            return
-        since_s = self._since_s.setdefault(gateway_id, now_s)
+        if known is not None and (times := self._halvings(gateway_id, now_s)) > 0:
+            known.forget(0.5**times)
+
+    def ran(self, cut: str | None, ratio: float, now_s: float) -> None:
+        """Learn from a time that the device took, like `Correction.observe`."""
+        self._since_s[None] = now_s
+        self.device.observe(cut, ratio)
+
+    def passed_here(self, whole_ratio: float, now_s: float) -> None:
+        """The same of the device, of what it was slower than when its whole model was measured."""
+        if (times := self._halvings(None, now_s)) > 0:
+            self.device.forget(0.5**times, math.log(whole_ratio))
+
+    def _halvings(self, machine: str | None, now_s: float) -> int:
+        """How many half-lives have passed since that was asked, or the machine was measured."""
+        since_s = self._since_s.setdefault(machine, now_s)
         times = int((now_s - since_s) / _SLOWNESS_HALF_LIFE_S)
         if times > 0:
-            known.forget(0.5**times)
-            self._since_s[gateway_id] = since_s + times * _SLOWNESS_HALF_LIFE_S
+            self._since_s[machine] = since_s + times * _SLOWNESS_HALF_LIFE_S
+        return times
 
     def waited(self, gateway_id: str, waited_ms: float, planned_ms: float, now_s: float) -> None:
         """Learn how long a request has waited at a gateway, and for how long that was planned."""
