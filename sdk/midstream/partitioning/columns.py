@@ -210,8 +210,7 @@ class Columns:
         millisecond go its way, and y = (1 − x · d) / ``local_ms`` are answered here: the period is 1 / (x + y).
         """
         device, others = self._stages_ms(state, inputs)
-        with np.errstate(divide="ignore"):
-            sent = 1.0 / np.maximum(np.maximum(device, others), 1e-9)
+        sent = 1.0 / np.maximum(np.maximum(device, others), 1e-9)
         here = np.maximum(0.0, 1.0 - sent * device) / local_ms
         return 1.0 / (sent + here), here / (sent + here)
 

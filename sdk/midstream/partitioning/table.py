@@ -58,6 +58,8 @@ class Table:
         self._alone: dict[int, Columns] = {}
         self._allowed: dict[tuple[object, ...], tuple[Columns, frozenset[str]]] = {}
         self._staged = _Staged(self.candidates) if self._machines else None
+        local = [row for row in order if not self.candidates[row].offloads and self.candidates[row].exit is None]
+        self._local = local[0] if local else None
         self._whole_bytes = max((each.device_bytes for each in self.candidates if not each.offloads), default=0)
 
     def fits_device(self, objective: Objective) -> bool:
@@ -148,7 +150,7 @@ class Table:
     def valued(self, columns: Columns, state: SystemState, objective: Objective, inputs: Inputs) -> Valued:
         """What some of the candidates are decided by."""
         value, latency, latest = columns.value(objective, state, inputs)
-        mix = self._mix(columns, latest, state, objective, inputs)
+        mix = self._mix(columns, value, latest, state, objective, inputs)
         if mix is not None:
             ranked = mix.period_ms
             if self._others_wait(state):
@@ -157,23 +159,24 @@ class Table:
         return Valued(value, self._ranked(columns, value, state, objective, inputs), latency, latest, None)
 
     def _mix(
-        self, columns: Columns, latest: Numbers, state: SystemState, objective: Objective, inputs: Inputs
+        self,
+        columns: Columns,
+        period: Numbers,
+        latest: Numbers,
+        state: SystemState,
+        objective: Objective,
+        inputs: Inputs,
     ) -> _Mix | None:
         """What it gives to answer some inputs here while others are sent, where that is wanted and allowed."""
         if objective.kind != "throughput" or inputs.turn is None or not state.link_is_up:
             return None
-        local = next((at for at, row in enumerate(columns.rows) if self._is_local(row)), None)
+        local = columns.place(self._local)
         if local is None or (objective.deadline_ms is not None and latest[local] > objective.deadline_ms):
             return None
         energy = objective.energy_budget_mj
         if energy is not None and columns.energy_mj(state, inputs)[local] > energy:
             return None
-        local_ms = float(columns.period_ms(state, inputs)[local])
-        return _Mix(local, inputs.turn, *columns.mixed_period_ms(local_ms, state, inputs))
-
-    def _is_local(self, row: int) -> bool:
-        candidate = self.candidates[row]
-        return not candidate.offloads and candidate.exit is None
+        return _Mix(local, inputs.turn, *columns.mixed_period_ms(float(period[local]), state, inputs))
 
     def _ranked(
         self, columns: Columns, value: Numbers, state: SystemState, objective: Objective, inputs: Inputs
