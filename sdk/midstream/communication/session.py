@@ -310,7 +310,9 @@ class Session:
         self._unacked_bytes -= len(message.payload)
         if reason >= _FAILED:
             name = mqtt.reason_name(reason)
-            logger.warning("the broker at %s refused a message to %s: %s", self._address, message.topic, name)
+            # Of a client without rights one line has said it.
+            level = logging.WARNING if self.denied is None else logging.INFO
+            logger.log(level, "the broker at %s refused a message to %s: %s", self._address, message.topic, name)
         elif message.on_ack is not None:
             self._acks.append((message.on_ack, (time.perf_counter() - message.sent_s) * 1000))
 
