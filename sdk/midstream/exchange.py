@@ -204,6 +204,18 @@ class Exchange:
         with self._lock:
             return self._link.state()
 
+    def came_back(self, sent_bytes: int, received_bytes: int, link_ms: float) -> None:
+        """Learn of the downlink from a reply: ``link_ms`` are those of both ways, without the gateway's own time.
+
+        What is left of them without the round trip and what the uplink takes is the downlink's; where that is less than
+        a quarter, it says more about the other two.
+        """
+        with self._lock:
+            link = self._link
+            down_ms = link_ms - link.rtt_ms - sent_bytes * 8 / link.uplink_kbps
+            if link.uplink_samples and down_ms >= 0.25 * link_ms:
+                self._link = link.after_transfer(received_bytes, down_ms, down=True)
+
     def probe(self) -> None:
         """Measure the link beside the requests, if that was not done lately, and see how gateways are that failed."""
         now = time.monotonic()

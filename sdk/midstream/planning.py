@@ -49,7 +49,7 @@ from midstream.partitioning import (
     with_exit,
     with_tiers,
 )
-from midstream.partitioning.correction import MAX_GATEWAYS, WHOLE, Corrections, Factors
+from midstream.partitioning.correction import WHOLE, Corrections, Factors
 from midstream.partitioning.exploration import Exploration, Place, place_of
 from midstream.partitioning.link import DEVIATION
 
@@ -60,6 +60,8 @@ LOCAL_CUT = "local"
 # What takes less says more about the clock than about the machine.
 _TELLING_MS = 0.05
 _NONE = Factors()
+# Of so many sets of gateways the candidates, and what decisions have come to, are kept.
+_MAX_KNOWN = 32
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -423,7 +425,7 @@ class Planning:
             rows = {_option(option): row for row, option in enumerate(options)}
             known = _Known(presences, mine, its, table, places, len(self._sizes), rows, here)
             self._known[key] = known
-            if len(self._known) > MAX_GATEWAYS:
+            if len(self._known) > _MAX_KNOWN:
                 del self._known[next(iter(self._known))]
         return known
 
@@ -467,7 +469,7 @@ class Planning:
         course = self._courses.get(names)
         if course is None:
             course = self._courses[names] = _Course(Exploration())
-            if len(self._courses) > MAX_GATEWAYS:
+            if len(self._courses) > _MAX_KNOWN:
                 del self._courses[next(iter(self._courses))]
         return course
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import fmean
+
+import pytest
 
 from midstream.communication import topics
 from midstream.communication.choosing import Gateways
 from midstream.communication.destination import to_gateway, to_pool
+from midstream.communication.directory import WHOLE_KEY
 from midstream.communication.load import LoadReport, encode_load
 from midstream.communication.presence import Presence, encode_presence
 
@@ -116,3 +120,65 @@ def test_why_nobody_can_be_asked_is_told() -> None:
     assert known(replace(A, bundles=())).absence(0.0) == "no gateway has this bundle; there are a with others"
     foreign = known(replace(A, wire_versions=(200,))).absence(0.0) or ""
     assert foreign.startswith("no gateway can be asked: gateway a speaks wire version 200")
+
+
+def with_times(**whole_ms: float) -> Gateways:
+    gateways = Gateways(DIGEST)
+    for name, ms in whole_ms.items():
+        told = Presence(name, (DIGEST,), tail_ms={DIGEST.hex(): {WHOLE_KEY: ms}})
+        gateways.hear(topics.presence_topic(name), encode_presence(told))
+    return gateways
+
+
+def shares(gateways: Gateways, requests: int = 2000) -> dict[str, float]:
+    found = [gateways.free_route(number.to_bytes(16), 0).gateways[0].gateway_id for number in range(requests)]
+    return {name: found.count(name) / requests for name in sorted(gateways.gateways)}
+
+
+def test_each_gateway_gets_its_share_of_free_requests() -> None:
+    assert shares(with_times(a=5.0, b=5.0, c=5.0)) == pytest.approx({"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}, abs=0.04)
+    assert shares(with_times(a=5.0, b=10.0)) == pytest.approx({"a": 32 / 33, "b": 1 / 33}, abs=0.01)
+    waiting = with_times(a=5.0, b=5.0)
+    waiting.hear(topics.load_topic("b"), encode_load(LoadReport("b", "run", wait_ms=10.0)))
+    assert shares(waiting) == pytest.approx({"a": 0.9, "b": 0.1}, abs=0.03)
+
+
+def test_devices_with_the_same_reports_do_not_all_rush_to_one_gateway() -> None:
+    """Devices ask two gateways, of 10 ms each, twelve times between two reports: so each is at work for 60 %."""
+
+    def mean_wait_ms(by_share: bool) -> float:
+        gateways, queued, waits = with_times(a=10.0, b=10.0), {"a": 0.0, "b": 30.0}, []
+        for report in range(200):
+            for name, wait_ms in queued.items():
+                load = LoadReport(name, "run", sequence=report, wait_ms=wait_ms)
+                gateways.hear(topics.load_topic(name), encode_load(load))
+            for number in range(12):
+                request_id = (report * 100 + number).to_bytes(16)
+                route = gateways.free_route(request_id, 0)
+                if not by_share:
+                    route = gateways.route(1, None, request_id, forced=False)
+                name = route.gateways[0].gateway_id
+                waits.append(queued[name])
+                queued[name] += 10.0
+                queued = {name: max(0.0, wait_ms - 100 / 12) for name, wait_ms in queued.items()}
+        return fmean(waits)
+
+    assert mean_wait_ms(by_share=True) < 0.85 * mean_wait_ms(by_share=False)
+
+
+def test_further_gateways_are_of_no_pool_that_the_first_has() -> None:
+    gateways = Gateways(DIGEST)
+    for name, pools in (("a", ("p",)), ("b", ("p",)), ("c", ()), ("d", ())):
+        gateways.hear(topics.presence_topic(name), encode_presence(Presence(name, (DIGEST,), pools=pools)))
+    for number in range(20):
+        route = gateways.free_route(number.to_bytes(16), 2)
+        assert route.first is not None
+        names = [gateway.gateway_id for gateway in route.further]
+        assert names == sorted(names)
+        assert route.first.gateway_id not in names
+        assert route.first.gateway_id not in "ab" or not {"a", "b"}.intersection(names)
+        assert gateways.free_route(number.to_bytes(16), 1).further
+        assert not gateways.free_route(number.to_bytes(16), 0).further
+    way = route.by_way_of([names[0], route.first.gateway_id])
+    assert [gateway.gateway_id for gateway in way.gateways] == [names[0], route.first.gateway_id]
+    assert way.directly

@@ -6,6 +6,7 @@ import _thread
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from midstream.bundle import Bundle
 from midstream.device import Device
 from midstream.errors import BundleError, CodecError, InputError, MidstreamError, PlanError
 from midstream.gateway import Gateway
+from midstream.link import LinkEmulator
 from midstream.tensors import Tensors
 
-from .conftest import device_with_gateway, until
+from .conftest import GatewayProcess, device_with_gateway, until
 
 NOWHERE = "mqtt://127.0.0.1:9"
 
@@ -174,3 +176,19 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(faces: Bundle, tmp_p
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match=r"what is learned cannot be kept in .*file'"):
         Device(faces, NOWHERE, state_dir=tmp_path / "file")
+
+
+def test_a_downlink_that_is_slower_than_the_uplink_is_seen(
+    broker: Broker, start_gateway: Callable[..., GatewayProcess], faces: Bundle, inputs: Tensors
+) -> None:
+    start_gateway(broker, "gw-a")
+    with (
+        LinkEmulator(("127.0.0.1", broker.port), uplink_kbps=20_000, downlink_kbps=2000, rtt_ms=4) as link,
+        Device(faces, link.url) as device,
+    ):
+        until(lambda: device.gateways == 1, "the gateway")
+        for _ in range(4):
+            result = device.infer(inputs, cut="input", codec="raw")
+            assert result.fallback is None
+        assert device.link.uplink_kbps > 8000
+        assert 500 < device.link.downlink_kbps < 4000

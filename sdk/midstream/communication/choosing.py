@@ -5,16 +5,19 @@ Time is passed in, in seconds on one clock that only moves forward.
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from midstream.communication.breaker import Breaker
 from midstream.communication.destination import Destination, to_gateway
-from midstream.communication.directory import Directory
+from midstream.communication.directory import WHOLE_KEY, Directory
 from midstream.communication.presence import Presence
 from midstream.communication.versions import common_version, disagreement
 
 _NAMED = 3
+_LEAST_MS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +118,36 @@ class Gateways(Directory):
 
         Those that the first one's pool has are no others: whoever asks the first may be answered by them.
         """
-        route = self.route(1, None, request_id, forced=False)
-        if route.first is None or not most_further:
-            return route
-        first, pool = route.first, set(route.first.pools)
-        left = [
-            other
-            for other in self.serving()
-            if other is not first and not pool.intersection(other.pools) and not self.rests(other.gateway_id)
-        ]
-        further: tuple[Presence, ...] = ()
-        while len(further) < most_further and (chosen := self.least_busy(left, request_id)) is not None:
-            further += (chosen,)
-            left.remove(chosen)
-        # In a fixed order: their tables are kept.
-        return replace(route, further=tuple(sorted(further, key=lambda gateway: gateway.gateway_id)))
+        there = [gateway for gateway in self.serving() if not self.rests(gateway.gateway_id)]
+        first = self._by_share(there, request_id)
+        if first is None:
+            return Route(())
+        route, pool = Route((first,)), set(first.pools)
+        left = [other for other in there if other is not first and not pool.intersection(other.pools)]
+        # The quickest, whatever waits there: so they are mostly the same, and so are the candidates that are kept.
+        left.sort(key=lambda gateway: (self._whole_ms(gateway), gateway.gateway_id))
+        return replace(route, further=tuple(left[:most_further]))
+
+    def _whole_ms(self, gateway: Presence) -> float:
+        """What the whole model takes there alone, as it says."""
+        return gateway.tail_ms.get(self._digest, {}).get(WHOLE_KEY, 1.0)
+
+    def _by_share(self, gateways: Sequence[Presence], request_id: bytes) -> Presence | None:
+        """One of them for a request, each as often as 1 / (t³ · (t + w)²) says, of ms for the whole model and to wait.
+
+        One that takes twice as long gets hardly any (one of 33). Waits count for less, as reports are old: devices that
+        have all read the same ones would rush to the same gateway. Weighted rendezvous hashing (Schindelhauer and
+        Schomaker, "Weighted Distributed Hash Tables", 2005): the same request id always finds the same one.
+        """
+
+        def race(gateway: Presence) -> float:
+            takes_ms = max(_LEAST_MS, self._whole_ms(gateway))
+            wait_ms = self.wait_ms(gateway.gateway_id, self._digest_bytes, None)
+            digest = hashlib.blake2b(gateway.gateway_id.encode(), key=request_id, digest_size=8).digest()
+            drawn = (int.from_bytes(digest) + 1) / (1 << 64)
+            return -math.log(drawn) * takes_ms**3 * (takes_ms + wait_ms) ** 2
+
+        return min(gateways, key=race, default=None)
 
     def route(self, stages: int, machines: Sequence[str] | None, request_id: bytes, *, forced: bool) -> Route:
         """The gateways for so many stages after the device's: those named, else the least busy, all of them different.
