@@ -45,7 +45,7 @@ FEATURES: Mapping[Trained, tuple[str, ...]] = {
 """What the networks are given beside the view, in this order."""
 
 
-def analyze(array: Tensor, kind: Kind, sample_rate: int | None = None, colour: Colour = "RGB") -> Analysis:
+def analyze(array: Tensor, kind: Kind, sample_rate: int | None = None, *, colour: Colour = "RGB") -> Analysis:
     """The feature vector and complexity score of one input, as `midstream.analysis.analyze`, the score being trained.
 
     Takes what that takes, and raises what it raises.

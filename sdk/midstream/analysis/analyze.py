@@ -31,7 +31,7 @@ class Analysis:
     features: dict[str, float]
 
 
-def analyze(array: Tensor, kind: Kind, sample_rate: int | None = None, colour: Colour = "RGB") -> Analysis:
+def analyze(array: Tensor, kind: Kind, sample_rate: int | None = None, *, colour: Colour = "RGB") -> Analysis:
     """The feature vector and complexity score of one input.
 
     - ``"image"``: uint8 or float, H×W, H×W×1, H×W×3 or H×W×4, also channels first, also with a batch of 1 in front;
