@@ -398,3 +398,13 @@ def test_for_throughput_some_inputs_are_answered_here(bundle: Bundle) -> None:
     plans = [planning.plan(route, state, Objective("throughput"), None) for _ in range(100)]
     here = sum(not plan.offloads for plan in plans)
     assert 40 < here < 75
+
+
+def test_without_news_nothing_is_decided_again(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    planning, route = Planning(bundle, POWER, adaptive()), Route((presence(bundle, speed=10.0),))
+    plan = planned(planning, route)
+    monkeypatch.setattr(planning, "_later", pytest.fail)
+    assert planning.again(plan, route, STATE, Objective(), None, round(1.05 * plan.payload_bytes), 1.0) is plan
+    longer = replace(STATE, gateway_wait_ms=20.0)
+    with pytest.raises(pytest.fail.Exception):
+        planning.again(plan, route, longer, Objective(), None, plan.payload_bytes, 1.0)
