@@ -402,9 +402,15 @@ def test_for_throughput_some_inputs_are_answered_here(bundle: Bundle) -> None:
 
 def test_without_news_nothing_is_decided_again(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     planning, route = Planning(bundle, POWER, adaptive()), Route((presence(bundle, speed=10.0),))
-    plan = planned(planning, route)
-    monkeypatch.setattr(planning, "_later", pytest.fail)
+    plan, asked = planned(planning, route), []
+    later = planning._later
+    monkeypatch.setattr(planning, "_later", lambda *given: asked.append(given) or later(*given))
     assert planning.again(plan, route, STATE, Objective(), None, round(1.05 * plan.payload_bytes), 1.0) is plan
-    longer = replace(STATE, gateway_wait_ms=20.0)
-    with pytest.raises(pytest.fail.Exception):
-        planning.again(plan, route, longer, Objective(), None, plan.payload_bytes, 1.0)
+    assert not asked
+    for state, payload_bytes in (
+        (replace(STATE, gateway_wait_ms=20.0), plan.payload_bytes),
+        (replace(STATE, link=LinkState(1e5, 1e6, 0.1)), plan.payload_bytes),
+        (STATE, 2 * plan.payload_bytes),
+    ):
+        planning.again(plan, route, state, Objective(), None, payload_bytes, 1.0)
+    assert len(asked) == 3
