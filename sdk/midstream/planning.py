@@ -180,7 +180,9 @@ class Planning:
         self._sizes = SizeEstimates(bundle.ladder)
         self._known: dict[Names, _Known] = {}
         self._courses: dict[Names, _Course] = {}
-        self._memory = device_memory(bundle.manifest, bundle.graph)
+        # Read once: the bundle reads its file each time.
+        self._graph = bundle.graph
+        self._memory = device_memory(bundle.manifest, self._graph)
         self._file: BackgroundFile | None = None
         if state_file is not None:
             self._restore(state_file)
@@ -413,7 +415,7 @@ class Planning:
         )
         times = [self._times(presence, factors) for presence, factors in zip(presences, its, strict=True)]
         there = times[0] if times else times_from_costs(costs)
-        options = candidates(manifest, self._bundle.graph, here, there, self._bundle.ladder, memory=self._memory)
+        options = candidates(manifest, self._graph, here, there, self._bundle.ladder, memory=self._memory)
         options = with_tiers(options, here, there, dict(zip(key[1:], times[1:], strict=True)), manifest.has_between)
         if self._bundle.early_exit is not None:
             options = with_exit(options, self._bundle.early_exit, here)

@@ -70,7 +70,7 @@ def test_a_table_is_made_again_only_where_something_has_moved(samples: list[tupl
         if found.factors is not before:
             assert moved
             assert found.factors.of(cut) == pytest.approx(found.factor(cut))
-        near = max(TOLERANCE, math.expm1(0.5 * found.spread)) + 1e-9
+        near = max(TOLERANCE, math.expm1(found.spread)) + 1e-9
         assert found.factors.of(cut) == pytest.approx(found.factor(cut), rel=near)
 
 

@@ -262,11 +262,22 @@ def test_nothing_to_choose_from_is_an_error() -> None:
         (SystemState(replace(LINK, uplink_kbps=math.nan)), "uplink_kbps"),
         (SystemState(replace(LINK, downlink_kbps=-1.0)), "downlink_kbps"),
         (SystemState(replace(LINK, rtt_ms=-1.0)), "rtt_ms"),
+        (SystemState(replace(LINK, rtt_ms=1.7e308), gateway_wait_ms=1.7e308), "gateway_wait_ms"),
+        (SystemState(replace(LINK, uplink_kbps=1e300)), "uplink_kbps"),
     ],
 )
 def test_invalid_states_are_refused(state: SystemState, name: str) -> None:
     with pytest.raises(PlanError, match=name):
         decide(ALL, state, Objective(), POWER)
+
+
+@pytest.mark.parametrize("kbps", [5e-324, 1e-310, 1e-3])
+@pytest.mark.parametrize("kind", ["latency", "energy", "throughput"])
+def test_a_link_slower_than_any_carries_nothing(kbps: float, kind: Any) -> None:
+    # What a byte takes would be infinite, and no byte at all no number.
+    for link in (replace(LINK, uplink_kbps=kbps), replace(LINK, downlink_kbps=kbps)):
+        plan = decide(ALL, SystemState(link), Objective(kind), POWER)
+        assert (plan.offloads, plan.predicted_ms) == (False, 100.0)
 
 
 @pytest.mark.parametrize(
@@ -727,7 +738,7 @@ def test_for_throughput_inputs_go_by_turns_where_that_is_faster() -> None:
     assert len(here) / len(plans) == pytest.approx(0.6 / 1.6, abs=0.01)
     assert (
         here[0].why == "local (100.0 ms an input) takes its turn, while other inputs go by sending the input as raw "
-        "(60.0 ms an input)"
+        "(37.5 ms an input)"
     )
     # One input after the other, 0.0167 + 0.01 a millisecond.
     assert {round(plan.reasons.chosen.value, 9) for plan in plans if plan.offloads} == {37.5}  # type: ignore[attr-defined]
@@ -743,6 +754,25 @@ def test_a_split_that_keeps_the_device_at_work_leaves_it_less() -> None:
     close = Table((LOCAL, replace(INPUT, payload_bytes=45_000), replace(SPLIT, device_ms=39.0)), POWER)
     # 40 ms both; the input's way leaves the device free for 0.4 inputs more.
     assert decide_from(close, slower, objective, Inputs(turn=0.99)).cut is None
+
+
+def test_why_tells_what_turns_give_together() -> None:
+    # Alone the split has a shorter period, 31 ms; with what the device does beside it, sending the input has.
+    split = replace(SPLIT, device_ms=57.0, encode_ms=0.0)
+    plan = decide_from(Table((LOCAL, INPUT, split), POWER), STATE, Objective("throughput"), Inputs(turn=0.99))
+    assert plan.why == (
+        "sending the input as raw (37.5 ms an input) beats local (100.0 ms an input) and cut c0 as lossless (57.0 ms "
+        "an input)"
+    )
+
+
+def test_of_turns_too_others_are_left_a_busy_gateway() -> None:
+    busy = replace(STATE, gateway_queue=60.0)
+    objective, options = Objective("throughput"), (LOCAL, INPUT, replace(SPLIT, device_ms=57.0, gateway_ms=1.0))
+    assert decide_from(Table(options, POWER), STATE, objective, Inputs(turn=0.99)).cut is None
+    plan = decide_from(Table(options, POWER), busy, objective, Inputs(turn=0.99))
+    assert plan.cut == "c0"
+    assert "which would take a busy gateway from others" in plan.why
 
 
 def test_turns_keep_to_what_must_hold() -> None:
@@ -764,6 +794,9 @@ def test_who_waits_here_for_others_says_so() -> None:
     assert told["sending the input as raw"] == pytest.approx(91)
     behind = predict(LOCAL_EXIT, replace(SystemState(None), device_waits_ms={None: 40.0, "c0": 7.0}), POWER)
     assert behind.latest_ms == pytest.approx(32 + 7 + 70)
+    waiting = replace(SystemState(None), device_waits_ms={"c0": 80.0})
+    wanted = Objective(min_agreement=0.9, quantile=0.75)
+    assert decide((LOCAL, LOCAL_EXIT), waiting, wanted, POWER).exit is None
     with pytest.raises(PlanError, match="wait here for 'c0'"):
         decide(ALL, replace(STATE, device_waits_ms={"c0": -1.0}), Objective(), POWER)
 

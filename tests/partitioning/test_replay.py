@@ -217,6 +217,11 @@ HEADER, COLUMNS, DECISION, LEARNED = 0, 1, 2, 3
         (COLUMNS, within("columns", "codec", "rows", to=[0]), "columns are of .1, 2. rows"),
         (COLUMNS, within("columns", "codec", "rows", to=[0] * 10_001), "codec.rows are not up to 10000 places"),
         (COLUMNS, within("columns", "device_ms", "values", to=[1.0, 10**400]), "device_ms is '.*', needed a finite"),
+        (
+            COLUMNS,
+            within("columns", "payload_bytes", "values", to=[0, 10**400]),
+            "payload_bytes is '.*', needed an int",
+        ),
         (COLUMNS, within("columns", "head", "values", to=[[0.5], []]), "head is '0.5', needed int"),
         (DECISION, change(decision=4), "it is decision 4, and 0 was due"),
         (DECISION, change(decision=False), "decision is 'False', needed int"),

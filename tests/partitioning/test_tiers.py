@@ -24,6 +24,7 @@ from midstream.partitioning import (
     decide_from,
     with_tiers,
 )
+from midstream.partitioning.costs import Leg
 from midstream.partitioning.tiers import MOST_CUTS
 
 POWER = Power(idle_w=2.0, busy_w=6.0, radio_uj_per_byte=0.5)
@@ -273,6 +274,51 @@ def test_a_complex_input_is_shared_by_more_machines_where_that_costs_little() ->
     hard = decide(EVEN.every(), replace(state, complexity=100.0), keep, POWER)
     assert (len(easy.stages), len(hard.stages)) == (2, 3)
     assert "as a complex input is shared by more machines" in hard.why
+
+
+@given(
+    chains(),
+    STATES,
+    st.sampled_from(["latency", "energy", "throughput"]),
+    st.integers(0, 100),
+    st.integers(0, 100),
+    st.integers(0, 200),
+)
+def test_beside_a_standing_plan_a_higher_score_moves_no_work_here_and_gives_no_fewer_stages(
+    chain: Chain, state: SystemState, kind: Kind, one: int, other: int, standing: int
+) -> None:
+    table = Table(chain.every(), POWER)
+    easy, hard = (
+        table.candidates[
+            table.choose(
+                replace(state, complexity=score), Objective(kind), standing=standing % len(table.candidates)
+            ).row
+        ]
+        for score in sorted((one, other))
+    )
+    assert hard.device_ms <= easy.device_ms
+    if (easy.cut, easy.codec, easy.offloads) == (hard.cut, hard.codec, hard.offloads):
+        assert hard.machines >= easy.machines
+
+
+def test_a_standing_plan_s_margin_is_to_the_best_not_to_what_more_stages_are_worth() -> None:
+    # Of 100 ms, and one in two stages of 104; the one that stands has 105, more of it here.
+    best = Candidate("a", (0,), (1, 2), 10.0, 90.0, codec="raw")
+    staged = replace(best, tail=(1,), gateway_ms=45.0, legs=(Leg("cloud", "b", (2,), 49.0, 0.0, 0),))
+    standing = Candidate("c", (0, 1), (2,), 30.0, 75.0, codec="raw")
+    table = Table((standing, best, staged), POWER)
+    state = SystemState(replace(FAST, rtt_ms=0.0), further={"cloud": Tier(replace(FAST, rtt_ms=0.0))})
+    rows = [table.choose(replace(state, complexity=score), Objective(), standing=0).row for score in (0.0, 100.0)]
+    assert rows == [1, 2]
+    # What stands is given more stages, too.
+    assert table.choose(replace(state, complexity=100.0), Objective(), standing=1).row == 2
+
+
+def test_a_gateway_that_says_it_takes_no_time_is_priced() -> None:
+    instant = MachineTimes(0.0, {}, dict.fromkeys(EVEN.of("gateway").tail_ms, 0.0))
+    found = with_tiers(EVEN.options(), EVEN.of("device"), instant, {"cloud": EVEN.of("cloud")})
+    plan = decide(found, SystemState(FAST, further={"cloud": Tier(FAST)}), Objective(), POWER)
+    assert [stage.machine for stage in plan.stages] == ["gateway", "cloud"]
 
 
 def test_mistakes_of_lossy_stages_add_up() -> None:

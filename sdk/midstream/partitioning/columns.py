@@ -146,9 +146,7 @@ class Columns:
                 later += self._waits_ms(state)
             if self._far is not None:
                 later += self._far.latency_ms(state, self.payloads(inputs)) - self._far.past_gateway * _wait_ms(state)
-        now = self.device_ms * stretch
-        if state.device_waits_ms:
-            now += self._own_waits_ms(state)
+        now = self._now_ms(state)
         latest = now + later
         return (now + self.onward(inputs) * later if self._has_exits else latest), latest
 
@@ -163,7 +161,7 @@ class Columns:
         if not self._has_exits:
             return latest, latest
         answered = 1.0 - self.onward(inputs)
-        now = self.device_ms * _stretch(state.device_load) + more
+        now = self._now_ms(state) + more
         return np.where(answered >= quantile, np.minimum(now, latest), latest), latest
 
     def energy_mj(self, state: SystemState, inputs: Inputs) -> Numbers:
@@ -302,6 +300,11 @@ class Columns:
         """The wait at each candidate's tail, where these differ."""
         waits = [state.gateway_waits_ms.get(cut, state.gateway_wait_ms) for cut in self._cuts]
         return np.array([*waits, 0.0])[self._cut]
+
+    def _now_ms(self, state: SystemState) -> Numbers:
+        """What the device always does first, with what that waits for."""
+        now = self.device_ms * _stretch(state.device_load)
+        return now + self._own_waits_ms(state) if state.device_waits_ms else now
 
     def _own_waits_ms(self, state: SystemState) -> Numbers:
         """What each candidate's first slice waits for others here."""

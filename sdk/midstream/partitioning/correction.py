@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 WHOLE = ""
 """What a whole model's times are learned under, where a cut's are under its id."""
 
-# A table of costs stays as it is while no factor has moved by more than this share, or half the spread of single times.
+# A table of costs stays as it is while no factor has moved by more than this share, or than single times spread.
 TOLERANCE = 0.05
 MAX_GATEWAYS = 8
 # Of the distance to the middle one of the last three samples, a level goes this share; the second where that is farther
@@ -84,7 +84,7 @@ class Correction:
     """How many times as long as expected one machine takes, in all and at each cut. Not thread-safe.
 
     ``factors`` are those that a table of costs is made with: another value only where one has moved by more than
-    `TOLERANCE`, and than half of what single times scatter by.
+    `TOLERANCE`, and than single times scatter by.
     """
 
     def __init__(self, machine: Track | None = None, cuts: Mapping[str, Track] | None = None) -> None:
@@ -118,7 +118,7 @@ class Correction:
             self._cuts[cut] = known.after(sample - self._machine.level, _CUT_GAIN, _CUT_GAIN)
         tabled = self.factors.cuts.get(cut, self.factors.machine) if cut is not None else self.factors.machine
         moved = max(abs(self._machine.level - self.factors.machine), abs(self._machine.level + self._own(cut) - tabled))
-        if moved > max(math.log1p(TOLERANCE), 0.5 * self.spread):
+        if moved > max(math.log1p(TOLERANCE), self.spread):
             self.factors = self._now()
 
     def rescale(self, factor: float) -> None:

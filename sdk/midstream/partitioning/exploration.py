@@ -60,7 +60,7 @@ class Exploration:
             return None
         self._looked = self._decisions
         columns, _ = table.allowed(state, objective)
-        value, latency, latest = columns.value(objective, state, inputs)
+        value, _, latency, latest, _ = table.valued(columns, state, objective, inputs)
         left = EXPLORATION_SHARE * self._total - self._excess
         near = value <= chosen.value + min(left, _NEARLY * chosen.value)
         if objective.deadline_ms is not None:

@@ -189,8 +189,7 @@ class Reasons:
     def _entries(self) -> list[_Entry]:
         columns, _ = self.table.allowed(self.state, self.objective)
         prices: Prices = columns.prices(self.state, self.objective, self.inputs)
-        value = prices.of(self.objective.kind)
-        ranked = self.table.ranked(columns, value, self.state, self.objective, self.inputs)
+        valued = self.table.valued(columns, self.state, self.objective, self.inputs)
         congestion = columns.congestion_ms(self.state, self.inputs)
         deadline_ms, budget_mj = self.objective.deadline_ms, self.objective.energy_budget_mj
         return [
@@ -198,8 +197,8 @@ class Reasons:
                 int(row),
                 option(self.table.candidates[row]),
                 name(self.table, int(row)),
-                float(value[at]),
-                float(ranked[at]),
+                float(valued.value[at]),
+                float(valued.ranked[at]),
                 float(prices.latency_ms[at]),
                 float(prices.latest_ms[at]),
                 float(columns.device_ms[at]),

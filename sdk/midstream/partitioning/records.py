@@ -22,6 +22,7 @@ from midstream.profiles import Power
 
 MAX_CANDIDATES = 10_000
 MAX_MACHINES = 64
+_MOST_INT = (1 << 63) - 1
 # Of a decision's record, what is no part of the question.
 _ANSWER = ("decision", "table", "row", "latency_ms")
 _SCALARS = frozenset((float, int, bool, str, NoneType))
@@ -112,7 +113,11 @@ def from_json(kind: Any, value: Any, what: str) -> Any:
         return _dataclass_from_json(kind, value, what)
     if kind is float:
         return _float(value, what)
-    if kind in (int, bool, str):
+    if kind is int:
+        # What fits no column of floats would overflow there.
+        _checked(value, type(value) is int, what, "int")
+        return _checked(value, -_MOST_INT <= value <= _MOST_INT, what, "an int of 64 bits")
+    if kind in (bool, str):
         return _checked(value, type(value) is kind, what, kind.__name__)
     _checked(value, isinstance(value, list), what, "a list")
     if origin is tuple:

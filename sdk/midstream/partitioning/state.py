@@ -9,11 +9,13 @@ from numbers import Real
 from typing import Literal, get_args
 
 from midstream.errors import PlanError
-from midstream.partitioning.link import LinkState
+from midstream.partitioning.link import PLAUSIBLE_KBPS, LinkState
 
 ObjectiveKind = Literal["latency", "energy", "throughput", "cost"]
 
 MAX_LOAD = 0.99
+# With no figure larger, and no link slower than any is, what is made of them stays finite: 0 · ∞ is no number.
+MAX_FIGURE = 1e15
 _MAX_SCORE = 100.0
 _LINK_FIGURES = ("uplink_kbps", "downlink_kbps", "rtt_ms", "uplink_spread", "rtt_spread_ms")
 _FEWEST_OF_100 = 50
@@ -76,30 +78,33 @@ class SystemState:
         link = self.link
         # One comparison a figure, as this is done for every input; what is no number fails all of them.
         if not (
-            0 <= self.device_load < math.inf
-            and 0 <= self.gateway_load < math.inf
-            and 0 <= self.gateway_wait_ms < math.inf
+            0 <= self.device_load <= MAX_FIGURE
+            and 0 <= self.gateway_load <= MAX_FIGURE
+            and 0 <= self.gateway_wait_ms <= MAX_FIGURE
             and (
-                not self.gateway_waits_ms or all(0 <= wait_ms < math.inf for wait_ms in self.gateway_waits_ms.values())
+                not self.gateway_waits_ms
+                or all(0 <= wait_ms <= MAX_FIGURE for wait_ms in self.gateway_waits_ms.values())
             )
             and (self.complexity is None or 0 <= self.complexity <= _MAX_SCORE)
-            and 0 <= self.gateway_queue < math.inf
-            and 0 <= self.device_spread < math.inf
-            and 0 <= self.gateway_spread < math.inf
+            and 0 <= self.gateway_queue <= MAX_FIGURE
+            and 0 <= self.device_spread <= MAX_FIGURE
+            and 0 <= self.gateway_spread <= MAX_FIGURE
             and (
                 link is None
                 or (
-                    0 <= link.uplink_kbps < math.inf
-                    and 0 <= link.downlink_kbps < math.inf
-                    and 0 <= link.rtt_ms < math.inf
-                    and 0 <= link.uplink_spread < math.inf
-                    and 0 <= link.rtt_spread_ms < math.inf
+                    0 <= link.uplink_kbps <= MAX_FIGURE
+                    and 0 <= link.downlink_kbps <= MAX_FIGURE
+                    and 0 <= link.rtt_ms <= MAX_FIGURE
+                    and 0 <= link.uplink_spread <= MAX_FIGURE
+                    and 0 <= link.rtt_spread_ms <= MAX_FIGURE
                 )
             )
-            and (not self.device_waits_ms or all(0 <= wait_ms < math.inf for wait_ms in self.device_waits_ms.values()))
+            and (
+                not self.device_waits_ms or all(0 <= wait_ms <= MAX_FIGURE for wait_ms in self.device_waits_ms.values())
+            )
             and (
                 not self.further
-                or all(0 <= figure < math.inf for tier in self.further.values() for figure in tier.figures())
+                or all(0 <= figure <= MAX_FIGURE for tier in self.further.values() for figure in tier.figures())
             )
         ):
             self._complain()
@@ -123,8 +128,10 @@ class SystemState:
             figures |= {f"{name}.link.{each}": getattr(tier.link, each) for each in _LINK_FIGURES}
             figures |= {f"{name}.load": tier.load, f"{name}.wait_ms": tier.wait_ms, f"{name}.queue": tier.queue}
         for name, value in figures.items():
-            if not math.isfinite(value) or value < 0:
-                raise PlanError(f"the state's {name} is {value}, needed a finite number of 0 or more")
+            if not 0 <= value <= MAX_FIGURE:
+                raise PlanError(
+                    f"the state's {name} is {value}, needed a finite number of 0 or more, up to {MAX_FIGURE:g}"
+                )
         raise PlanError(f"the state's complexity is {self.complexity}, needed a score of 0 to 100")
 
 
@@ -184,7 +191,8 @@ class Objective:
 
 
 def _carries(link: LinkState) -> bool:
-    return link.uplink_kbps > 0 and link.downlink_kbps > 0
+    """What no link is as slow as carries nothing."""
+    return link.uplink_kbps >= PLAUSIBLE_KBPS[0] and link.downlink_kbps >= PLAUSIBLE_KBPS[0]
 
 
 def _figures(link: LinkState) -> tuple[float, ...]:

@@ -110,11 +110,7 @@ class Table:
                 f"no plan is possible: of {len(self.candidates)} candidates none is allowed ({reasons}); "
                 "relax the constraint, or allow the whole model on the device"
             )
-        value, latency, latest = columns.value(objective, state, inputs)
-        mix = self._mix(columns, latest, state, objective, inputs)
-        if mix is not None:
-            value = mix.period_ms
-        ranked = value if mix is not None else self.ranked(columns, value, state, objective, inputs)
+        value, ranked, latency, latest, mix = self.valued(columns, state, objective, inputs)
 
         def taken(place: int, because: Because = "best", best: int | None = None) -> Chosen:
             return Chosen(int(columns.rows[place]), float(latency[place]), float(value[place]), because, best)
@@ -135,17 +131,30 @@ class Table:
         equal = ranked == ranked[best]
         if np.count_nonzero(equal) > 1:
             best = int(np.where(equal, latency, np.inf).argmin())
-        if self._staged is not None and state.complexity:
-            best = self._staged.instead(columns.rows, best, ranked, state.complexity)
-        stands = columns.place(standing)
+        stands, found = columns.place(standing), taken(best)
         # The margin does not depend on the complexity, or a higher one could bring back a plan with more on the device.
         if stands is not None and stands != best and ranked[stands] - HYSTERESIS * value[stands] <= ranked[best]:
             found = taken(stands, "stands", int(columns.rows[best]))
-        else:
-            found = taken(best)
+            best = stands
+        if self._staged is not None and state.complexity:
+            # Last, as it leaves the device's part as it is: that must not depend on what more stages are worth.
+            staged = self._staged.instead(columns.rows, best, ranked, state.complexity)
+            if staged != best:
+                found = taken(staged)
         if mix is not None and mix.is_here(columns.place(found.row)):
             return taken(mix.local, "shares", found.row)
         return found
+
+    def valued(self, columns: Columns, state: SystemState, objective: Objective, inputs: Inputs) -> Valued:
+        """What some of the candidates are decided by."""
+        value, latency, latest = columns.value(objective, state, inputs)
+        mix = self._mix(columns, latest, state, objective, inputs)
+        if mix is not None:
+            ranked = mix.period_ms
+            if self._others_wait(state):
+                ranked = ranked + (1.0 - mix.share_here) * columns.congestion_ms(state, inputs)
+            return Valued(mix.period_ms, ranked, latency, latest, mix)
+        return Valued(value, self._ranked(columns, value, state, objective, inputs), latency, latest, None)
 
     def _mix(
         self, columns: Columns, latest: Numbers, state: SystemState, objective: Objective, inputs: Inputs
@@ -166,15 +175,19 @@ class Table:
         candidate = self.candidates[row]
         return not candidate.offloads and candidate.exit is None
 
-    def ranked(
+    def _ranked(
         self, columns: Columns, value: Numbers, state: SystemState, objective: Objective, inputs: Inputs
     ) -> Numbers:
         """What the objective minimises with what is charged for complexity and for machines that others wait for."""
         if state.complexity:
             value = value + columns.charge(state, objective, inputs)
-        if objective.kind in ("latency", "throughput") and (state.gateway_queue or self._machines):
+        if objective.kind in ("latency", "throughput") and self._others_wait(state):
             value = value + columns.congestion_ms(state, inputs)
         return value
+
+    def _others_wait(self, state: SystemState) -> bool:
+        """Whether any machine may have to be shared with others that wait for it."""
+        return bool(state.gateway_queue or self._machines)
 
 
 class _Mix(NamedTuple):
@@ -188,6 +201,19 @@ class _Mix(NamedTuple):
     def is_here(self, place: int | None) -> bool:
         """Whether this input is answered here, where others go the way of a candidate."""
         return place is not None and place != self.local and self.turn < self.share_here[place]
+
+
+class Valued(NamedTuple):
+    """Of each candidate its value by the objective, what it is ranked by, and both latencies.
+
+    For throughput by turns, ``mix``, values are those of the mixture.
+    """
+
+    value: Numbers
+    ranked: Numbers
+    latency_ms: Numbers
+    latest_ms: Numbers
+    mix: _Mix | None
 
 
 class _Staged:

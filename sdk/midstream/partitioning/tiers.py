@@ -133,10 +133,10 @@ def _placed(
         start = base if at == 0 else later[cut]
         work_ms = _after_ms(times, cut) - (_after_ms(times, parts[at + 1][1]) if at + 1 < len(parts) else 0.0)
         work_ms = max(0.0, work_ms)
-        decode_ms = start.decode_ms * times.whole_ms / gateway.whole_ms
+        decode_ms = start.decode_ms * _times_as_long(times, gateway)
         if at:
             before = machines[parts[at - 1][0]]
-            decode_ms += start.encode_ms * before.whole_ms / device.whole_ms
+            decode_ms += start.encode_ms * _times_as_long(before, device)
             agreement = None if agreement is None or start.agreement is None else agreement + start.agreement - 1.0
         if machine == GATEWAY and not legs:
             found = replace(found, tail=nodes, gateway_ms=work_ms, decode_ms=decode_ms)
@@ -144,6 +144,11 @@ def _placed(
         reply_bytes = base.reply_bytes if at + 1 == len(parts) else 0
         legs.append(Leg(machine, cut, nodes, work_ms, decode_ms, start.payload_bytes, reply_bytes))
     return replace(found, legs=tuple(legs), agreement=None if agreement is None else max(0.0, agreement))
+
+
+def _times_as_long(times: MachineTimes, other: MachineTimes) -> float:
+    """As the other takes for the same; as long where that one takes no time, of which nothing can be told."""
+    return times.whole_ms / other.whole_ms if other.whole_ms else 1.0
 
 
 def _after_ms(times: MachineTimes, cut: str | None) -> float:
