@@ -18,7 +18,7 @@ from midstream.decision_log import replay_file
 from midstream.manifest import SliceCost
 from midstream.partitioning import DeviceLoad, LinkState, Objective, Plan, Power, SystemState
 from midstream.partitioning.correction import TOLERANCE
-from midstream.planning import INPUT_CUT, Forced, Planning
+from midstream.planning import INPUT_CUT, Forced, Planning, _Occupied
 
 POWER = Power(1.0, 2.5, 0.1)
 STATE = SystemState(LinkState(1e6, 1e6, 0.1))
@@ -301,6 +301,32 @@ def test_the_first_load_that_is_known_stands_for_the_measurement_at_entry(bundle
     assert planned(planning, route).predicted_ms == pytest.approx(measured_ms / 2)
 
 
+def test_so_it_does_where_the_clock_is_known_before(bundle: Bundle) -> None:
+    load = DeviceLoad(cores=1, clock_limit_share=1.0)
+    planning, route = Planning(bundle, POWER, adaptive(), load=lambda: load), Route(())
+    planning.measure(Objective())
+    measured_ms = planned(planning, route).predicted_ms
+    # Another process has had half of the one core all the time.
+    load = replace(load, others_share=1.0, others_threads=1.0)
+    assert planned(planning, route).predicted_ms == pytest.approx(measured_ms)
+
+
+def test_what_was_learned_before_is_not_of_the_load_at_entry(bundle: Bundle, tmp_path: Path) -> None:
+    file, load = tmp_path / "state.json", DeviceLoad()
+    planning = Planning(bundle, POWER, adaptive(), file)
+    planning.measure(Objective())
+    # So much as any measurement agrees with.
+    for place in range(40):
+        planning.ran_rest(None, planning.rest_ms(None) * (1.4 if place % 2 else 0.7))
+    planning.save()
+    planning = Planning(bundle, POWER, adaptive(), file, load=lambda: load)
+    before_ms = planning.rest_ms(None)
+    planning.measure(Objective())
+    assert planning.rest_ms(None) == before_ms
+    load = HALF_CLOCK
+    assert planning.rest_ms(None) == pytest.approx(2 * before_ms)
+
+
 def again(planning: Planning, plan: Plan, route: Route, payload_bytes: int, **options: float) -> Plan:
     state = SystemState(LinkState(options.pop("kbps", 1e6), 1e6, 0.1))
     objective = Objective(deadline_ms=options.pop("deadline_ms", None))
@@ -336,6 +362,33 @@ def test_what_is_over_of_a_deadline_counts(bundle: Bundle) -> None:
     assert over is plan
     assert late is not plan
     assert late.predicted_ms < 12
+
+
+def test_what_is_left_of_the_energy_budget_counts(bundle: Bundle) -> None:
+    hungry = Power(idle_w=1.0, busy_w=10.0, radio_uj_per_byte=0.0)
+    planning, route = Planning(bundle, hungry, adaptive()), Route((presence(bundle, speed=10.0),))
+    plan = planned(planning, route, forced(bundle.cuts[-1].id))
+    # The rest here takes 2 ms and 20 mJ; the whole input a little longer, and less.
+    state = SystemState(LinkState(40_000.0, 1e6, 0.1))
+
+    def decided(budget_mj: float | None) -> Plan:
+        return planning.again(plan, route, state, Objective(energy_budget_mj=budget_mj), None, 10_000_000, 0.0)
+
+    assert not decided(None).offloads
+    assert not decided(101.0).offloads
+    # The head has drawn 80 mJ of these.
+    frugal = decided(99.0)
+    assert (frugal.cut, frugal.offloads) == (None, True)
+    # Nothing is left: what draws least.
+    assert decided(1.0).offloads
+
+
+def test_for_throughput_what_is_done_still_counts(bundle: Bundle) -> None:
+    planning, route = Planning(bundle, POWER, adaptive()), Route((presence(bundle, speed=10.0),))
+    state = SystemState(LinkState(10_000.0, 1e6, 0.1))
+    plan = planned(planning, route, forced(bundle.cuts[0].id))
+    # The rest here takes less than sending does; but the device would work for longer than that on each input.
+    assert planning.again(plan, route, state, Objective("throughput"), None, 11_000, 0.0) is plan
 
 
 def test_forced_further_stages_are_not_decided_again(bundle: Bundle) -> None:
@@ -388,6 +441,17 @@ def test_what_runs_here_is_waited_for(bundle: Bundle) -> None:
     cut = bundle.cuts[0].id
     with planning.running(cut):
         assert planned(planning, route).predicted_ms == pytest.approx(alone_ms)
+
+
+def test_who_comes_when_nobody_runs_is_not_taken_to_have_begun_before() -> None:
+    occupied = _Occupied()
+    # In floats something is left of these.
+    for expected_ms in (0.1, 0.2):
+        occupied.enter(expected_ms, 100.0)
+    for expected_ms in (0.1, 0.2):
+        occupied.leave(expected_ms, 100.0)
+    occupied.enter(50.0, 200.0)
+    assert occupied.wait_ms(200.0) == 50.0
 
 
 def test_for_throughput_some_inputs_are_answered_here(bundle: Bundle) -> None:

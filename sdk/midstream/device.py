@@ -454,7 +454,7 @@ class Device:
         """What follows the head elsewhere, as planned or as is better now that the payload is known."""
         if route.first is None:
             return self._locally(asked, begun, plan, route.problem or self._exchange.absence())
-        encoded, problem = self._encoded(asked, begun, plan, route.first)
+        encoded, problem = self._encoded(asked, begun, plan, _routed(plan, route).gateways[0])
         if encoded is None:
             return self._locally(asked, begun, plan, problem)
         if asked.free:
@@ -469,13 +469,12 @@ class Device:
 
     def _instead(self, asked: _Asked, begun: _Begun, plan: Plan, route: Route) -> Result:
         """Another plan than the one whose head has run: the rest here, or further to another cut, or sent otherwise."""
-        assert route.first is not None
         if not plan.offloads:
             return self._locally(asked, begun, plan, None)
         if plan.cut is not None and plan.cut != begun.cut:
             asked.cancellation.check()
             begun = self._further(asked, begun, plan)
-        encoded, problem = self._encoded(asked, begun, plan, route.first)
+        encoded, problem = self._encoded(asked, begun, plan, _routed(plan, route).gateways[0])
         if encoded is None:
             return self._locally(asked, begun, plan, problem)
         return self._sent(asked, begun, plan, _routed(plan, route), encoded)

@@ -62,6 +62,7 @@ _TELLING_MS = 0.05
 _NONE = Factors()
 # What differs by less than this share, and of times by less than this, is no reason to decide again.
 _NEWS_SHARE, _NEWS_MS = 0.1, 1.0
+_LEAST_MJ = 1e-9
 # Of so many sets of gateways the candidates, and what decisions have come to, are kept.
 _MAX_KNOWN = 32
 _GOLDEN = (5**0.5 - 1) / 2
@@ -114,19 +115,22 @@ class _Known:
 
 @dataclass(slots=True)
 class _Occupied:
-    """A slice that runs one input at a time: what those that are there will take, and since when one runs."""
+    """A slice that runs one input at a time: how many are there, what they will take, and since when one runs."""
 
+    inside: int = 0
     expected_ms: float = 0.0
     since_s: float = 0.0
 
     def enter(self, expected_ms: float, now_s: float) -> None:
         """One more has come."""
-        if not self.expected_ms:
-            self.since_s = now_s
+        if not self.inside:
+            self.expected_ms, self.since_s = 0.0, now_s
+        self.inside += 1
         self.expected_ms += expected_ms
 
     def leave(self, expected_ms: float, now_s: float) -> None:
         """One is done, and the next begins."""
+        self.inside -= 1
         self.expected_ms = max(0.0, self.expected_ms - expected_ms)
         self.since_s = now_s
 
@@ -170,8 +174,9 @@ class Planning:
         self._deciding = deciding
         self._load = load
         self._clock = clock
-        # Whether the load under which the device was measured is known, and the slowdown of what it ran last.
-        self._load_known = True
+        # The slowdown that was known of when the device was measured, while what others took is still to be told; and
+        # that of what it ran last.
+        self._measured_under: float | None = None
         self._slowdown_then = 1.0
         self._lock = threading.Lock()
         self._occupied: dict[str | None, _Occupied] = {}
@@ -196,10 +201,11 @@ class Planning:
         if not self.fits(None, objective):
             return
         ratio = self._bundle.measure_whole_ms() / self._bundle.costs.whole_ms
-        slower = slowdown(self._load())
+        load = self._load()
+        slower = slowdown(load) or 1.0
         with self._lock:
-            self._load_known = slower is not None
-            self._corrections.device.check(ratio / (slower or 1.0))
+            counts = self._corrections.device.check(ratio / slower)
+            self._measured_under = slower if counts and load.others_share is None else None
 
     def finished(self, plan: Plan, latency_ms: float) -> None:
         """Learn what came of a plan: ms from the decision to the result, which is no early exit's."""
@@ -271,12 +277,15 @@ class Planning:
     ) -> Plan:
         """The plan once its head has run and its payload is encoded: the same one, or another from there on.
 
-        ``elapsed_ms`` of the deadline are over. What another plan predicts is what is left. A plan behind an early
-        exit, one of several gateways, one that is tried to be measured, and one of the bandit's stay; so does every
-        plan whose payload, link and wait are much as it was made for.
+        ``elapsed_ms`` of the deadline are over, and the head's share of the energy budget is drawn. What another plan
+        predicts is what is left. A plan behind an early exit, one of several gateways, one that is tried to be
+        measured, one of the bandit's, and for throughput, where the head counts as the device's time still, stay. So
+        does every plan whose payload, link and wait are much as it was made for.
         """
         left_ms = None if objective.deadline_ms is None else objective.deadline_ms - elapsed_ms
-        if plan.exit is not None or plan.others != (GATEWAY,) or plan.reasons.explores or (left_ms or 1.0) <= 0:
+        if plan.exit is not None or plan.others != (GATEWAY,) or plan.reasons.explores:
+            return plan
+        if objective.kind == "throughput" or (left_ms is not None and left_ms <= 0):
             return plan
         if not self._deciding.again:
             return plan
@@ -294,7 +303,11 @@ class Planning:
         there = [at for at, option in enumerate(table.candidates) if option.offloads and option.cut == plan.cut]
         payloads[there] *= payload_bytes / max(1.0, payloads[0])
         payloads[0] = payload_bytes
-        left = replace(objective, deadline_ms=left_ms, energy_budget_mj=None)
+        begun, budget_mj = known.table.candidates[row], objective.energy_budget_mj
+        if budget_mj is not None:
+            # Where nothing is left of it, that which draws least is taken.
+            budget_mj = max(_LEAST_MJ, budget_mj - self._power.busy_w * (begun.device_ms + begun.encode_ms))
+        left = replace(objective, deadline_ms=left_ms, energy_budget_mj=budget_mj)
         other = self._deciding.decide(table, state, left, replace(inputs, payload_bytes=payloads), standing=0)
         return plan if other.reasons.row == 0 else other
 
@@ -381,15 +394,17 @@ class Planning:
     def _slowdown(self) -> float:
         """How much slower than idle the device is now.
 
-        Times are learned as those of an idle device. What was measured before anything was known of its load is taken
-        to have been under the first load that is.
+        Times are learned as those of an idle device. What was measured before anything was known of what others take
+        is taken to have been under the first load that is.
         """
-        slower = slowdown(self._load())
+        load = self._load()
+        slower = slowdown(load)
         if slower is None:
             return 1.0
-        if not self._load_known:
-            self._load_known = True
-            self._corrections.device.rescale(1.0 / slower)
+        # A board tells its clock at once, but what others take only after a second.
+        if self._measured_under is not None and load.others_share is not None:
+            self._corrections.device.rescale(self._measured_under / slower)
+            self._measured_under = None
         return slower
 
     def _measured_rest_ms(self, cut: str | None) -> float:
@@ -492,9 +507,7 @@ class Planning:
         """
         now_s = self._clock()
         with self._lock:
-            waits_ms = {
-                cut: occupied.wait_ms(now_s) for cut, occupied in self._occupied.items() if occupied.expected_ms
-            }
+            waits_ms = {cut: occupied.wait_ms(now_s) for cut, occupied in self._occupied.items() if occupied.inside}
             device_load = 1.0 - 1.0 / self._slowdown()
             spread = DEVIATION * self._corrections.device.spread
             gateway_spread = bias_ms = 0.0

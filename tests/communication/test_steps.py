@@ -99,6 +99,13 @@ def test_codes_made_elsewhere_are_sent_as_they_are() -> None:
     assert np.array_equal(back.reshape(-1), dequantise(theirs))
 
 
+def test_codes_made_elsewhere_are_of_no_use_to_another_codec() -> None:
+    # A device may decide again for another codec once a head that codes has run.
+    values = noise()
+    for codec in ("raw", "lossless", "f16", "step1"):
+        assert encode(codec, {"x": values}, {}, made={"x": made(values)}) == encode(codec, {"x": values}, {})
+
+
 def test_codes_made_elsewhere_are_not_sent_where_they_would_do_harm() -> None:
     values = noise()
     values[7] = np.nan

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from midstream.broker import Broker
 from midstream.bundle import Bundle
 from midstream.communication.choosing import Route
 from midstream.communication.codecs import encode
-from midstream.communication.wire import Request, Runner, Stage, Status
+from midstream.communication.wire import EncodedTensor, Request, Runner, Stage, Status
 from midstream.device import Device, Result
 from midstream.errors import BundleError, PeerError, PlanError
 from midstream.gateway import Gateway
@@ -205,6 +206,35 @@ def test_a_free_plan_may_give_stages_to_a_further_gateway(
         assert result.ran_on == ("device", *("gateway",) * (stages - 1))
         assert {stage.machine for stage in result.plan.stages[-1:]} <= {"gw-a", "gw-b"}
         assert same(result, faces.run(inputs))
+
+
+def test_who_is_sent_to_in_the_first_one_s_stead_gets_what_it_can_decode(
+    broker: Broker, gateways: list[GatewayProcess], faces: Bundle, inputs: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan past the first gateway, to one without zstd."""
+    with device_with_both(faces, broker) as device:
+        planning, told = device._planning, []
+        free_route, encode = device._exchange.free_route, device.bundle.encode
+
+        def route(request_id: bytes, most_further: int) -> Route:
+            found = free_route(request_id, most_further)
+            first, (other,) = found.gateways[0], found.further
+            return replace(found, gateways=(replace(first, knows=("zstd",)),), further=(replace(other, knows=()),))
+
+        def plan(route: Route, state: SystemState, *_: object) -> Plan:
+            options = planning._options((*route.gateways, *route.further)).table.candidates
+            chosen = next(each for each in options if each.head and not each.tail and len(each.legs) == 1)
+            return plan_for(chosen, state, Power(1.0, 1.0, 0.0), "chosen by a test")
+
+        def encoded(cut: str | None, codec: str, tensors: Tensors, zstd: bool, made: Any) -> tuple[EncodedTensor, ...]:
+            told.append(zstd)
+            return encode(cut, codec, tensors, zstd, made)
+
+        monkeypatch.setattr(device._exchange, "free_route", route)
+        monkeypatch.setattr(planning, "plan", plan)
+        monkeypatch.setattr(device.bundle, "encode", encoded)
+        assert device.infer(inputs).fallback is None
+        assert told == [False]
 
 
 def test_without_memory_for_the_whole_model_there_is_no_answer_without_a_gateway(

@@ -667,7 +667,9 @@ def test_cost_and_a_tariff_go_together(kind: Any, tariff: Tariff | None) -> None
         Objective(kind, tariff=tariff)
 
 
-@pytest.mark.parametrize("prices", [{}, {"gigabyte": -1.0}, {"gateway_hour": math.nan}, {"kilowatt_hour": "1"}])
+@pytest.mark.parametrize(
+    "prices", [{}, {"gigabyte": -1.0}, {"gateway_hour": math.nan}, {"kilowatt_hour": "1"}, {"gigabyte": 1e308}]
+)
 def test_a_tariff_needs_a_price(prices: dict[str, Any]) -> None:
     with pytest.raises(PlanError, match="Tariff"):
         Tariff(**prices)

@@ -234,10 +234,11 @@ def test_a_machine_that_is_down_gets_nothing_and_the_explanation_says_so() -> No
 
 
 def test_the_gateway_can_be_left_out() -> None:
-    state = SystemState(FAST, gateway_wait_ms=500.0, further={"cloud": Tier(FAST)})
+    state = SystemState(FAST, gateway_wait_ms=500.0, further={"cloud": Tier(FAST, wait_ms=7.0)})
     plan = decide(EVEN.every(), state, Objective(), POWER)
     assert [stage.machine for stage in plan.stages] == ["cloud"]
     assert plan.onward == ()
+    assert plan.reasons.wait_ms == 7.0
     assert "to cloud" in plan.why
 
 

@@ -127,13 +127,18 @@ class Correction:
         self._machine = Track.at(level, self._machine.spread, self._machine.samples)
         self.factors = self._now()
 
-    def check(self, ratio: float) -> None:
-        """Hold what was learned against a measurement of the whole model; where they disagree, it has changed."""
+    def check(self, ratio: float) -> bool:
+        """Hold what was learned against a measurement of the whole model; where they disagree, it has changed.
+
+        Returns whether the measurement is what counts now.
+        """
         measured = math.log(ratio)
         off = abs(measured - self._machine.level - self._own(WHOLE))
-        if not self._machine.samples or off > max(_AGREES, 3.0 * self._machine.spread):
+        counts = not self._machine.samples or off > max(_AGREES, 3.0 * self._machine.spread)
+        if counts:
             self._machine = Track.at(measured, self._machine.spread)
             self.factors = self._now()
+        return counts
 
     def _own(self, cut: str | None) -> float:
         """What a cut has beside the machine, the less believed the fewer samples there are."""

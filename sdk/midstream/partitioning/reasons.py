@@ -80,8 +80,12 @@ class Reasons:
 
     @property
     def wait_ms(self) -> float:
-        """The wait at the gateway that was counted with."""
-        return self.state.gateway_waits_ms.get(self.table.candidates[self.row].cut, self.state.gateway_wait_ms)
+        """The wait at the first other machine that was counted with."""
+        candidate = self.table.candidates[self.row]
+        if candidate.legs and not candidate.tail:
+            tier = self.state.further.get(candidate.legs[0].machine)
+            return 0.0 if tier is None else tier.wait_ms
+        return self.state.gateway_waits_ms.get(candidate.cut, self.state.gateway_wait_ms)
 
     def energy_mj(self) -> float:
         """The device's, as predicted."""

@@ -138,7 +138,9 @@ class SystemState:
 @dataclass(frozen=True, slots=True)
 class Tariff:
     """What is paid, in any currency: for an hour of a gateway's computing, for 10⁹ bytes sent or received by the
-    device, and for a kilowatt-hour that the device draws. Raises PlanError where one is below 0, or none above it.
+    device, and for a kilowatt-hour that the device draws.
+
+    Raises PlanError where one is below 0 or beyond 10¹⁵, or none above 0.
     """
 
     gateway_hour: float = 0.0
@@ -147,7 +149,7 @@ class Tariff:
 
     def __post_init__(self) -> None:
         prices = (self.gateway_hour, self.gigabyte, self.kilowatt_hour)
-        if not all(isinstance(price, Real) and 0 <= price < math.inf for price in prices) or not any(prices):
+        if not all(isinstance(price, Real) and 0 <= price <= MAX_FIGURE for price in prices) or not any(prices):
             raise PlanError(f"{self} has no price above 0, or one that is none; give at least one")
 
 

@@ -60,8 +60,8 @@ def encode(
     """The tensors in their order. With ``raw``, contiguous arrays are not copied: leave them alone until sent.
 
     ``semantics`` are the bundle's, by input name. ``made`` are codes that a slice has made of some tensors already,
-    with ``int8``; they are taken where they do the tensor no harm. Raises CodecError on an unknown codec or a dtype
-    that cannot be sent, MissingExtraError where a codec's library is not installed.
+    with ``int8``; they are taken for that codec, where they do the tensor no harm. Raises CodecError on an unknown
+    codec or a dtype that cannot be sent, MissingExtraError where a codec's library is not installed.
     """
     rung, there = find_codec(codec), made or {}
     if rung.entropy is not None:
@@ -182,7 +182,8 @@ def _coded_floats(
         form = CODED | method | (WIDE if transformed.codes.itemsize > 1 else 0)
         return bytes([form]), _TRANSFORM.pack(basis.digest, transformed.step), packed
     values = _floats(tensor).reshape(-1)
-    stepped = made if made is not None and holds(made, values) else quantise(values, codec.setting)
+    fits = made is not None and codec.family == "int8" and holds(made, values)
+    stepped = made if fits else quantise(values, codec.setting)
     if stepped is None or not keeps(stepped, values, settings.kept.get(name, FEWEST_KEPT)):
         return None
     last_first = name in settings.last_first and tensor.ndim > 1
