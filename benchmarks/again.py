@@ -21,16 +21,14 @@ from typing import NamedTuple
 
 import numpy as np
 from models import MODELS, machine, table, write_page
-from subjects import SUBJECTS, Subject, inputs_of
+from subjects import SUBJECTS, Sample, Subject, inputs_of
 
-from midstream.analysis import Analysis
 from midstream.bundle import Bundle
 from midstream.calibrating import calibrate, write_ladder
 from midstream.communication.choosing import Route
 from midstream.communication.codecs import optional_libraries
 from midstream.communication.directory import WHOLE_KEY
 from midstream.communication.presence import Presence
-from midstream.complexity import analyze_inputs
 from midstream.deciding import Deciding
 from midstream.manifest import Costs
 from midstream.partitioning import (
@@ -42,14 +40,12 @@ from midstream.partitioning import (
     SystemState,
     Table,
     decide_from,
-    size_features,
     times_from_profile,
 )
 from midstream.partitioning.planner import predict
 from midstream.partitioning.reasons import Reasons
 from midstream.planning import Planning
 from midstream.profiles import load_profile
-from midstream.tensors import Tensors
 from midstream_converters.convert import convert
 
 MODELS_OF = ("text recognition", "text direction", "person segmentation", "voice activity")
@@ -152,33 +148,6 @@ def gateway_of(bundle: Bundle, costs: Costs) -> Presence:
     return Presence(
         GATEWAY_ID, (bundle.digest,), tail_ms={bundle.digest.hex(): tails}, knows=optional_libraries(), bases=bases
     )
-
-
-class Sample:
-    """An input with its analysis, and what it takes at a cut in a codec, really encoded."""
-
-    def __init__(self, bundle: Bundle, tensors: Tensors) -> None:
-        self._bundle = bundle
-        self._tensors = bundle.check_inputs(tensors)
-        self._crossing: dict[str | None, Tensors] = {None: self._tensors}
-        self._sizes: dict[tuple[str | None, str], int] = {}
-        self.analysis: Analysis | None = analyze_inputs(
-            self._tensors, bundle.manifest.semantics, engine=bundle.manifest.engine
-        )
-        self.features = None if self.analysis is None else size_features(self.analysis.features, self._tensors)
-
-    def real(self, candidate: Candidate) -> Candidate:
-        """The candidate with the payload that this input has there."""
-        if not candidate.offloads:
-            return candidate
-        key = candidate.cut, candidate.codec
-        if key not in self._sizes:
-            if candidate.cut not in self._crossing:
-                assert candidate.cut is not None
-                self._crossing[candidate.cut] = self._bundle.run_head(candidate.cut, self._tensors)[0]
-            encoded = self._bundle.encode(*key, self._crossing[candidate.cut])
-            self._sizes[key] = sum(len(tensor.data) for tensor in encoded)
-        return replace(candidate, payload_bytes=self._sizes[key])
 
 
 class Stream:

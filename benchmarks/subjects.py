@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scenes
 
+from midstream.analysis import Analysis
 from midstream.bundle import Bundle
+from midstream.complexity import analyze_inputs
 from midstream.inputs import ImageInput, parse_semantics, prepare_image
+from midstream.partitioning import Candidate, size_features
 from midstream.tensors import Tensors, TensorSpec
 from midstream_converters.opening import Options
 
@@ -87,3 +90,30 @@ def _values(
     size = meaning.size_of(shape)
     for frame in scenes.MAKERS[subject.inputs](kind, count, seed):
         yield {name: prepare_image(frame, free[name], meaning, size)}
+
+
+class Sample:
+    """An input with its analysis, and what it takes at a cut in a codec, really encoded."""
+
+    def __init__(self, bundle: Bundle, tensors: Tensors) -> None:
+        self._bundle = bundle
+        self._tensors = bundle.check_inputs(tensors)
+        self._crossing: dict[str | None, Tensors] = {None: self._tensors}
+        self._sizes: dict[tuple[str | None, str], int] = {}
+        self.analysis: Analysis | None = analyze_inputs(
+            self._tensors, bundle.manifest.semantics, engine=bundle.manifest.engine
+        )
+        self.features = None if self.analysis is None else size_features(self.analysis.features, self._tensors)
+
+    def real(self, candidate: Candidate) -> Candidate:
+        """The candidate with the payload that this input has there."""
+        if not candidate.offloads:
+            return candidate
+        key = candidate.cut, candidate.codec
+        if key not in self._sizes:
+            if candidate.cut not in self._crossing:
+                assert candidate.cut is not None
+                self._crossing[candidate.cut] = self._bundle.run_head(candidate.cut, self._tensors)[0]
+            encoded = self._bundle.encode(*key, self._crossing[candidate.cut])
+            self._sizes[key] = sum(len(tensor.data) for tensor in encoded)
+        return replace(candidate, payload_bytes=self._sizes[key])

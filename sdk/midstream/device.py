@@ -323,7 +323,7 @@ class Device:
         mark = time.perf_counter()
         plan, route = self._plan(asked, None if free else self._planning.forced(cut, codec, machines))
         timings["plan"] = _since(mark)
-        if route.first is None or not (plan.offloads or cut is not None):
+        if free or route.first is None:
             self._exchange.probe()
         cancellation.check()
         begun = self._begin(asked, plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import uuid
@@ -32,14 +33,15 @@ from midstream.partitioning import LinkEstimate, LinkState, Tier
 
 _log = logging.getLogger("midstream.exchange")
 
-# A probe is one small message for the round trip, and one large enough to say something about bandwidth.
-_PROBE_BYTES = (64, 32 << 10)
+# A probe is one small message for the round trip, and one large enough to say something about bandwidth: a chunk, but
+# not more than this.
+_ECHO_BYTES, _MOST_PROBE_BYTES = 64, 32 << 10
 # A chunk is what the link takes in this time, but not less than says something about its bandwidth; two are under way.
 _CHUNK_MS = 100.0
 _SMALLEST_CHUNK_BYTES = 8 << 10
 _CHUNKS_IN_FLIGHT = 2
 _LOST = "the connection to the broker was lost"
-PROBE_EVERY_S = 2.0
+PROBE_EVERY_S = 1.0
 # What a request has at most beside its tensors' data, where it is small.
 _HEADERS_BYTES = 4 << 10
 # Beyond what the link takes, a pool's member has so long to say that it has a request.
@@ -70,7 +72,7 @@ class Exchange:
         self._lock = threading.Condition()
         self._gateways = Gateways(bundle_digest)
         self._link = LinkEstimate()
-        self._probed = 0.0
+        self._probed = self._probe_ended = -math.inf
         self._probes: dict[bytes, str] = {}
         self._looked = 0.0
         self._mail = Mail(
@@ -89,7 +91,7 @@ class Exchange:
             self._mail,
             device_id,
             self._chunk_bytes,
-            on_transfer=self._after_transfer,
+            on_transfer=self._after_request,
             gone=self._gone,
             packing=packing,
         )
@@ -215,9 +217,11 @@ class Exchange:
             self._probed = now
         topic = topics.probe_topic(self._device_id)
         limit = self._transport.payload_limit(topic, expiry_s=1)
-        small, large = (max(0, min(size, limit)) for size in _PROBE_BYTES)
+        # Where the link may have fallen, what was a moment on it before can now hold up all that follows.
+        most = _SMALLEST_CHUNK_BYTES if self._link.doubtful else min(_MOST_PROBE_BYTES, self._chunk_bytes())
+        small, large = (max(0, min(size, limit)) for size in (_ECHO_BYTES, most))
         self._transport.publish(topic, bytes(small), expiry_s=1, on_ack=self._after_echo)
-        self._transport.publish(topic, bytes(large), expiry_s=1, on_ack=lambda ms: self._after_transfer(large, ms))
+        self._transport.publish(topic, bytes(large), expiry_s=1, on_ack=lambda ms: self._after_probe(large, ms))
 
     def ask(
         self,
@@ -470,13 +474,30 @@ class Exchange:
             self._link = self._link.after_echo(ms)
             self._mail.round_trip_s = self._link.rtt_ms / 1e3
 
+    def _after_probe(self, size: int, ms: float) -> None:
+        self._after_transfer(size, ms)
+        with self._lock:
+            self._probe_ended = time.monotonic()
+
+    def _after_request(self, size: int, ms: float) -> None:
+        """What had to wait behind a probe tells no more than that one."""
+        with self._lock:
+            alone = time.monotonic() - ms / 1e3 >= self._probe_ended
+        if alone:
+            self._after_transfer(size, ms)
+
     def _after_transfer(self, size: int, ms: float) -> None:
-        """An acknowledged transfer holds one round trip to the broker; the downlink counts as fast until shown."""
+        """An acknowledged transfer holds one round trip to the broker; the downlink counts as fast until shown.
+
+        One that tells of the bandwidth is as good as a probe; one that disagrees with those before is held against one.
+        """
         with self._lock:
             link = self._link
             link = link.after_transfer(size, max(ms - link.rtt_ms, 0.1 * ms))
+            if link.uplink_samples == self._link.uplink_samples:
+                return
             if link.downlink_samples == 0:
                 link = replace(link, downlink_kbps=link.uplink_kbps)
             self._link = link
-            self._probed = time.monotonic()
+            self._probed = -math.inf if link.doubtful else time.monotonic()
             self._transport.main.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
