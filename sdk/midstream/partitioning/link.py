@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-# Below this the round trip and the system's buffers decide how long a transfer takes, not the bandwidth; unless it takes
-# longer than a round trip more than one, and than a busy system keeps anything waiting.
+# Below this the round trip and the system's buffers decide how long a transfer takes, not the bandwidth; unless it
+# takes so much longer that neither can be why.
 TELLING_BYTES = 8192
 TELLING_MS = 5.0
 # A sample this many times above or below the average counts as this many times.
