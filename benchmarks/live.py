@@ -569,6 +569,16 @@ are. Latencies are medians in ms, of the two seconds after the change and of the
 ![Latency of each input by its plan, the link, the load](live/live.svg)
 
 {table(head, rows)}
+
+What to know of it:
+
+- Pacing stretches whatever delays a run, so a millisecond that another process takes from the device is as many as it
+  is slower, three times as many where it throttles. That makes the single slow answers, and late ones behind them.
+- After an answer that was late the device leaves the gateway alone for a while, though it was the link or the
+  device that was slow: what is local in the first second after a fall is that, and so is most of what is not sensible
+  while the device throttles.
+- The device takes a fast link of ten milliseconds to be up to twice as fast as it is: of so short a transfer
+  the round trip is nearly all. Then it sends more bytes than is best, which costs some milliseconds.
 """
 
 
