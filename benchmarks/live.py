@@ -563,7 +563,8 @@ A plan is **sensible** where its cost by the true figures is at most {SENSIBLE -
 as it is set, the wait there as the gateway reports it at that moment, the device's pace (and what this machine's other
 work adds, the median of the phase), the gateway's own times, and what this very input really takes encoded. What fell
 back from a plan that sends is not; what is local since the gateway is left alone is judged as local.
-*s until sensible* is from the change to the first decision for such a plan, which may be the plan before where that is still one; *s until steady* to the first of ten in a row of which {ROW_SENSIBLE}
+*s until sensible* is from the change to the first decision for such a plan, which may be the plan before where that
+is still one; *s until steady* to the first of ten in a row of which {ROW_SENSIBLE}
 are. Latencies are medians in ms, of the two seconds after the change and of the rest of its phase.
 
 ![Latency of each input by its plan, the link, the load](live/live.svg)
@@ -579,7 +580,8 @@ What to know of it:
   device that was slow: what is local in the first second after a fall is that, and so is most of what is not sensible
   while the device throttles.
 - The deadline matters: in an earlier run without one, an input of 110 kB was under way when the link fell. It took
-  1.8 s, and the first sensible decision came after 2.15 s: missed. In the runs with a deadline the late input is given up.
+  1.8 s, and the first sensible decision came after 2.15 s: missed. In the runs with a deadline the late input is
+  given up.
 - The device takes a fast link of ten milliseconds to be up to twice as fast as it is: of so short a transfer
   the round trip is nearly all. Then it sends more bytes than is best, which costs some milliseconds.
 """
