@@ -30,7 +30,7 @@ _MOST_REFUSALS = 3
 class Expected:
     """What is known of the way to a gateway: round trip, queue and the request's work there, ms; the uplink, kbit/s.
 
-    ``takes_parity`` says that the gateway can use parity chunks.
+    ``takes_parity`` says that the gateway can use parity chunks; ``reply_ms`` is what the reply takes on the downlink.
     """
 
     round_trip_ms: float
@@ -38,11 +38,12 @@ class Expected:
     work_ms: float
     uplink_kbps: float
     takes_parity: bool = False
+    reply_ms: float = 0.0
 
     def answer_s(self, size_bytes: int) -> float:
         """When the answer to so many bytes should be there."""
         transfer_ms = size_bytes * 8 / self.uplink_kbps if self.uplink_kbps > 0 else 0.0
-        return (self.round_trip_ms + self.queue_ms + self.work_ms + transfer_ms) / 1e3
+        return (self.round_trip_ms + self.queue_ms + self.work_ms + transfer_ms + self.reply_ms) / 1e3
 
 
 @dataclass

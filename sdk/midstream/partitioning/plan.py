@@ -57,6 +57,10 @@ class Explained(Protocol):
         """Which of the candidates it took."""
 
     @property
+    def reply_bytes(self) -> int:
+        """What is expected to come back from elsewhere."""
+
+    @property
     def explores(self) -> bool:
         """Whether it was taken to be measured, though another was predicted better."""
 
