@@ -21,7 +21,7 @@ from midstream.communication.directory import WHOLE_KEY, is_announcement
 from midstream.communication.fec import FEC_LIBRARY
 from midstream.communication.framing import WIRE_VERSION
 from midstream.communication.lanes import Lanes
-from midstream.communication.mail import Mail
+from midstream.communication.mail import LOSSY, Mail
 from midstream.communication.packs import MAX_PACK_BYTES, decode_pack, request_id_of
 from midstream.communication.presence import Presence
 from midstream.communication.sending import Expected, Pending, Sender, fail
@@ -256,6 +256,9 @@ class Exchange:
         """
         now = time.monotonic()
         self._probe_resting(now)
+        # Where nothing was lost, parity would only take the downlink's time: who sends the reply does not know that.
+        if request.takes_parity and self._mail.loss(gateway.gateway_id) <= LOSSY:
+            request = replace(request, takes_parity=False)
         until = now + timeout_s
         asked: list[Destination] = []
         sent_bytes = received_bytes = 0

@@ -24,6 +24,8 @@ from midstream.errors import MidstreamError
 
 # A request that the gateway cannot read is sent no more often than this: the link may have damaged it, or we.
 _MOST_REFUSALS = 3
+# An answer that comes sooner after another attempt than this share of what one is expected to take is an earlier one's.
+_SOON = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,7 +373,8 @@ class Sender:
         if attempts is None or transfer is None or transfer.chunks > 1:
             return
         busy_s = (reply.queue_ms + reply.compute_ms) / 1e3
-        if attempts.count > 1 and time.monotonic() - attempts.sent_s < busy_s:
+        soon_s = max(busy_s, _SOON * pending.expected.answer_s(transfer.size_bytes))
+        if attempts.count > 1 and time.monotonic() - attempts.sent_s < soon_s:
             return  # it answers an earlier attempt: nothing was lost, it was slow
         self._mail.observed(pending.destination.key, 1, attempts.count)
 
