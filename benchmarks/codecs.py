@@ -13,7 +13,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ from statistics import fmean, median
 import numpy as np
 import scenes
 from models import MODELS, ROOT, machine, table, verdict, write_page
+from subjects import SUBJECTS, Subject, inputs_of
 
 from midstream.agreement import Metric, find_metric
 from midstream.analysis import analyze_inputs
@@ -29,12 +30,11 @@ from midstream.bundle import Bundle
 from midstream.calibrating import Calibration, calibrate
 from midstream.communication.codecs import SLOW, decode, encode
 from midstream.drawing.chart import series_of, write_chart
-from midstream.inputs import ImageInput, parse_semantics, prepare_image
+from midstream.inputs import ImageInput, prepare_image
 from midstream.ladder import MeasuredRung, Settings
 from midstream.partitioning import SizeEstimates, size_features
-from midstream.tensors import Tensors, TensorSpec
+from midstream.tensors import Tensors
 from midstream_converters.convert import convert
-from midstream_converters.opening import Options
 
 FLOORS = (0.995, 0.97)
 # There is nothing to pack in less than this.
@@ -43,51 +43,6 @@ ASKED = {0.995: 9.0, 0.97: 14.0}
 # Of DESIGN.md, µs per MB of float32: 8-bit quantisation in numpy, both ways.
 INT8_US_PER_MB = 190.0
 FACTOR = 1.5
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model, its inputs, and what agreement means for it."""
-
-    name: str
-    file: str
-    semantics: str
-    inputs: str
-    metric: str
-    shapes: dict[str, tuple[int, ...]]
-    values: dict[str, int]
-    # Whether an answer has anything in it that could be lost.
-    counts: Callable[[Tensors], bool]
-
-    def options(self) -> Options:
-        """What one would tell ``midstream convert``."""
-        return Options(semantics=dict([parse_semantics(self.semantics)]), shapes=self.shapes, values=self.values)
-
-
-def _any_region(outputs: Tensors) -> bool:
-    return bool((next(iter(outputs.values())) > 0.3).any())
-
-
-def _some_person(outputs: Tensors) -> bool:
-    return bool((next(iter(outputs.values())) > 0.5).mean() > 0.02)
-
-
-def _some_text(outputs: Tensors) -> bool:
-    return bool((next(iter(outputs.values())).argmax(-1) != 0).any())
-
-
-SUBJECTS = (
-    Subject("text detection", "ch_PP-OCRv4_det_infer.onnx", "x=image:NCHW:BGR:1/127.5:127.5", "signs", "regions",
-            {"x": (1, 3, 320, 320)}, {}, _any_region),
-    Subject("text recognition", "ch_PP-OCRv4_rec_infer.onnx", "x=image:NCHW:BGR:1/127.5:127.5", "lines", "text:blank=0",
-            {"x": (1, 3, 48, 320)}, {}, _some_text),
-    Subject("text direction", "ch_ppocr_mobile_v2.0_cls_infer.onnx", "x=image:NCHW:BGR:1/127.5:127.5", "lines",
-            "argmax", {"x": (1, 3, 48, 192)}, {}, lambda _: True),
-    Subject("person segmentation", "selfie_segmentation.tflite", "input_1=image:NHWC:RGB:1/255", "people", "mask",
-            {}, {}, _some_person),
-    Subject("voice activity", "silero_vad.onnx", "input=audio:16000", "voices", "mask@output:score=0.5",
-            {"input": (1, 576), "state": (2, 1, 128)}, {"sr": 16000}, lambda _: True),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -143,8 +98,8 @@ def main() -> int:
 
 def measure(subject: Subject, bundle: Bundle, count: int) -> tuple[Calibration, list[Row], list[list[str]]]:
     """Calibrate on one kind of input, and hold what was chosen against the other."""
-    fitted = _inputs(subject, bundle, "calibration", count)
-    tested = _inputs(subject, bundle, "test", count // 2)
+    fitted = inputs_of(subject, bundle, "calibration", count)
+    tested = inputs_of(subject, bundle, "test", count // 2)
     references = [bundle.run(sample) for sample in tested]
     judge = find_metric(subject.metric, references)
     rows, tried = [], []
@@ -197,35 +152,6 @@ def _tested(
     return Row(subject.name, place, floor, rung.codec, fmean(raw), fmean(sizes), rung.agreement, agreement)
 
 
-def _inputs(subject: Subject, bundle: Bundle, kind: scenes.Kind, count: int) -> list[Tensors]:
-    """Inputs whose answers have something in them."""
-    free = {spec.name: spec for spec in bundle.manifest.free_inputs()}
-    zeros = {name: np.zeros(bundle.manifest.sample_shapes[name], spec.dtype) for name, spec in free.items()}
-    found: list[Tensors] = []
-    for value in _values(subject, bundle, free, kind, 3 * count):
-        sample = zeros | value
-        if subject.counts(bundle.run(sample)):
-            found.append(sample)
-        if len(found) == count:
-            break
-    return found
-
-
-def _values(
-    subject: Subject, bundle: Bundle, free: dict[str, TensorSpec], kind: scenes.Kind, count: int
-) -> Iterator[Tensors]:
-    ((name, meaning),) = bundle.manifest.semantics.items()
-    shape = bundle.manifest.sample_shapes[name]
-    seed = 1 if kind == "calibration" else 2
-    if not isinstance(meaning, ImageInput):
-        for window in scenes.windows(kind, math.prod(shape), count, seed):
-            yield {name: window.reshape(shape)}
-        return
-    size = meaning.size_of(shape)
-    for frame in scenes.MAKERS[subject.inputs](kind, count, seed):
-        yield {name: prepare_image(frame, free[name], meaning, size)}
-
-
 def _predictions(subject: Subject, bundle: Bundle, measured: Calibration, tested: Sequence[Tensors]) -> list[list[str]]:
     """How far sizes are off before encoding: of inputs that have nothing to do with each other, and of a stream."""
     ((name, meaning),) = bundle.manifest.semantics.items()
@@ -276,7 +202,7 @@ def speed() -> list[list[str]]:
         subject = SUBJECTS[0]
         convert(MODELS / subject.file, Path(folder) / "bundle", subject.options())
         bundle = Bundle.open(Path(folder) / "bundle")
-        sample = bundle.check_inputs(_inputs(subject, bundle, "test", 1)[0])
+        sample = bundle.check_inputs(inputs_of(subject, bundle, "test", 1)[0])
         cuts = sorted(bundle.cuts, key=lambda cut: cut.payload_bytes)
         chosen = {cut.id: bundle.run_head(cut.id, sample)[0] for cut in (cuts[len(cuts) // 2], cuts[-1])}
         specs = {cut: bundle.crossing_specs(cut) for cut in chosen}

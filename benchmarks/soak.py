@@ -3,13 +3,15 @@
 Real mosquitto, a gateway and devices as processes of their own. Devices reach the broker over a link that drops,
 doubles, reorders and damages 1 to 20 % of the messages each way, takes 50 kbit/s to 100 Mbit/s with 1 to 100 ms of
 round trip, and is cut for 5 s in each minute; shares, rate and round trip change every few seconds. Every answer is
-compared with the model's own. Prints one JSON object; ends with 1 where an answer was wrong, missing or late.
+compared with the model's own. Prints one JSON object; ends with 1 where an answer was wrong, missing or late, or none
+came from the gateway.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -84,7 +86,7 @@ def main() -> int:
         page(summary)
     print(json.dumps(summary))
     failed = any(summary[name] for name in ("wrong", "hung", "late"))
-    return 1 if failed else 0
+    return 1 if failed or not summary["remote"] or not summary["gateway_alive"] else 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -260,7 +262,7 @@ def device(options: argparse.Namespace) -> int:
         for _ in range(16)
     ]
     wanted = [bundle.run(one) for one in inputs]
-    left = iter(range(options.requests)) if options.minutes is None else iter(int, 1)
+    left = iter(range(options.requests)) if options.minutes is None else itertools.count()
     end = time.monotonic() + 60 * options.minutes if options.minutes is not None else math.inf
     calls = Calls()
     with Device(bundle, url, deadline_ms=DEADLINE_MS) as running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,15 @@ def test_both_engines_give_sounds_one_score(name: str, rate: int) -> None:
     scores = [complexity.analyze_sound(ArraySound(sound, rate), engine).score for engine in ("litert", "onnx")]
     assert scores[0] == pytest.approx(scores[1], abs=0.05)
     assert 0 <= scores[0] <= 100
+
+
+@pytest.mark.parametrize("analyzed", [midstream.analyze, classical])
+def test_frames_of_opencv_are_taken_as_they_are(analyzed: Callable[..., midstream.Analysis]) -> None:
+    frame = np.random.default_rng(1).integers(0, [256, 128, 32], (48, 64, 3), dtype=np.uint8)
+    assert analyzed(frame[..., ::-1], "image", colour="BGR") == analyzed(frame, "image")
+    assert analyzed(frame, "image", colour="BGR") != analyzed(frame, "image")
+    with pytest.raises(midstream.InputError, match="colour order 'GBR' is not known"):
+        analyzed(frame, "image", colour="GBR")
 
 
 def test_features_are_the_classical_ones_and_the_score_is_not(assets: Path) -> None:

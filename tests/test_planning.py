@@ -531,3 +531,19 @@ def test_for_throughput_some_inputs_are_answered_here(bundle: Bundle) -> None:
     plans = [planning.plan(route, state, Objective("throughput"), None) for _ in range(100)]
     here = sum(not plan.offloads for plan in plans)
     assert 40 < here < 75
+
+
+def test_without_news_nothing_is_decided_again(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    planning, route = Planning(bundle, POWER, adaptive()), Route((presence(bundle, speed=10.0),))
+    plan, asked = planned(planning, route), []
+    later = planning._later
+    monkeypatch.setattr(planning, "_later", lambda *given: asked.append(given) or later(*given))
+    assert planning.again(plan, route, STATE, Objective(), None, round(1.05 * plan.payload_bytes), 1.0) is plan
+    assert not asked
+    for state, payload_bytes in (
+        (replace(STATE, gateway_wait_ms=20.0), plan.payload_bytes),
+        (replace(STATE, link=LinkState(1e5, 1e6, 0.1)), plan.payload_bytes),
+        (STATE, 2 * plan.payload_bytes),
+    ):
+        planning.again(plan, route, state, Objective(), None, payload_bytes, 1.0)
+    assert len(asked) == 3

@@ -112,7 +112,7 @@ def test_the_methods_of_the_contract_are_there() -> None:
     assert {"id", "tensors", "payload_bytes", "nodes"} <= set(midstream.Cut.__dataclass_fields__)
     assert {"outputs", "plan", "timings_ms", "analysis", "ran_on"} <= set(midstream.Result.__dataclass_fields__)
     assert set(midstream.Analysis.__dataclass_fields__) >= {"score", "features"}
-    assert list(inspect.signature(midstream.analyze).parameters) == ["array", "kind", "sample_rate"]
+    assert list(inspect.signature(midstream.analyze).parameters)[:3] == ["array", "kind", "sample_rate"]
 
 
 def test_every_error_is_public_and_a_midstream_error() -> None:

@@ -25,7 +25,7 @@ from midstream.communication.codecs.coding import decode_codes
 from midstream.communication.codecs.steps import Stepped
 from midstream.communication.wire import EncodedTensor, decoded_bytes
 from midstream.engines import ACCELERATORS, Accelerator, Program, Session, engine_for
-from midstream.engines.paced import paced
+from midstream.engines.paced import Pace, PacedSession
 from midstream.errors import AcceleratorError, BundleError, CodecError, InputError
 from midstream.exits import EXITS_FILE, Exit
 from midstream.exits_file import MAX_EXITS_BYTES, exit_from_bytes
@@ -82,7 +82,7 @@ class Bundle:
 
     ``accelerator`` runs the slices that it can; for "edgetpu" these are the ones compiled for it, and the others run on
     the processor. ``threads`` are the engine's, per slice. ``slowdown`` stretches every run to this multiple of its
-    time, to stand for a slower board.
+    time, to stand for a slower board; it may be set to another at any time, as where that board throttles.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Bundle:
         self.early_exit = early_exit
         self._checked = checked
         self._threads = threads
-        self._slowdown = slowdown
+        self._pace = Pace(slowdown)
         self._accelerator = accelerator
         self._lock = threading.Lock()
         self._archive = Archive(path / SLICES_FILE, manifest.unpacked_bytes)
@@ -143,6 +143,15 @@ class Bundle:
         ladder = _read_ladder(folder / LADDER_FILE, digest, manifest) if calibrated else None
         early_exit = _read_exit(folder / EXITS_FILE, digest, manifest) if calibrated else None
         return cls(folder, manifest, digest, costs, checked, threads, slowdown, accelerator, ladder, early_exit)
+
+    @property
+    def slowdown(self) -> float:
+        """To how many times what it takes every run is stretched."""
+        return self._pace.slowdown
+
+    @slowdown.setter
+    def slowdown(self, slowdown: float) -> None:
+        self._pace.slowdown = slowdown
 
     @property
     def name(self) -> str:
@@ -409,7 +418,7 @@ class Bundle:
                     content = self._archive.read(record.member, record.bytes)
                     program = Program(record, content, self.path / WEIGHTS_FILE)
                     session = engine_for(self.manifest.engine).load(program, self._threads, accelerator)
-                entry = (paced(session, self._slowdown), threading.Lock())
+                entry = (PacedSession(session, self._pace), threading.Lock())
                 self._sessions[name] = entry
             return entry
 

@@ -45,14 +45,14 @@ FEATURES: Mapping[Trained, tuple[str, ...]] = {
 """What the networks are given beside the view, in this order."""
 
 
-def analyze(array: Tensor, kind: Kind, sample_rate: int | None = None) -> Analysis:
+def analyze(array: Tensor, kind: Kind, sample_rate: int | None = None, *, colour: Colour = "RGB") -> Analysis:
     """The feature vector and complexity score of one input, as `midstream.analysis.analyze`, the score being trained.
 
     Takes what that takes, and raises what it raises.
     """
     checked = checked_array(array, kind)
     if kind == "image":
-        return analyze_image(checked)
+        return analyze_image(checked, colour)
     if kind == "audio":
         return analyze_sound(ArraySound(checked, sample_rate))
     return analysis.analyze(checked, kind)

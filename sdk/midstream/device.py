@@ -323,7 +323,7 @@ class Device:
         mark = time.perf_counter()
         plan, route = self._plan(asked, None if free else self._planning.forced(cut, codec, machines))
         timings["plan"] = _since(mark)
-        if route.first is None or not (plan.offloads or cut is not None):
+        if free or route.first is None:
             self._exchange.probe()
         cancellation.check()
         begun = self._begin(asked, plan)
@@ -517,6 +517,7 @@ class Device:
             wait_ms / 1e3,
             directly=route.directly,
             outputs=len(self.bundle.outputs) - len(made) if plan.onward else None,
+            reply_bytes=plan.reasons.reply_bytes,
             cancellation=asked.cancellation,
         )
         waited_ms = _since(mark)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import uuid
@@ -20,7 +21,7 @@ from midstream.communication.directory import WHOLE_KEY, is_announcement
 from midstream.communication.fec import FEC_LIBRARY
 from midstream.communication.framing import WIRE_VERSION
 from midstream.communication.lanes import Lanes
-from midstream.communication.mail import Mail
+from midstream.communication.mail import LOSSY, Mail
 from midstream.communication.packs import MAX_PACK_BYTES, decode_pack, request_id_of
 from midstream.communication.presence import Presence
 from midstream.communication.sending import Expected, Pending, Sender, fail
@@ -32,14 +33,15 @@ from midstream.partitioning import LinkEstimate, LinkState, Tier
 
 _log = logging.getLogger("midstream.exchange")
 
-# A probe is one small message for the round trip, and one large enough to say something about bandwidth.
-_PROBE_BYTES = (64, 32 << 10)
+# A probe is one small message for the round trip, and one large enough to say something about bandwidth: a chunk, but
+# not more than this.
+_ECHO_BYTES, _MOST_PROBE_BYTES = 64, 32 << 10
 # A chunk is what the link takes in this time, but not less than says something about its bandwidth; two are under way.
 _CHUNK_MS = 100.0
 _SMALLEST_CHUNK_BYTES = 8 << 10
 _CHUNKS_IN_FLIGHT = 2
 _LOST = "the connection to the broker was lost"
-PROBE_EVERY_S = 2.0
+PROBE_EVERY_S = 1.0
 # What a request has at most beside its tensors' data, where it is small.
 _HEADERS_BYTES = 4 << 10
 # Beyond what the link takes, a pool's member has so long to say that it has a request.
@@ -70,7 +72,7 @@ class Exchange:
         self._lock = threading.Condition()
         self._gateways = Gateways(bundle_digest)
         self._link = LinkEstimate()
-        self._probed = 0.0
+        self._probed = self._probe_ended = -math.inf
         self._probes: dict[bytes, str] = {}
         self._looked = 0.0
         self._mail = Mail(
@@ -89,7 +91,7 @@ class Exchange:
             self._mail,
             device_id,
             self._chunk_bytes,
-            on_transfer=self._after_transfer,
+            on_transfer=self._after_request,
             gone=self._gone,
             packing=packing,
         )
@@ -227,9 +229,11 @@ class Exchange:
             self._probed = now
         topic = topics.probe_topic(self._device_id)
         limit = self._transport.payload_limit(topic, expiry_s=1)
-        small, large = (max(0, min(size, limit)) for size in _PROBE_BYTES)
+        # Where the link may have fallen, what was a moment on it before can now hold up all that follows.
+        most = _SMALLEST_CHUNK_BYTES if self._link.doubtful else min(_MOST_PROBE_BYTES, self._chunk_bytes())
+        small, large = (max(0, min(size, limit)) for size in (_ECHO_BYTES, most))
         self._transport.publish(topic, bytes(small), expiry_s=1, on_ack=self._after_echo)
-        self._transport.publish(topic, bytes(large), expiry_s=1, on_ack=lambda ms: self._after_transfer(large, ms))
+        self._transport.publish(topic, bytes(large), expiry_s=1, on_ack=lambda ms: self._after_probe(large, ms))
 
     def ask(
         self,
@@ -239,17 +243,22 @@ class Exchange:
         *,
         directly: bool = False,
         outputs: int | None = None,
+        reply_bytes: int = 0,
         cancellation: Cancellation | None = None,
     ) -> Pending:
         """Send a request to a gateway and wait for its reply; where there is none in time, ``problem`` says why.
 
         Unless it has to go ``directly``, a small one goes to the gateway's pool, and one whose gateway is lost to
         another under the same id, while there is one and there is time. With ``outputs``, wait for the partial
-        replies of a plan of several stages, until they bring so many. Nothing of it is left when this returns: what was
+        replies of a plan of several stages, until they bring so many. ``reply_bytes`` are expected to come back: a
+        large reply on a slow downlink is not late. Nothing of it is left when this returns: what was
         not sent yet is not sent any more, and who may still have it is told that nobody waits.
         """
         now = time.monotonic()
         self._probe_resting(now)
+        # Where nothing was lost, parity would only take the downlink's time: who sends the reply does not know that.
+        if request.takes_parity and self._mail.loss(gateway.gateway_id) <= LOSSY:
+            request = replace(request, takes_parity=False)
         until = now + timeout_s
         asked: list[Destination] = []
         sent_bytes = received_bytes = 0
@@ -258,7 +267,7 @@ class Exchange:
             began = time.monotonic()
             left_ms = max(1, int((until - began) * 1e3))
             attempt = replace(request, deadline_ms=min(request.deadline_ms, left_ms)) if asked else request
-            expected = self._expected(destination.gateway_id or gateway.gateway_id, request)
+            expected = self._expected(destination.gateway_id or gateway.gateway_id, request, reply_bytes)
             pending = self._sender.ask(attempt, destination, until - began, expected, outputs, cancellation)
             sent_bytes += pending.sent_bytes
             received_bytes += pending.received_bytes
@@ -327,16 +336,17 @@ class Exchange:
                 topic, encode_control(Cancel(request_id)), expiry_s=_CANCEL_EXPIRY_S, priority=Priority.CRITICAL
             )
 
-    def _expected(self, gateway_id: str, request: Request) -> Expected:
+    def _expected(self, gateway_id: str, request: Request, reply_bytes: int) -> Expected:
         """What the link and the gateway's presence say that this request will take."""
         with self._lock:
             presence, link = self._gateways.gateways.get(gateway_id), self._link.state()
             wait_ms = self._gateways.wait_ms(gateway_id, request.bundle_digest, request.cut)
+        reply_ms = reply_bytes * 8 / link.downlink_kbps
         if presence is None:
-            return Expected(link.rtt_ms, 0.0, 0.0, link.uplink_kbps)
+            return Expected(link.rtt_ms, 0.0, 0.0, link.uplink_kbps, reply_ms=reply_ms)
         tails = presence.tail_ms.get(request.bundle_digest.hex(), {})
         work_ms = tails.get(request.cut or WHOLE_KEY, 0.0)
-        return Expected(link.rtt_ms, wait_ms, work_ms, link.uplink_kbps, FEC_LIBRARY in presence.knows)
+        return Expected(link.rtt_ms, wait_ms, work_ms, link.uplink_kbps, FEC_LIBRARY in presence.knows, reply_ms)
 
     def _chunk_bytes(self) -> int:
         """As much as the link takes in a while; a link that was not measured yet counts as a slow one."""
@@ -482,13 +492,30 @@ class Exchange:
             self._link = self._link.after_echo(ms)
             self._mail.round_trip_s = self._link.rtt_ms / 1e3
 
+    def _after_probe(self, size: int, ms: float) -> None:
+        self._after_transfer(size, ms)
+        with self._lock:
+            self._probe_ended = time.monotonic()
+
+    def _after_request(self, size: int, ms: float) -> None:
+        """What had to wait behind a probe tells no more than that one."""
+        with self._lock:
+            alone = time.monotonic() - ms / 1e3 >= self._probe_ended
+        if alone:
+            self._after_transfer(size, ms)
+
     def _after_transfer(self, size: int, ms: float) -> None:
-        """An acknowledged transfer holds one round trip to the broker; the downlink counts as fast until shown."""
+        """An acknowledged transfer holds one round trip to the broker; the downlink counts as fast until shown.
+
+        One that tells of the bandwidth is as good as a probe; one that disagrees with those before is held against one.
+        """
         with self._lock:
             link = self._link
             link = link.after_transfer(size, max(ms - link.rtt_ms, 0.1 * ms))
+            if link.uplink_samples == self._link.uplink_samples:
+                return
             if link.downlink_samples == 0:
                 link = replace(link, downlink_kbps=link.uplink_kbps)
             self._link = link
-            self._probed = time.monotonic()
+            self._probed = -math.inf if link.doubtful else time.monotonic()
             self._transport.main.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()

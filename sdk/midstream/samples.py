@@ -109,15 +109,16 @@ def _unstack(arrays: Mapping[str, Tensor], types: InputTypes, path: Path) -> Ite
 def _from_media(
     path: Path, types: InputTypes, shapes: Mapping[str, tuple[int, ...]], blank: bool, pieces: int
 ) -> Iterator[Tensors]:
+    media = media_files(path)
     described = [(spec, types.semantics[spec.name]) for spec in types.specs if spec.name in types.semantics]
     if len(described) != 1:
         raise InputError(
             f"calibration data {path} holds pictures or sounds, but which input takes them is not said; "
-            "describe it with --input NAME=image:… or NAME=audio:RATE, or give .npz files"
+            "convert the model with --input NAME=image:… or NAME=audio:RATE, or give .npz files"
         )
     spec, semantics = described[0]
     wanted = "audio" if isinstance(semantics, AudioInput) else "image"
-    files = [file for file in media_files(path) if media_kind(file) == wanted]
+    files = [file for file in media if media_kind(file) == wanted]
     if not files:
         raise InputError(f"calibration data {path} holds no {wanted} files for input {spec.name!r}")
     zeros = {other.name: np.zeros(shapes[other.name], other.dtype) for other in types.specs}

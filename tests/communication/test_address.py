@@ -9,6 +9,7 @@ from midstream.communication.address import (
     PASSWORD_VARIABLE,
     USERNAME_VARIABLE,
     BrokerAddress,
+    denied,
     parse_broker_url,
     refused,
     silent,
@@ -193,6 +194,14 @@ def test_credentials_that_were_given_are_refused_rather_than_wanted() -> None:
     message = refused(with_name, 0x86, "Bad user name or password").message
     assert "refuses these credentials" in message
     assert "hunter2" not in message
+
+
+def test_who_may_not_subscribe_is_told_where_rights_are_given() -> None:
+    message = denied(HOME, "midstream/load/+", 0x87)
+    assert message is not None
+    assert "midstream/load/+" in message
+    assert "docs/security.md" in message
+    assert denied(HOME, "$share/g/t", 0x9E) is None
 
 
 def test_only_a_plain_connection_may_want_tls() -> None:

@@ -158,9 +158,17 @@ def test_the_loss_estimate_follows_the_link() -> None:
     assert estimate.share == 0.0
     for _ in range(50):
         estimate = estimate.after(received=19, sent=20)
-    assert estimate.share == pytest.approx(0.05)
+    assert estimate.share == pytest.approx(0.05, rel=0.01)
     for _ in range(50):
         estimate = estimate.after(received=16, sent=20)
     assert estimate.share == pytest.approx(0.2, abs=0.005)
     # Duplicates do not count as less than nothing lost.
     assert LossEstimate().after(received=12, sent=10).share == 0.0
+
+
+def test_one_loss_may_have_been_late_only_and_two_are_losses() -> None:
+    once = LossEstimate().after(received=1, sent=2)
+    assert once.share == 0.0
+    twice = once.after(received=1, sent=2)
+    # Two of four, and as if twenty had come before.
+    assert twice.share == pytest.approx(2 / 24, rel=0.05)

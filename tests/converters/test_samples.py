@@ -363,8 +363,15 @@ def test_sounds_are_cut_or_repeated_to_the_models_length(tmp_path: Path) -> None
 )
 def test_which_input_takes_the_files_has_to_be_said(tmp_path: Path, model: InputTypes) -> None:
     write_picture(tmp_path / "a.png", 1)
-    with pytest.raises(InputError, match="which input takes them is not said; describe it with --input"):
+    with pytest.raises(InputError, match="which input takes them is not said; convert the model with --input"):
         read_calibration(tmp_path, model, {"x": (1, 8, 8, 3), "y": (1, 80)})
+
+
+def test_an_empty_folder_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing")
+    for model in (PICTURE, types(x=(1, 8, 8, 3))):
+        with pytest.raises(InputError, match="has no pictures or sounds"):
+            read_calibration(tmp_path, model, {"x": (1, 8, 8, 3)})
 
 
 def test_files_of_the_other_kind_do_not_count(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from midstream.engines.paced import PacedSession, paced
+from midstream.engines.paced import Pace, PacedSession
 from midstream.tensors import Tensor, Tensors
 
 WORK_S = 0.01
@@ -38,7 +38,7 @@ def size(width: int) -> dict[str, Tensor]:
 
 
 def test_a_run_takes_the_stretched_time() -> None:
-    session = PacedSession(Counting(), slowdown=5.0)
+    session = PacedSession(Counting(), Pace(5.0))
     session.run(size(1))
     start = time.perf_counter()
     session.run(size(1))
@@ -47,7 +47,7 @@ def test_a_run_takes_the_stretched_time() -> None:
 
 def test_warm_runs_come_once_a_size_and_leave_no_state() -> None:
     inner = Counting()
-    session = PacedSession(inner, slowdown=2.0)
+    session = PacedSession(inner, Pace(2.0))
     assert session.run(size(1))["count"] == 1
     assert inner.runs == 3
     assert session.run(size(1))["count"] == 2
@@ -60,14 +60,19 @@ def test_warm_runs_come_once_a_size_and_leave_no_state() -> None:
 
 
 def test_state_is_not_lost_to_a_new_size() -> None:
-    session = PacedSession(Counting(), slowdown=2.0)
+    session = PacedSession(Counting(), Pace(2.0))
     session.run(size(1))
     assert session.run(size(2))["count"] == 2
 
 
-def test_no_slowdown_is_no_wrapper() -> None:
-    inner = Counting()
-    assert paced(inner, 1.0) is inner
-    session = paced(inner, 2.0)
+def test_the_pace_may_change() -> None:
+    inner, pace = Counting(), Pace()
+    session = PacedSession(inner, pace)
+    session.run(size(1))
+    assert inner.runs == 1
+    pace.slowdown = 5.0
+    start = time.perf_counter()
+    assert session.run(size(1))["count"] == 2
+    assert time.perf_counter() - start >= 5.0 * WORK_S
     session.close()
     assert inner.runs == -1

@@ -246,7 +246,8 @@ def soak(*options: str) -> dict[str, object]:
     ended = subprocess.run(command, capture_output=True, env=environment, check=False)
     assert ended.stdout, ended.stderr.decode()
     summary: dict[str, object] = json.loads(ended.stdout)
-    assert ended.returncode == (1 if summary["late"] else 0), ended.stderr.decode()
+    failed = summary["late"] or not summary["remote"]
+    assert ended.returncode == (1 if failed else 0), ended.stderr.decode()
     return summary
 
 
@@ -256,6 +257,13 @@ def test_every_fault_at_once() -> None:
     assert (summary["requests"], summary["wrong"], summary["hung"]) == (200, 0, 0)
     assert summary["remote"]
     assert summary["gateway_alive"]
+
+
+def test_by_the_clock_requests_go_the_same_ways_in_turns() -> None:
+    summary = soak("--minutes", "0.1", "--devices", "1")
+    assert (summary["wrong"], summary["hung"]) == (0, 0)
+    # Of those that are forced to the gateway, each is answered there, or here instead.
+    assert summary["remote"] or summary["local_fallback"]
 
 
 @pytest.mark.long

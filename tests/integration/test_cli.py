@@ -297,7 +297,7 @@ def test_decisions_of_a_run_are_replayed(
 ) -> None:
     start_gateway(broker)
     log = tmp_path / "log.jsonl"
-    options = ["--planner", planner, "--decisions", log, "--json"]
+    options = ["--planner", planner, "--decisions", log, "--priority", "critical", "--json"]
     ran = midstream("run", faces_path, "--broker", broker.url, "--input", assets / "pictures", *options)
     assert ran.returncode == 0, ran.stderr
     told = midstream("replay", log, "--json")

@@ -22,7 +22,7 @@ from midstream.errors import BundleError, PeerError
 from midstream.gateway import Gateway
 from midstream.tensors import Tensors
 
-from .conftest import WAIT_S, asking, device_with_gateway
+from .conftest import WAIT_S, asking, device_with_gateway, until
 
 Mosquitto = Callable[[Path, list[str]], AbstractContextManager[int]]
 ID = "gw-here"
@@ -142,3 +142,16 @@ def test_a_will_that_comes_late_does_not_make_a_gateway_vanish(broker: Broker, f
         announced: set[str] = set()
         while announced != {"presence", "load"}:
             announced.add(heard.get(timeout=WAIT_S).topic.split("/")[1])
+
+
+def test_two_gateways_of_one_name_are_told_and_one_that_comes_again_is_not(
+    broker: Broker, faces_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # With an account their connections have names of their own, and the broker keeps both.
+    url = broker.url.replace("mqtt://", "mqtt://somebody@")
+    for _ in range(2):
+        with serving(url, faces_path), device_with_gateway(Bundle.open(faces_path), broker.url):
+            pass
+    assert "calls itself" not in caplog.text
+    with serving(url, faces_path), serving(url, faces_path):
+        until(lambda: f"another gateway calls itself {ID} at this broker" in caplog.text, "the warning")

@@ -34,7 +34,7 @@ def test_a_reply_tells_of_the_downlink_only() -> None:
     ("payload_bytes", "ms"),
     [
         (34, 0.01),
-        (8191, 5.0),
+        (8191, 20.0),
         (0, 5.0),
         (-1, 5.0),
         (100_000, 0.0),
@@ -70,3 +70,36 @@ def test_whatever_is_measured_the_state_stays_usable(samples: list[tuple[int, fl
         estimate = estimate.after_transfer(payload_bytes, ms).after_echo(ms)
     assert 0 < estimate.uplink_kbps < math.inf
     assert 0 < estimate.rtt_ms < math.inf
+
+
+def test_a_fallen_or_recovered_link_is_known_within_two_samples() -> None:
+    estimate = LinkEstimate()
+    for _ in range(10):
+        estimate = estimate.after_transfer(100_000, 16.0)
+    once = estimate.after_transfer(100_000, 1600.0)
+    assert once.doubtful
+    assert once.uplink_kbps > 30_000
+    fallen = once.after_transfer(100_000, 1600.0)
+    assert fallen.uplink_kbps == pytest.approx(500)
+    assert not fallen.doubtful
+    recovered = fallen.after_transfer(100_000, 16.0).after_transfer(100_000, 16.0)
+    assert recovered.uplink_kbps == pytest.approx(50_000)
+
+
+def test_a_small_payload_tells_where_it_takes_longer_than_the_round_trip() -> None:
+    estimate = LinkEstimate().after_transfer(100_000, 16.0).after_echo(10.0)
+    assert estimate.after_transfer(2000, 9.0) == estimate
+    slow = estimate.after_transfer(2000, 32.0).after_transfer(2000, 32.0)
+    assert slow.uplink_kbps == pytest.approx(500)
+
+
+def test_small_payloads_that_were_quick_make_a_slow_one_an_exception() -> None:
+    estimate = LinkEstimate()
+    for _ in range(3):
+        estimate = estimate.after_transfer(100_000, 16.0).after_echo(10.0)
+    stalled = estimate.after_transfer(2000, 200.0)
+    assert stalled.doubtful
+    quick = stalled.after_transfer(2000, 1.0)
+    assert not quick.doubtful
+    assert quick.after_transfer(2000, 200.0).uplink_kbps > 10_000
+    assert stalled.after_transfer(2000, 200.0).uplink_kbps == pytest.approx(80)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import re
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -184,6 +186,25 @@ def test_a_name_without_a_role_may_do_nothing(tmp_path: Path) -> None:
             assert not device.subscribe(topic_filter)
         for topic in (topics.request_topic("g", "a"), topics.probe_topic("a"), "x"):
             assert not device.publish(topic)
+
+
+def test_a_removed_client_says_once_that_it_has_no_role(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "folder"
+    removed = SecureFolder.open(path, devices=["a"]).client("a")
+    with Broker(secure=SecureFolder.open(path, remove=["a"])) as broker:
+        address = parse_broker_url(broker.url, credentials=removed)
+        transport = MqttTransport(address, "a", on_message=lambda _: None, on_state=lambda _: None)
+        for topic_filter in rights("device", "a").subscribe:
+            transport.subscribe(topic_filter)
+        with caplog.at_level("WARNING", "midstream"), transport:
+            end = time.monotonic() + WAIT_S
+            while transport.last_error is None or not transport.connected:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            transport.publish("x", b"")
+            assert re.search(r"does not let this client subscribe.*was removed.*roles\.toml", transport.last_error)
+    (said,) = [record.message for record in caplog.records]
+    assert "subscribe" in said
 
 
 def test_a_shared_group_is_for_its_members(tmp_path: Path) -> None:

@@ -31,21 +31,21 @@ class Analysis:
     features: dict[str, float]
 
 
-def analyze(array: Tensor, kind: Kind, sample_rate: int | None = None) -> Analysis:
+def analyze(array: Tensor, kind: Kind, sample_rate: int | None = None, *, colour: Colour = "RGB") -> Analysis:
     """The feature vector and complexity score of one input.
 
-    - ``"image"``: uint8 or float, H×W, H×W×1, H×W×3 (RGB; `analyze_image` also takes BGR) or H×W×4, also channels
-      first, also with a batch of 1 in front; floats of 0…1 or of 0…255.
+    - ``"image"``: uint8 or float, H×W, H×W×1, H×W×3 or H×W×4, also channels first, also with a batch of 1 in front;
+      floats of 0…1 or of 0…255. ``colour`` is the order of the channels: "RGB", or "BGR" as OpenCV's cameras give.
     - ``"audio"``: int16 or float of -1…1, mono or with channels on the shorter axis; needs ``sample_rate``
-      in Hz, which the other kinds do not look at.
+      in Hz, which the other kinds do not look at, as they do not at ``colour``.
     - ``"tensor"``: real numbers of any shape.
 
-    Raises InputError where the array is empty, has NaN or infinite elements, or a dtype or shape that is not
+    Raises InputError where the array is empty, has NaN or infinite elements, or a dtype, shape or order that is not
     listed.
     """
     checked = checked_array(array, kind)
     if kind == "image":
-        return analyze_image(checked)
+        return analyze_image(checked, colour)
     if kind == "audio":
         features = audio_features(checked, sample_rate)
         return Analysis(kind, audio_score(features), features)

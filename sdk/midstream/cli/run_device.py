@@ -33,6 +33,14 @@ if TYPE_CHECKING:
 _BROKER_WAIT_S = 3.0
 
 
+class PriorityChoice(StrEnum):
+    """Which requests go first."""
+
+    critical = "critical"
+    normal = "normal"
+    bulk = "bulk"
+
+
 class PlannerChoice(StrEnum):
     """Who decides, `midstream.partitioning.replay.PlannerName` for the command line."""
 
@@ -62,6 +70,7 @@ def run(
     tariff: TariffOption = None,
     emulate: Annotated[str | None, typer.Option(help="Slow this machine down to a board's profile.")] = None,
     accelerator: AcceleratorOption = AcceleratorName.cpu,
+    priority: Annotated[PriorityChoice, typer.Option(help="Which requests go first.")] = PriorityChoice.normal,
     planner: Annotated[PlannerChoice, typer.Option(help="Who decides; bandit: µLinUCB.")] = PlannerChoice.adaptive,
     decisions: Annotated[Path | None, typer.Option(help="File for a log of decisions; see midstream replay.")] = None,
     save: Annotated[Path | None, typer.Option(help="Folder for the outputs, one .npz file for each input.")] = None,
@@ -90,6 +99,7 @@ def run(
         credentials=credentials,
         state_dir=state,
         planner=planner.value,
+        priority=priority.value,
         decisions=decisions,
     )
     device.check_plan(cut, codec)

@@ -218,6 +218,19 @@ def refused(address: BrokerAddress, code: int, reason: str) -> Refusal:
     return Refusal(f"{who} refuses the connection: {reason.lower()}", code in (_BAD_CLIENT_ID, _BANNED))
 
 
+def denied(address: BrokerAddress, topic_filter: str, code: int) -> str | None:
+    """What it means that a broker, which has accepted the client, does not let it subscribe; None for other codes."""
+    if code != _NOT_AUTHORISED:
+        return None
+    what = f"the broker at {address} does not let this client subscribe to {topic_filter}"
+    if address.credentials is not None and address.credentials.certificate is not None:
+        return (
+            f"{what}: the role of {address.credentials.folder} was removed, or is another; look into the broker's "
+            "roles.toml, and restart the broker"
+        )
+    return f"{what}: allow its account what docs/security.md lists"
+
+
 def silent(address: BrokerAddress) -> Refusal:
     """What it means that a connection was closed without an answer to CONNECT that MQTT 5 knows."""
     if address.tls:

@@ -62,14 +62,16 @@ class LoadThrottle:
     def due_s(self, report: LoadReport) -> float:
         """When this may be published: what is news after 100 ms, a small change after 1 s, and else after 30 s.
 
-        News is a wait that differs by 1 ms and a tenth, a load by a quarter, memory by a tenth, or another run.
+        News is a wait that differs by 1 ms and a tenth, a load by a quarter, memory by a tenth, or another run. The
+        way to the broker, which always varies, is told along with the rest.
         """
         last = self.published
         if last is None or last.run != report.run:
             return self.at_s
         if _is_news(last, report):
             return self.at_s + _NEWS_S
-        return self.at_s + (_AGAIN_S if replace(report, sequence=last.sequence) == last else _CHANGE_S)
+        same = replace(report, sequence=last.sequence, uplink_kbps=last.uplink_kbps, rtt_ms=last.rtt_ms) == last
+        return self.at_s + (_AGAIN_S if same else _CHANGE_S)
 
     def after(self, report: LoadReport, now_s: float) -> LoadThrottle:
         """Once this was published."""

@@ -38,7 +38,7 @@ _FIRST_QUIET_S = 1.0
 _QUIET_GAPS = 4.0
 _SMOOTHING = 0.2
 # With more losses than these an acknowledgement by the broker says little, and a small message goes without one.
-_LOSSY = 0.005
+LOSSY = 0.005
 _SMALL_BYTES = 64 << 10
 
 
@@ -133,7 +133,7 @@ class Mail:
     def qos(self, peer: str, size_bytes: int) -> int:
         """The quality of service for a message of this size: without acknowledgement where that would say little."""
         with self._changed:
-            return 0 if size_bytes <= _SMALL_BYTES and self._loss(peer) > _LOSSY else 1
+            return 0 if size_bytes <= _SMALL_BYTES and self._loss(peer) > LOSSY else 1
 
     def loss(self, peer: str) -> float:
         """The share of chunks, 0 to 1, that the link with this peer has lost lately, the worse way."""

@@ -13,20 +13,25 @@ _MEMORY_CHUNKS = 200.0
 _NOTICE_MS = 100.0
 _NOTICE_CHUNKS = 8.0
 _WORST = 0.99
+_COME_ALREADY = 20.0
+_LATE_ONLY = 1.0
 _NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class LossEstimate:
-    """The share of chunks that a link has lost lately: an average whose weights fall with the chunks sent since."""
+    """The share of chunks that a link has lost lately: an average whose weights fall with the chunks sent since.
+
+    It begins as if some had come already, and a single loss is none yet: that may have been late only.
+    """
 
     lost: float = 0.0
-    sent: float = 0.0
+    sent: float = _COME_ALREADY
 
     @property
     def share(self) -> float:
-        """Of those sent, how many were lost: 0 to 1, and 0 where nothing is known."""
-        return self.lost / self.sent if self.sent else 0.0
+        """Of those sent, how many were lost: 0 to 1, and 0 where that is one or none."""
+        return self.lost / self.sent if self.lost > _LATE_ONLY else 0.0
 
     def after(self, received: int, sent: int) -> LossEstimate:
         """What is known once of ``sent`` further chunks ``received`` have come; weights fall by e over 200 chunks."""

@@ -24,13 +24,15 @@ from midstream.errors import MidstreamError
 
 # A request that the gateway cannot read is sent no more often than this: the link may have damaged it, or we.
 _MOST_REFUSALS = 3
+# An answer that comes sooner after another attempt than this share of what one is expected to take is an earlier one's.
+_SOON = 0.7
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
     """What is known of the way to a gateway: round trip, queue and the request's work there, ms; the uplink, kbit/s.
 
-    ``takes_parity`` says that the gateway can use parity chunks.
+    ``takes_parity`` says that the gateway can use parity chunks; ``reply_ms`` is what the reply takes on the downlink.
     """
 
     round_trip_ms: float
@@ -38,11 +40,12 @@ class Expected:
     work_ms: float
     uplink_kbps: float
     takes_parity: bool = False
+    reply_ms: float = 0.0
 
     def answer_s(self, size_bytes: int) -> float:
         """When the answer to so many bytes should be there."""
         transfer_ms = size_bytes * 8 / self.uplink_kbps if self.uplink_kbps > 0 else 0.0
-        return (self.round_trip_ms + self.queue_ms + self.work_ms + transfer_ms) / 1e3
+        return (self.round_trip_ms + self.queue_ms + self.work_ms + transfer_ms + self.reply_ms) / 1e3
 
 
 @dataclass
@@ -370,7 +373,8 @@ class Sender:
         if attempts is None or transfer is None or transfer.chunks > 1:
             return
         busy_s = (reply.queue_ms + reply.compute_ms) / 1e3
-        if attempts.count > 1 and time.monotonic() - attempts.sent_s < busy_s:
+        soon_s = max(busy_s, _SOON * pending.expected.answer_s(transfer.size_bytes))
+        if attempts.count > 1 and time.monotonic() - attempts.sent_s < soon_s:
             return  # it answers an earlier attempt: nothing was lost, it was slow
         self._mail.observed(pending.destination.key, 1, attempts.count)
 

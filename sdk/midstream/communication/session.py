@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Final
 
 from midstream.communication import mqtt
-from midstream.communication.address import BrokerAddress, Refusal, refused, turned_away, unreachable
+from midstream.communication.address import BrokerAddress, Refusal, denied, refused, turned_away, unreachable
 from midstream.communication.outbox import Item, Publish, Subscribe, Unsubscribe
 from midstream.communication.streams import Stream, open_stream
 
@@ -40,7 +40,8 @@ _FCNTL, _TERMIOS = (import_module(name) if find_spec(name) else None for name in
 class Session:
     """One connection. ``receive`` is called, by `read`, for every message.
 
-    ``accepted`` is set by the broker's CONNACK, ``refusal`` where it, or the network, ended the connection.
+    ``accepted`` is set by the broker's CONNACK, ``refusal`` where it, or the network, ended the connection, ``denied``
+    where the client has too few rights on it.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Session:
     ) -> None:
         self.accepted = False
         self.refusal: Refusal | None = None
+        self.denied: str | None = None
         self.packet_limit = mqtt.MAX_PACKET_BYTES
         self.shares_subscriptions = True
         self._address = address
@@ -308,16 +310,25 @@ class Session:
         self._unacked_bytes -= len(message.payload)
         if reason >= _FAILED:
             name = mqtt.reason_name(reason)
-            logger.warning("the broker at %s refused a message to %s: %s", self._address, message.topic, name)
+            # Of a client without rights one line has said it.
+            level = logging.WARNING if self.denied is None else logging.INFO
+            logger.log(level, "the broker at %s refused a message to %s: %s", self._address, message.topic, name)
         elif message.on_ack is not None:
             self._acks.append((message.on_ack, (time.perf_counter() - message.sent_s) * 1000))
 
     def _subscribed(self, packet_id: int, reasons: bytes) -> None:
         topic_filter = self._asked.pop(packet_id, "?")
         for reason in reasons:
-            if reason >= _FAILED:
+            if reason < _FAILED:
+                continue
+            why = denied(self._address, topic_filter, reason)
+            if why is None:
                 name = mqtt.reason_name(reason)
                 logger.warning("the broker at %s refused to subscribe to %s: %s", self._address, topic_filter, name)
+            else:
+                # Who lacks one right mostly lacks the others as well.
+                logger.log(logging.WARNING if self.denied is None else logging.INFO, "%s", why)
+                self.denied = self.denied or why
 
 
 def _unsent_bytes(fileno: int) -> int:

@@ -440,6 +440,9 @@ class MqttTransport:
 
     def _read(self, session: Session) -> None:
         session.read()
+        if session.denied is not None:
+            with self._changed:
+                self._last_error = session.denied
         for on_ack, ms in session.take_acks():
             self._call(on_ack, ms)
 

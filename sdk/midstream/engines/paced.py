@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from midstream.engines.base import Session
 from midstream.tensors import Tensor, Tensors
@@ -12,26 +13,35 @@ from midstream.tensors import Tensor, Tensors
 _WARM_RUNS = 2
 
 
-class PacedSession:
-    """Another session, each run stretched to ``slowdown`` times what it took.
+@dataclass(slots=True)
+class Pace:
+    """To how many times what they take runs are stretched; may change while they run."""
 
-    Before the first run at a size come two that are not stretched and do not count; state is as if they had not been.
+    slowdown: float = 1.0
+
+
+class PacedSession:
+    """Another session, each run stretched as the pace says; at 1 or less it is as it is.
+
+    Before the first stretched run at a size come two that are not and do not count; state is as if they had not been.
     """
 
-    def __init__(self, session: Session, slowdown: float) -> None:
+    def __init__(self, session: Session, pace: Pace) -> None:
         self._session = session
-        self._slowdown = slowdown
+        self._pace = pace
         self._fresh = True
         self._sizes: set[tuple[tuple[int, ...], ...]] = set()
 
     def run(self, inputs: Mapping[str, Tensor]) -> Tensors:
         """Run, then wait."""
-        if self._fresh:
+        slowdown = self._pace.slowdown
+        if self._fresh and slowdown > 1.0:
             self._warm_up(inputs)
         start = time.perf_counter()
         outputs = self._session.run(inputs)
         self._fresh = False
-        time.sleep((time.perf_counter() - start) * (self._slowdown - 1.0))
+        if slowdown > 1.0:
+            time.sleep((time.perf_counter() - start) * (slowdown - 1.0))
         return outputs
 
     def reset(self) -> None:
@@ -51,8 +61,3 @@ class PacedSession:
         for _ in range(_WARM_RUNS):
             self._session.run(inputs)
             self._session.reset()
-
-
-def paced(session: Session, slowdown: float) -> Session:
-    """The session itself at a slowdown of 1 or less, else a paced one."""
-    return session if slowdown <= 1.0 else PacedSession(session, slowdown)

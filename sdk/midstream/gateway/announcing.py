@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 
 from midstream.communication import topics
 from midstream.communication.lanes import Lanes
-from midstream.communication.load import LOAD_EXPIRY_S, LoadReport, LoadThrottle, encode_load, rounded
+from midstream.communication.load import (
+    LOAD_EXPIRY_S,
+    LoadReport,
+    LoadThrottle,
+    decode_load,
+    encode_load,
+    rounded,
+)
 from midstream.communication.presence import Presence, encode_within
 from midstream.errors import PeerError, WireError
 from midstream.gateway.metering import LinkMeter
 from midstream.gateway.work import Load
 from midstream.sensing import free_memory_bytes
+
+_log = logging.getLogger("midstream.gateway")
 
 
 class Announcer:
@@ -24,7 +34,23 @@ class Announcer:
         self._presence: Presence | None = None
         self._run = uuid.uuid4().hex
         self._sequence = 0
+        self._has_twin = False
         self._throttle = LoadThrottle()
+
+    def heard(self, payload: bytes) -> None:
+        """Somebody has published a load report under this gateway's name; say so, once, where it was another."""
+        try:
+            report = decode_load(payload)
+        except WireError:
+            return
+        if report is None or report.run == self._run or self._has_twin:
+            return
+        self._has_twin = True
+        _log.warning(
+            "another gateway calls itself %s at this broker, and each of them runs every request; give one of them "
+            "another name (--id), or credentials of its own",
+            self._gateway_id,
+        )
 
     def forget(self) -> None:
         """The broker keeps it no longer: the next presence and load are news."""

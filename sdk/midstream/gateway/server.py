@@ -222,6 +222,9 @@ class Gateway:
             self._announcer.load(load, time.monotonic(), always=always)
 
     def _on_message(self, message: Message) -> None:
+        # What the broker has kept may be this gateway's own, from before it was started again.
+        if message.topic == topics.load_topic(self.gateway_id) and not message.retained:
+            self._announcer.heard(message.payload)
         if message.topic == self._presence_topic and not message.payload:
             # The will of a connection before this one, which the broker has missed only now.
             with self._announcing:

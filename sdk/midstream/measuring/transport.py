@@ -21,8 +21,8 @@ from midstream.communication.address import parse_broker_url
 from midstream.communication.chunks import CHUNK_BYTES, Reassembler, split
 from midstream.communication.codecs import decode, encode
 from midstream.communication.transport import Message, MqttTransport
-from midstream.communication.wire import Limits, Reply, Request, decode_reply, encode_request
-from midstream.errors import PeerError, WireError
+from midstream.communication.wire import Limits, Reply, Request, Status, decode_reply, encode_request
+from midstream.errors import InputError, PeerError, WireError
 from midstream.measuring.echo import MAX_BYTES
 from midstream.tensors import Tensor, TensorSpec
 
@@ -59,7 +59,10 @@ class Pair:
         self._reply: Reply | None = None
 
     def there_and_back(self, value: Tensor, wait_s: float = _WAIT_S) -> dict[str, float]:
-        """One round trip of a tensor of float32: the milliseconds of each step. Raises PeerError without an answer."""
+        """One round trip of a tensor of float32: the milliseconds of each step.
+
+        Raises PeerError without an answer, InputError where a gateway answers instead of the other process.
+        """
         marks = [time.perf_counter()]
         request = Request(
             uuid.uuid4().bytes, bytes(32), "", "raw", int(wait_s * 1e3), 0.0, (), encode("raw", {"x": value}, {})
@@ -79,8 +82,16 @@ class Pair:
                     time.sleep(0.001)
         marks.append(time.perf_counter())
         if self._reply is None:
-            why = self._transport.last_error or "what was sent did not come back in time"
+            why = self._transport.last_error or (
+                "what was sent did not come back in time; where the broker has accounts, the other process needs a "
+                "gateway's (--peer-credentials)"
+            )
             raise PeerError(f"the transport cannot be measured: {why}")
+        if self._reply.status is not Status.OK:
+            raise InputError(
+                f"the transport cannot be measured: gateway {self._peer_id} answers by itself on this broker; stop it, "
+                "or give the credentials of another gateway (--peer-credentials)"
+            )
         spec = TensorSpec("x", value.dtype, value.shape)
         (back,) = decode("raw", self._reply.tensors, [spec], {}, MAX_BYTES).values()
         marks.append(time.perf_counter())

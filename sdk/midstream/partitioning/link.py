@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-# Below this the round trip and the system's buffers decide how long a transfer takes, not the bandwidth.
+# Below this the round trip and the system's buffers decide how long a transfer takes, not the bandwidth; unless it
+# takes so much longer that neither can be why.
 TELLING_BYTES = 8192
+TELLING_MS = 5.0
 # A sample this many times above or below the average counts as this many times.
 MAX_JUMP = 8.0
+# Where the middle one of the last three samples is this many times above or below the average, the link is another.
+CHANGED = 2.0
 # Outside of these a clock or a caller is wrong: no link is slower or faster.
 PLAUSIBLE_KBPS = (0.01, 1e9)
 PLAUSIBLE_RTT_MS = (1e-3, 1e7)
@@ -36,7 +40,9 @@ class LinkState:
 class LinkEstimate:
     """A running estimate of a link; each sample gives a new one.
 
-    A plain mean at first, then an exponentially weighted one: the n-th sample weighs max(1/n, 0.3). What the
+    A plain mean at first, then an exponentially weighted one: the n-th sample weighs max(1/n, 0.3). Where the middle
+    one of the last three says that the bandwidth has changed to less than half or more than twice, it takes the
+    average's place: a link falls from 50 Mbit/s to 0.5 within two samples, and one alone never shows that. What the
     estimate starts with is an assumption and is forgotten with the first sample of its kind. Spreads are averages of
     how far the samples were off, as TCP's of the round trip (Jacobson, "Congestion Avoidance and Control", 1988): of
     round trips in ms, of transfers in shares of the time that was expected.
@@ -50,25 +56,46 @@ class LinkEstimate:
     echoes: int = 0
     uplink_off: float = 0.0
     rtt_off_ms: float = 0.0
+    last_up_kbps: tuple[float, ...] = ()
+    last_down_kbps: tuple[float, ...] = ()
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the last transfer up disagrees so much that another one should be looked at soon."""
+        return bool(self.last_up_kbps) and _differ(self.last_up_kbps[-1], self.uplink_kbps)
 
     def after_transfer(self, payload_bytes: int, ms: float, *, down: bool = False) -> LinkEstimate:
         """After a payload took ``ms``, without the round trip and the peer's own time; ``down`` for a reply.
 
-        Payloads under 8 KiB say nothing about bandwidth, and times that no link can take nothing at all.
+        Payloads under 8 KiB say something only where they take longer than the round trip, and 5 ms: then the link is
+        slow. Where they do not, a sample before that says that it is was an exception, and is forgotten. Times that no
+        link can take say nothing at all.
         """
-        if payload_bytes < TELLING_BYTES or not ms > 0:
+        if payload_bytes <= 0 or not ms > 0:
             return self
+        if payload_bytes < TELLING_BYTES and ms <= max(self.rtt_ms, TELLING_MS):
+            return self if down else self._at_least(payload_bytes * 8 / (ms + self.rtt_ms))
         kbps = payload_bytes * 8 / ms
         if not PLAUSIBLE_KBPS[0] <= kbps <= PLAUSIBLE_KBPS[1]:
             return self
         if down:
-            average = _blend(self.downlink_kbps, kbps, self.downlink_samples)
-            return replace(self, downlink_kbps=average, downlink_samples=self.downlink_samples + 1)
-        average = _blend(self.uplink_kbps, kbps, self.uplink_samples)
+            average, last = _followed(self.downlink_kbps, kbps, self.downlink_samples, self.last_down_kbps)
+            samples = self.downlink_samples + 1
+            return replace(self, downlink_kbps=average, downlink_samples=samples, last_down_kbps=last)
+        average, last = _followed(self.uplink_kbps, kbps, self.uplink_samples, self.last_up_kbps)
         off = self.uplink_off
         if self.uplink_samples:
             off = _blended(off, min(abs(self.uplink_kbps / kbps - 1.0), MAX_JUMP), self.uplink_samples)
-        return replace(self, uplink_kbps=average, uplink_samples=self.uplink_samples + 1, uplink_off=off)
+        samples = self.uplink_samples + 1
+        return replace(self, uplink_kbps=average, uplink_samples=samples, uplink_off=off, last_up_kbps=last)
+
+    def _at_least(self, kbps: float) -> LinkEstimate:
+        """Without the samples that a link as fast as this cannot have given."""
+        if not any(sample < kbps < self.uplink_kbps for sample in self.last_up_kbps):
+            return self
+        return replace(
+            self, last_up_kbps=tuple(self.uplink_kbps if sample < kbps else sample for sample in self.last_up_kbps)
+        )
 
     def after_echo(self, rtt_ms: float) -> LinkEstimate:
         """After a small message came back in ``rtt_ms``; times that no link can take are ignored."""
@@ -89,6 +116,17 @@ class LinkEstimate:
             DEVIATION * self.uplink_off,
             DEVIATION * self.rtt_off_ms,
         )
+
+
+def _followed(average: float, sample: float, samples: int, last: tuple[float, ...]) -> tuple[float, tuple[float, ...]]:
+    """The average with one sample more, and the last two samples."""
+    three = sorted((*last, sample))
+    changed = len(three) > 2 and _differ(three[1], average)
+    return three[1] if changed else _blend(average, sample, samples), (*last, sample)[-2:]
+
+
+def _differ(kbps: float, average: float) -> bool:
+    return not average / CHANGED <= kbps <= average * CHANGED
 
 
 def _blend(average: float, sample: float, samples: int) -> float:

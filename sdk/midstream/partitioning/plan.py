@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from midstream.partitioning.state import SystemState
+
 DEVICE = "device"
 GATEWAY = "gateway"
 LOCAL_CODEC = "none"
@@ -47,8 +49,16 @@ class Explained(Protocol):
     """A decision that can be asked for more than what follows from it at once."""
 
     @property
+    def state(self) -> SystemState:
+        """The state that it was made in."""
+
+    @property
     def row(self) -> int:
         """Which of the candidates it took."""
+
+    @property
+    def reply_bytes(self) -> int:
+        """What is expected to come back from elsewhere."""
 
     @property
     def explores(self) -> bool:

@@ -69,6 +69,12 @@ class Reasons:
         return self.chosen.row
 
     @property
+    def reply_bytes(self) -> int:
+        """What is expected to come back from elsewhere: the input's own size where that is known."""
+        known = self.table.candidates[self.row].reply_bytes
+        return known if self.inputs.reply_bytes is None or not known else round(self.inputs.reply_bytes)
+
+    @property
     def explores(self) -> bool:
         """Whether it was taken to be measured, though another was predicted better."""
         return self.chosen.because == "explores"
