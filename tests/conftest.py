@@ -20,6 +20,17 @@ from midstream_converters.convert import convert
 from midstream_converters.opening import Options
 
 ROOT = Path(__file__).resolve().parent.parent
+# Beside other tests these would meet deadlines and rates that are not theirs.
+REALTIME = ("integration", "communication", "gateway", "examples", "measuring", "sensing")
+REALTIME_FILES = ("test_link.py", "test_faulty_link.py", "test_stream.py", "test_broker.py", "test_background_file.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what goes by the clock, by its folder or file."""
+    for item in items:
+        place = item.path.relative_to(ROOT / "tests")
+        if place.parts[0] in REALTIME or place.name in REALTIME_FILES:
+            item.add_marker("realtime")
 
 
 @pytest.fixture(scope="session", autouse=True)
