@@ -59,17 +59,20 @@ def main() -> None:
         logged = Deciding("adaptive", ALL, "", decisions.power, Path(folder) / "log")
         runs: list[Callable[[], object]] = [
             *(partial(decided, decisions, states, objective, Exploration()) for objective in (*OBJECTIVES, ALL)),
+            partial(decided, decisions, states, Objective("throughput"), Exploration(), Inputs(turn=0.3)),
             partial(with_log, logged, decisions, states, Exploration()),
             partial(chosen, chooser, decisions, states),
             partial(taught, learner, decisions, states),
             one_by_one(options, states[:FEW]),
         ]
         series = means_us(runs, [STATES] * (len(runs) - 1) + [FEW])
-    plain, log, bandits = series[: len(OBJECTIVES) + 1], series[-4], series[-3:]
+    plain, turns, log, bandits = series[: len(OBJECTIVES) + 1], series[-5], series[-4], series[-3:]
     rows = [
         (named(objective), f"{fmean(took):.1f}", f"{min(took):.1f}", verdict(fmean(took) <= ASKED_US))
         for objective, took in zip((*OBJECTIVES, ALL), plain, strict=True)
     ]
+    met = verdict(fmean(turns) <= ASKED_US)
+    rows.insert(-1, ("throughput, by turns", f"{fmean(turns):.1f}", f"{min(turns):.1f}", met))
     ours_us = fmean(plain[-1])
     others = [
         (
@@ -129,10 +132,16 @@ def candidates(rng: random.Random) -> list[Candidate]:
     return options
 
 
-def decided(decisions: Table, states: Sequence[SystemState], objective: Objective, exploration: Exploration) -> None:
+def decided(
+    decisions: Table,
+    states: Sequence[SystemState],
+    objective: Objective,
+    exploration: Exploration,
+    inputs: Inputs = MEAN,
+) -> None:
     standing = 0
     for state in states:
-        standing = decide_from(decisions, state, objective, MEAN, standing, exploration).reasons.row
+        standing = decide_from(decisions, state, objective, inputs, standing, exploration).reasons.row
 
 
 def with_log(deciding: Deciding, decisions: Table, states: Sequence[SystemState], exploration: Exploration) -> None:

@@ -203,15 +203,16 @@ class Columns:
             others = np.maximum(others, self._far.period_ms(state, self.payloads(inputs)))
         return np.asarray(device), np.asarray(onward * others)
 
-    def mixed_period_ms(self, local_ms: float, state: SystemState, inputs: Inputs) -> tuple[Numbers, Numbers]:
+    def mixed_period_ms(self, local: int, state: SystemState, inputs: Inputs) -> tuple[Numbers, Numbers]:
         """The same where the device answers other inputs by itself while one is under way, and the share of those.
 
         Of a candidate that takes d of the device and whose slowest other stage takes m, x = min(1/m, 1/d) inputs a
-        millisecond go its way, and y = (1 − x · d) / ``local_ms`` are answered here: the period is 1 / (x + y).
+        millisecond go its way, and y = (1 − x · d) / L are answered here, where L is what the one at the place
+        ``local`` takes: the period is 1 / (x + y).
         """
         device, others = self._stages_ms(state, inputs)
         sent = 1.0 / np.maximum(np.maximum(device, others), 1e-9)
-        here = np.maximum(0.0, 1.0 - sent * device) / local_ms
+        here = np.maximum(0.0, 1.0 - sent * device) / max(float(device[local]), float(others[local]))
         return 1.0 / (sent + here), here / (sent + here)
 
     def cost(self, tariff: Tariff, state: SystemState, inputs: Inputs) -> Numbers:

@@ -149,34 +149,26 @@ class Table:
 
     def valued(self, columns: Columns, state: SystemState, objective: Objective, inputs: Inputs) -> Valued:
         """What some of the candidates are decided by."""
+        local = self._mixed_with(columns, state, objective, inputs)
+        if local is not None and inputs.turn is not None:
+            latency, latest = columns.times_ms(state, objective, inputs)
+            if objective.deadline_ms is None or latest[local] <= objective.deadline_ms:
+                mix = _Mix(local, inputs.turn, *columns.mixed_period_ms(local, state, inputs))
+                ranked = mix.period_ms
+                if self._others_wait(state):
+                    ranked = ranked + (1.0 - mix.share_here) * columns.congestion_ms(state, inputs)
+                return Valued(mix.period_ms, ranked, latency, latest, mix)
         value, latency, latest = columns.value(objective, state, inputs)
-        mix = self._mix(columns, value, latest, state, objective, inputs)
-        if mix is not None:
-            ranked = mix.period_ms
-            if self._others_wait(state):
-                ranked = ranked + (1.0 - mix.share_here) * columns.congestion_ms(state, inputs)
-            return Valued(mix.period_ms, ranked, latency, latest, mix)
         return Valued(value, self._ranked(columns, value, state, objective, inputs), latency, latest, None)
 
-    def _mix(
-        self,
-        columns: Columns,
-        period: Numbers,
-        latest: Numbers,
-        state: SystemState,
-        objective: Objective,
-        inputs: Inputs,
-    ) -> _Mix | None:
-        """What it gives to answer some inputs here while others are sent, where that is wanted and allowed."""
+    def _mixed_with(self, columns: Columns, state: SystemState, objective: Objective, inputs: Inputs) -> int | None:
+        """The place of what answers some inputs here while others are sent, where that is wanted and allowed."""
         if objective.kind != "throughput" or inputs.turn is None or not state.link_is_up:
             return None
-        local = columns.place(self._local)
-        if local is None or (objective.deadline_ms is not None and latest[local] > objective.deadline_ms):
+        local, energy_mj = columns.place(self._local), objective.energy_budget_mj
+        if local is not None and energy_mj is not None and columns.energy_mj(state, inputs)[local] > energy_mj:
             return None
-        energy = objective.energy_budget_mj
-        if energy is not None and columns.energy_mj(state, inputs)[local] > energy:
-            return None
-        return _Mix(local, inputs.turn, *columns.mixed_period_ms(float(period[local]), state, inputs))
+        return local
 
     def _ranked(
         self, columns: Columns, value: Numbers, state: SystemState, objective: Objective, inputs: Inputs
