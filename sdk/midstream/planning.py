@@ -60,7 +60,7 @@ LOCAL_CUT = "local"
 # What takes less says more about the clock than about the machine.
 _TELLING_MS = 0.05
 _NONE = Factors()
-# What differs by less than this share, and of times by less than this, is no reason to decide again.
+# What is worse by less than this share, and of times by less than this, is no reason to decide again.
 _NEWS_SHARE, _NEWS_MS = 0.1, 1.0
 _LEAST_MJ = 1e-9
 # Of so many sets of gateways the candidates, and what decisions have come to, are kept.
@@ -285,7 +285,7 @@ class Planning:
         ``elapsed_ms`` of the deadline are over, and the head's share of the energy budget is drawn. What another plan
         predicts is what is left. A plan behind an early exit, one of several gateways, one that is tried to be
         measured, one of the bandit's, and for throughput, where the head counts as the device's time still, stay. So
-        does every plan whose payload, link and wait are much as it was made for.
+        does every plan whose payload, link and wait are hardly worse than it was made for.
         """
         left_ms = None if objective.deadline_ms is None else objective.deadline_ms - elapsed_ms
         if plan.exit is not None or plan.others != (GATEWAY,) or plan.reasons.explores:
@@ -295,7 +295,7 @@ class Planning:
         if not self._deciding.again:
             return plan
         state = self._corrected(state, route.first)
-        if not _is_news(plan, state, payload_bytes):
+        if not _is_worse(plan, state, payload_bytes):
             return plan
         known = self._options((*route.gateways[:1], *route.further))
         row = known.rows.get(_option(plan))
@@ -616,24 +616,27 @@ class Planning:
         self._sizes.restore(learned.sizes)
 
 
-def _is_news(plan: Plan, state: SystemState, payload_bytes: int) -> bool:
-    """Whether the payload, the link or the wait at the plan's gateway is another than it was made for."""
+def _is_worse(plan: Plan, state: SystemState, payload_bytes: int) -> bool:
+    """Whether the payload, the link or the wait at the plan's gateway is worse than the plan was made for.
+
+    What is better speaks for the plan that has begun.
+    """
     before = plan.reasons.state
     link, then = state.link, before.link
     if link is None or then is None:
         return True
     wait_ms, wait_then_ms = (each.gateway_waits_ms.get(plan.cut, each.gateway_wait_ms) for each in (state, before))
     return (
-        _differs(payload_bytes, plan.payload_bytes)
-        or _differs(link.uplink_kbps, then.uplink_kbps)
-        or _differs(link.downlink_kbps, then.downlink_kbps)
-        or _differs(link.rtt_ms, then.rtt_ms, _NEWS_MS)
-        or _differs(wait_ms, wait_then_ms, _NEWS_MS)
+        _is_more(payload_bytes, plan.payload_bytes)
+        or _is_more(then.uplink_kbps, link.uplink_kbps)
+        or _is_more(then.downlink_kbps, link.downlink_kbps)
+        or _is_more(link.rtt_ms, then.rtt_ms, _NEWS_MS)
+        or _is_more(wait_ms, wait_then_ms, _NEWS_MS)
     )
 
 
-def _differs(now: float, then: float, least: float = 0.0) -> bool:
-    return abs(now - then) > max(least, _NEWS_SHARE * then)
+def _is_more(one: float, other: float, least: float = 0.0) -> bool:
+    return one - other > max(least, _NEWS_SHARE * other)
 
 
 def _option(option: Candidate | Plan) -> Option:
