@@ -41,6 +41,7 @@ _CHUNK_MS = 100.0
 _SMALLEST_CHUNK_BYTES = 8 << 10
 _CHUNKS_IN_FLIGHT = 2
 _LOST = "the connection to the broker was lost"
+_CLOSING = "the device is closing"
 PROBE_EVERY_S = 1.0
 # What a request has at most beside its tensors' data, where it is small.
 _HEADERS_BYTES = 4 << 10
@@ -108,10 +109,11 @@ class Exchange:
             self._lock.wait_for(lambda: bool(self._gateways.serving()), wait_s)
 
     def close(self) -> None:
-        """Disconnect; whoever still waits is told."""
+        """Disconnect; whoever still waits is told, and who asks meanwhile."""
+        self._sender.fail(_CLOSING)
         self._transport.close()
         self._mail.close()
-        self._sender.fail("the device is closing")
+        self._sender.fail(_CLOSING)
 
     def wait_connected(self, wait_s: float) -> bool:
         """Wait until the broker is reached, or refuses for good; returns whether it is."""
