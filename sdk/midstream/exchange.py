@@ -21,6 +21,7 @@ from midstream.communication.directory import WHOLE_KEY, is_announcement
 from midstream.communication.fec import FEC_LIBRARY
 from midstream.communication.framing import WIRE_VERSION
 from midstream.communication.lanes import Lanes
+from midstream.communication.load import LoadReport
 from midstream.communication.mail import LOSSY, Mail
 from midstream.communication.packs import MAX_PACK_BYTES, decode_pack, request_id_of
 from midstream.communication.presence import Presence
@@ -170,14 +171,12 @@ class Exchange:
 
     def queue(self, gateway_id: str) -> int:
         """How many requests wait at this gateway, by its last load report; 0 without one."""
-        with self._lock:
-            report = self._gateways.loads.get(gateway_id)
+        report = self._report(gateway_id)
         return 0 if report is None else report.queue_length
 
     def tier(self, gateway_id: str) -> Tier:
         """This gateway as one that a stage can be given to: its own way to the broker, and how busy it is."""
-        with self._lock:
-            report = self._gateways.loads.get(gateway_id)
+        report = self._report(gateway_id)
         if report is None:
             return Tier(_NEAR)
         kbps = _NEAR.uplink_kbps if report.uplink_kbps is None else report.uplink_kbps
@@ -186,16 +185,18 @@ class Exchange:
 
     def wait_ms(self, gateway_id: str) -> float:
         """What a request that came now would wait at this gateway, by its last load report; 0 without one."""
-        with self._lock:
-            report = self._gateways.loads.get(gateway_id)
+        report = self._report(gateway_id)
         return 0.0 if report is None else report.wait_ms
 
     def waits_ms(self, gateway_id: str) -> dict[str | None, float]:
         """The same for single cuts of this bundle where it differs; None is the whole input."""
-        with self._lock:
-            report = self._gateways.loads.get(gateway_id)
+        report = self._report(gateway_id)
         waits = {} if report is None else report.waits_ms.get(self._digest.hex(), {})
         return {None if cut == WHOLE_KEY else cut: wait_ms for cut, wait_ms in waits.items()}
+
+    def _report(self, gateway_id: str) -> LoadReport | None:
+        with self._lock:
+            return self._gateways.loads.get(gateway_id)
 
     def absence(self) -> str:
         """Why there is no gateway to plan with, for a person."""
@@ -253,8 +254,8 @@ class Exchange:
         Unless it has to go ``directly``, a small one goes to the gateway's pool, and one whose gateway is lost to
         another under the same id, while there is one and there is time. With ``outputs``, wait for the partial
         replies of a plan of several stages, until they bring so many. ``reply_bytes`` are expected to come back: a
-        large reply on a slow downlink is not late. Nothing of it is left when this returns: what was
-        not sent yet is not sent any more, and who may still have it is told that nobody waits.
+        large reply on a slow downlink is not late. Nothing of it is left when this returns: what was not sent yet is
+        not sent any more, and who may still have it is told that nobody waits.
         """
         now = time.monotonic()
         self._probe_resting(now)
@@ -512,8 +513,7 @@ class Exchange:
         One that tells of the bandwidth is as good as a probe; one that disagrees with those before is held against one.
         """
         with self._lock:
-            link = self._link
-            link = link.after_transfer(size, max(ms - link.rtt_ms, 0.1 * ms))
+            link = self._link.after_acknowledged(size, ms)
             if link.uplink_samples == self._link.uplink_samples:
                 return
             if link.downlink_samples == 0:

@@ -190,6 +190,7 @@ class Planning:
         # Read once: the bundle reads its file each time.
         self._graph = bundle.graph
         self._memory = device_memory(bundle.manifest, self._graph)
+        self._fixed_reply = all(None not in spec.shape for spec in bundle.outputs)
         self._file: BackgroundFile | None = None
         if state_file is not None:
             self._restore(state_file)
@@ -444,10 +445,10 @@ class Planning:
             options = with_exit(options, self._bundle.early_exit, here)
         if presences:
             by_name = {GATEWAY: presences[0], **{presence.gateway_id: presence for presence in presences[1:]}}
+            wanted = {(machine, option.codec) for option in options for machine in option.others}
+            takes = {(machine, codec) for machine, codec in wanted if self._takes(by_name[machine], codec)}
             options = tuple(
-                option
-                for option in options
-                if all(self._takes(by_name[machine], option.codec) for machine in option.others)
+                option for option in options if all((machine, option.codec) in takes for machine in option.others)
             )
         with self._lock:
             places = self._sizes.places([(option.cut, option.codec) for option in options])
@@ -552,8 +553,9 @@ class Planning:
         with self._lock:
             payloads = self._sizes.sizes_of(places, table.payload_bytes, features)
             reply = self._sizes.reply_bytes(features)
-        fixed = all(None not in spec.shape for spec in self._bundle.outputs)
-        return Inputs(payloads, None if fixed else reply, None if early is None else early.share_of(features))
+        return Inputs(
+            payloads, None if self._fixed_reply else reply, None if early is None else early.share_of(features)
+        )
 
     def _sized(self, option: Candidate, features: Mapping[str, float] | None) -> Candidate:
         """A candidate with the payload that this input is expected to have."""
@@ -625,7 +627,7 @@ def _is_worse(plan: Plan, state: SystemState, payload_bytes: int) -> bool:
     link, then = state.link, before.link
     if link is None or then is None:
         return True
-    wait_ms, wait_then_ms = (each.gateway_waits_ms.get(plan.cut, each.gateway_wait_ms) for each in (state, before))
+    wait_ms, wait_then_ms = (each.wait_at(plan.cut) for each in (state, before))
     return (
         _is_more(payload_bytes, plan.payload_bytes)
         or _is_more(then.uplink_kbps, link.uplink_kbps)

@@ -27,7 +27,7 @@ class LinkMeter:
 
         def acknowledged(ms: float) -> None:
             with self._lock:
-                self._link = self._link.after_transfer(payload_bytes, max(ms - self._link.rtt_ms, 0.1 * ms))
+                self._link = self._link.after_acknowledged(payload_bytes, ms)
 
         return acknowledged
 

@@ -90,6 +90,7 @@ class Gateway:
         self._news = threading.Event()
         self._cannot_announce: PeerError | None = None
         self._presence_topic = topics.presence_topic(self.gateway_id)
+        self._load_topic = topics.load_topic(self.gateway_id)
         self._transport = Lanes(
             address,
             f"midstream-gw-{self.gateway_id}",
@@ -223,7 +224,7 @@ class Gateway:
 
     def _on_message(self, message: Message) -> None:
         # What the broker has kept may be this gateway's own, from before it was started again.
-        if message.topic == topics.load_topic(self.gateway_id) and not message.retained:
+        if message.topic == self._load_topic and not message.retained:
             self._announcer.heard(message.payload)
         if message.topic == self._presence_topic and not message.payload:
             # The will of a connection before this one, which the broker has missed only now.

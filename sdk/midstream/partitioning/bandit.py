@@ -42,7 +42,7 @@ from midstream.partitioning.costs import Candidate
 from midstream.partitioning.plan import Plan
 from midstream.partitioning.planner import plan_of
 from midstream.partitioning.reasons import Reasons, name
-from midstream.partitioning.state import MAX_LOAD, Objective, SystemState
+from midstream.partitioning.state import Objective, SystemState, stretch
 from midstream.partitioning.table import Chosen, Table
 
 _SENT, _WORK, _LAYERS, _PAYLOAD, _REPLY, _CODING, _FURTHER, _BETWEEN = range(8)
@@ -163,13 +163,13 @@ class Bandit:
             table.choose(state, objective, inputs)
         arms = self._arms_of(table, columns)
         weight = _WEIGHTS[0] + (_WEIGHTS[1] - _WEIGHTS[0]) * (state.complexity or 0.0) / 100.0
-        stretch = 1.0 / (1.0 - min(state.device_load, MAX_LOAD))
+        slower = stretch(state.device_load)
         work = arms.work(columns, inputs)
-        known = arms.rest_ms * stretch + arms.encode_ms
+        known = arms.rest_ms * slower + arms.encode_ms
         delay = np.maximum(work @ self._theta, 0.0) * self._unit_ms
         doubt = ((work @ self._inverse) * work).sum(1) / _KEPT**self._age
         width = np.sqrt(np.minimum(doubt, (work * work).sum(1) / _RIDGE)) * self._alpha() * math.sqrt(1.0 - weight)
-        front = columns.device_ms * stretch
+        front = columns.device_ms * slower
         onward = columns.onward(inputs)
         mean = front + onward * (known + delay)
         least = mean - onward * (width * self._unit_ms)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from midstream.partitioning.costs import Candidate
-from midstream.partitioning.state import MAX_LOAD, Objective, SystemState, Tariff
+from midstream.partitioning.state import Objective, SystemState, Tariff, stretch
 from midstream.profiles import Power
 
 # The share of its device time that a candidate is charged on top, in the ranking only, at a complexity
@@ -133,19 +133,19 @@ class Columns:
 
     def latency_ms(self, state: SystemState, inputs: Inputs) -> tuple[Numbers, Numbers]:
         """On average, and without an exit's answer."""
-        stretch, link = _stretch(state.device_load), state.link
+        slower, link = stretch(state.device_load), state.link
         if link is None or not state.link_is_up:
-            later = self._later[:, _REST] * stretch
+            later = self._later[:, _REST] * slower
         else:
             per_reply = 8.0 / link.downlink_kbps
             weights = np.array(
-                (stretch, 1.0, _stretch(state.gateway_load), 1.0, per_reply, link.rtt_ms + _wait_ms(state))
+                (slower, 1.0, stretch(state.gateway_load), 1.0, per_reply, link.rtt_ms + _wait_ms(state))
             )
             later = self._sent(weights, inputs, 8.0 / link.uplink_kbps, per_reply)
             if state.gateway_waits_ms:
                 later += self._waits_ms(state)
             if self._far is not None:
-                later += self._far.latency_ms(state, self.payloads(inputs)) - self._far.past_gateway * _wait_ms(state)
+                later += self._beyond_ms(self._far, state, inputs)
         now = self._now_ms(state)
         latest = now + later
         return (now + self.onward(inputs) * later if self._has_exits else latest), latest
@@ -172,7 +172,7 @@ class Columns:
             later = self._later[:, _REST] * busy_w
         else:
             gateway, per_reply = (
-                idle_w * _stretch(state.gateway_load),
+                idle_w * stretch(state.gateway_load),
                 idle_w * 8.0 / link.downlink_kbps + radio,
             )
             waiting = idle_w * (link.rtt_ms + _wait_ms(state))
@@ -181,8 +181,7 @@ class Columns:
             if state.gateway_waits_ms:
                 later += idle_w * self._waits_ms(state)
             if self._far is not None:
-                beyond = self._far.latency_ms(state, self.payloads(inputs)) - self._far.past_gateway * _wait_ms(state)
-                later += idle_w * beyond
+                later += idle_w * self._beyond_ms(self._far, state, inputs)
         return np.asarray(busy_w * self.device_ms + self.onward(inputs) * later)
 
     def period_ms(self, state: SystemState, inputs: Inputs) -> Numbers:
@@ -192,10 +191,10 @@ class Columns:
     def _stages_ms(self, state: SystemState, inputs: Inputs) -> tuple[Numbers, Numbers]:
         """The device's part, and the slowest of the others."""
         onward, link = self.onward(inputs), state.link
-        device = self.work_ms(onward) * _stretch(state.device_load) + onward * self._later[:, _ENCODE]
+        device = self.work_ms(onward) * stretch(state.device_load) + onward * self._later[:, _ENCODE]
         if link is None or not state.link_is_up:
             return np.asarray(device), np.zeros(len(self))
-        gateway = self._later[:, _GATEWAY] * _stretch(state.gateway_load) + self._later[:, _DECODE]
+        gateway = self._later[:, _GATEWAY] * stretch(state.gateway_load) + self._later[:, _DECODE]
         up = self.payloads(inputs) * (8.0 / link.uplink_kbps)
         down = (self._later[:, _REPLY] + self._reply(inputs)) * (8.0 / link.downlink_kbps)
         others = np.maximum(np.maximum(up, gateway), down)
@@ -229,7 +228,7 @@ class Columns:
         objective's unit; where that is money, the device's time counts as a gateway's or as what it draws would.
         """
         own = self.work_ms(self.onward(inputs))
-        unit = _stretch(state.device_load)
+        unit = stretch(state.device_load)
         if objective.kind == "energy":
             unit = self._power.busy_w
         elif objective.tariff is not None:
@@ -273,10 +272,10 @@ class Columns:
 
     def _deviation_ms(self, state: SystemState, inputs: Inputs) -> Numbers:
         """The standard deviation of the latency without an exit's answer."""
-        device = (self.device_ms + self._later[:, _REST]) * (_stretch(state.device_load) * state.device_spread)
+        device = (self.device_ms + self._later[:, _REST]) * (stretch(state.device_load) * state.device_spread)
         variance = device**2
         if state.link is not None and state.link_is_up:
-            gateway = self._later[:, _GATEWAY] * (_stretch(state.gateway_load) * state.gateway_spread)
+            gateway = self._later[:, _GATEWAY] * (stretch(state.gateway_load) * state.gateway_spread)
             up = self.payloads(inputs) * (8.0 / state.link.uplink_kbps * state.link.uplink_spread)
             variance += gateway**2 + up**2 + self._later[:, _OFFLOADS] * state.link.rtt_spread_ms**2
             if self._far is not None:
@@ -298,12 +297,16 @@ class Columns:
 
     def _waits_ms(self, state: SystemState) -> Numbers:
         """The wait at each candidate's tail, where these differ."""
-        waits = [state.gateway_waits_ms.get(cut, state.gateway_wait_ms) for cut in self._cuts]
+        waits = [state.wait_at(cut) for cut in self._cuts]
         return np.array([*waits, 0.0])[self._cut]
+
+    def _beyond_ms(self, far: _Far, state: SystemState, inputs: Inputs) -> Numbers:
+        """What further machines add to the latency, where the gateway itself does nothing without its wait."""
+        return far.latency_ms(state, self.payloads(inputs)) - far.past_gateway * _wait_ms(state)
 
     def _now_ms(self, state: SystemState) -> Numbers:
         """What the device always does first, with what that waits for."""
-        now = self.device_ms * _stretch(state.device_load)
+        now = self.device_ms * stretch(state.device_load)
         return now + self._own_waits_ms(state) if state.device_waits_ms else now
 
     def _own_waits_ms(self, state: SystemState) -> Numbers:
@@ -346,10 +349,10 @@ class _Far:
         """What these machines, and the ways to them, add."""
         tiers = [state.further.get(machine) for machine in self.machines]
         around = np.array([0.0 if tier is None else tier.link.rtt_ms + tier.wait_ms for tier in tiers])
-        stretch, per_byte, per_reply = self._rates(state)
+        slower, per_byte, per_reply = self._rates(state)
         return np.asarray(
             self._used @ around
-            + self._work_ms @ stretch
+            + self._work_ms @ slower
             + self._codec_ms.sum(1)
             + self._sent_bytes @ per_byte
             + payloads * (self._first @ per_byte)
@@ -358,19 +361,19 @@ class _Far:
 
     def period_ms(self, state: SystemState, payloads: Numbers) -> Numbers:
         """The slowest of these machines and of the ways to them."""
-        stretch, per_byte, per_reply = self._rates(state)
-        work = self._work_ms * stretch + self._codec_ms
+        slower, per_byte, per_reply = self._rates(state)
+        work = self._work_ms * slower + self._codec_ms
         sent = (self._sent_bytes + payloads[:, np.newaxis] * self._first) * per_byte
         return np.asarray(np.maximum(np.maximum(work, sent), self._reply_bytes * per_reply).max(1))
 
     def variance(self, state: SystemState, payloads: Numbers) -> Numbers:
         """Of the time that they add."""
         tiers = [state.further.get(machine) for machine in self.machines]
-        stretch, per_byte, _ = self._rates(state)
+        slower, per_byte, _ = self._rates(state)
         spread = np.array([0.0 if tier is None else tier.link.uplink_spread for tier in tiers])
         around = np.array([0.0 if tier is None else tier.link.rtt_spread_ms**2 for tier in tiers])
         sent = (self._sent_bytes + payloads[:, np.newaxis] * self._first) * (per_byte * spread)
-        work = self._work_ms * (stretch * state.gateway_spread)
+        work = self._work_ms * (slower * state.gateway_spread)
         return np.asarray((sent**2 + work**2).sum(1) + self._used @ around)
 
     def congestion_ms(self, state: SystemState) -> Numbers:
@@ -389,15 +392,10 @@ class _Far:
         tiers = [state.further.get(machine) for machine in self.machines]
         up = [tier if tier is not None and tier.is_up else None for tier in tiers]
         return (
-            np.array([1.0 if tier is None else _stretch(tier.load) for tier in up]),
+            np.array([1.0 if tier is None else stretch(tier.load) for tier in up]),
             np.array([0.0 if tier is None else 8.0 / tier.link.uplink_kbps for tier in up]),
             np.array([0.0 if tier is None else 8.0 / tier.link.downlink_kbps for tier in up]),
         )
-
-
-def _stretch(load: float) -> float:
-    """How much longer work takes where others have this share of a machine."""
-    return 1.0 / (1.0 - min(load, MAX_LOAD))
 
 
 def _wait_ms(state: SystemState) -> float:

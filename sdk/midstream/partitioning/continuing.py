@@ -28,7 +28,7 @@ def continued(
             found.append(replace(option, device_ms=0.0))
         elif place is None:
             found.append(option)
-        elif set(option.head) > set(begun.head) and option.cut is not None and can_run(place, option.cut):
+        elif option.follows(begun) and option.cut is not None and can_run(place, option.cut):
             more_ms = max(0.0, device.head_ms[option.cut] - device.head_ms[place])
             found.append(replace(option, device_ms=more_ms))
     return tuple(found)

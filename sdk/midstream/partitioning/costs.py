@@ -133,6 +133,10 @@ class Candidate:
         """The other machines that have a stage, in order."""
         return (GATEWAY,) * bool(self.tail) + tuple(leg.machine for leg in self.legs)
 
+    def follows(self, other: Candidate) -> bool:
+        """Whether its cut's head has all layers of the other's, and more."""
+        return set(self.head) > set(other.head)
+
     @property
     def onward(self) -> tuple[str, ...]:
         """The cuts at which stages after the first other machine's begin."""

@@ -89,6 +89,10 @@ class LinkEstimate:
         samples = self.uplink_samples + 1
         return replace(self, uplink_kbps=average, uplink_samples=samples, uplink_off=off, last_up_kbps=last)
 
+    def after_acknowledged(self, payload_bytes: int, ms: float) -> LinkEstimate:
+        """After the broker has acknowledged a payload: ``ms`` hold one round trip to it."""
+        return self.after_transfer(payload_bytes, max(ms - self.rtt_ms, 0.1 * ms))
+
     def _at_least(self, kbps: float) -> LinkEstimate:
         """Without the samples that a link as fast as this cannot have given."""
         if not any(sample < kbps < self.uplink_kbps for sample in self.last_up_kbps):

@@ -91,7 +91,7 @@ class Reasons:
         if candidate.legs and not candidate.tail:
             tier = self.state.further.get(candidate.legs[0].machine)
             return 0.0 if tier is None else tier.wait_ms
-        return self.state.gateway_waits_ms.get(candidate.cut, self.state.gateway_wait_ms)
+        return self.state.wait_at(candidate.cut)
 
     def energy_mj(self) -> float:
         """The device's, as predicted."""

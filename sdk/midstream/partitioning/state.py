@@ -73,6 +73,10 @@ class SystemState:
         """Whether anything can be sent and come back."""
         return self.link is not None and _carries(self.link)
 
+    def wait_at(self, cut: str | None) -> float:
+        """The wait in the gateway's queue at a cut (None: the whole input), ms."""
+        return self.gateway_waits_ms.get(cut, self.gateway_wait_ms)
+
     def check(self) -> None:
         """Raise PlanError where a figure is none that it can be."""
         link = self.link
@@ -190,6 +194,11 @@ class Objective:
             raise PlanError(f"quantile is {self.quantile!r}, needed a share of 0.5 to less than 1")
         if (self.kind == "cost") != (self.tariff is not None):
             raise PlanError("the objective cost and a tariff go together; give both or none")
+
+
+def stretch(load: float) -> float:
+    """How much longer work takes where others have this share of a machine."""
+    return 1.0 / (1.0 - min(load, MAX_LOAD))
 
 
 def _carries(link: LinkState) -> bool:

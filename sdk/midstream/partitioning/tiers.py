@@ -52,7 +52,7 @@ def with_tiers(
         later: dict[str | None, Candidate] = {
             each.cut: each
             for each in bases
-            if each.codec == base.codec and each.cut in cuts and each.cut != base.cut and _follows(each, base)
+            if each.codec == base.codec and each.cut in cuts and each.cut != base.cut and each.follows(base)
         }
         for count in range(2, most_stages + 1):
             chains = list(_chains(base, later, count - 1, can_run))
@@ -79,11 +79,6 @@ def _cuts(bases: Sequence[Candidate], device: MachineTimes) -> set[str]:
     return {min(named, key=lambda cut: abs(device.head_ms[cut] - ms)) for ms in wanted}
 
 
-def _follows(later: Candidate, earlier: Candidate) -> bool:
-    """Whether a cut's head has all layers of another's, and more."""
-    return set(later.head) > set(earlier.head)
-
-
 def _chains(
     base: Candidate,
     later: Mapping[str | None, Candidate],
@@ -95,7 +90,7 @@ def _chains(
         yield ()
         return
     for each in later.values():
-        if each.cut is not None and _follows(each, base) and can_run(base.cut, each.cut):
+        if each.cut is not None and each.follows(base) and can_run(base.cut, each.cut):
             for rest in _chains(each, later, count - 1, can_run):
                 yield (each, *rest)
 
