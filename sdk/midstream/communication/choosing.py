@@ -5,14 +5,13 @@ Time is passed in, in seconds on one clock that only moves forward.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from midstream.communication.breaker import Breaker
 from midstream.communication.destination import Destination, to_gateway
-from midstream.communication.directory import WHOLE_KEY, Directory
+from midstream.communication.directory import WHOLE_KEY, Directory, rendezvous
 from midstream.communication.presence import Presence
 from midstream.communication.versions import common_version, disagreement
 
@@ -122,11 +121,11 @@ class Gateways(Directory):
         first = self._by_share(there, request_id)
         if first is None:
             return Route(())
-        route, pool = Route((first,)), set(first.pools)
+        pool = set(first.pools)
         left = [other for other in there if other is not first and not pool.intersection(other.pools)]
         # The quickest, whatever waits there: so they are mostly the same, and so are the candidates that are kept.
         left.sort(key=lambda gateway: (self._whole_ms(gateway), gateway.gateway_id))
-        return replace(route, further=tuple(left[:most_further]))
+        return Route((first,), further=tuple(left[:most_further]))
 
     def _whole_ms(self, gateway: Presence) -> float:
         """What the whole model takes there alone, as it says."""
@@ -143,8 +142,7 @@ class Gateways(Directory):
         def race(gateway: Presence) -> float:
             takes_ms = max(_LEAST_MS, self._whole_ms(gateway))
             wait_ms = self.wait_ms(gateway.gateway_id, self._digest_bytes, None)
-            digest = hashlib.blake2b(gateway.gateway_id.encode(), key=request_id, digest_size=8).digest()
-            drawn = (int.from_bytes(digest) + 1) / (1 << 64)
+            drawn = (int.from_bytes(rendezvous(gateway.gateway_id, request_id)) + 1) / (1 << 64)
             return -math.log(drawn) * takes_ms**3 * (takes_ms + wait_ms) ** 2
 
         return min(gateways, key=race, default=None)

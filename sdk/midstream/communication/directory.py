@@ -15,6 +15,11 @@ MAX_GATEWAYS = 256
 WHOLE_KEY = "whole"
 
 
+def rendezvous(gateway_id: str, request_id: bytes) -> bytes:
+    """What tells gateways apart for a request, 8 bytes: the same for the same two, spread evenly over all."""
+    return hashlib.blake2b(gateway_id.encode(), key=request_id, digest_size=8).digest()
+
+
 def is_announcement(topic: str) -> bool:
     """Whether a message on this topic is for a `Directory`."""
     return topic.startswith((PRESENCE_PREFIX, LOAD_PREFIX))
@@ -72,7 +77,7 @@ class Directory:
 
         def order(gateway: Presence) -> tuple[float, float, bytes]:
             report = self.loads.get(gateway.gateway_id)
-            digest = hashlib.blake2b(gateway.gateway_id.encode(), key=request_id, digest_size=8).digest()
+            digest = rendezvous(gateway.gateway_id, request_id)
             return (0.0, 0.0, digest) if report is None else (report.wait_ms, report.load, digest)
 
         return min(gateways, key=order, default=None)
