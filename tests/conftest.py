@@ -21,7 +21,7 @@ from midstream_converters.opening import Options
 
 ROOT = Path(__file__).resolve().parent.parent
 # Beside other tests these would meet deadlines and rates that are not theirs.
-REALTIME = ("integration", "communication", "gateway", "examples", "measuring", "sensing")
+REALTIME = ("integration", "communication", "gateway", "securing", "examples", "measuring", "sensing")
 REALTIME_FILES = ("test_link.py", "test_faulty_link.py", "test_stream.py", "test_broker.py", "test_background_file.py")
 
 
