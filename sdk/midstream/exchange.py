@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 import uuid
@@ -14,7 +13,7 @@ from midstream.cancelling import Cancellation
 from midstream.communication import topics
 from midstream.communication.address import BrokerAddress
 from midstream.communication.choosing import Gateways, Route
-from midstream.communication.chunks import CHUNK_BYTES, OVERHEAD_BYTES, Reassembler, split
+from midstream.communication.chunks import OVERHEAD_BYTES, Reassembler, split
 from midstream.communication.control import Cancel, Taken, encode_control
 from midstream.communication.destination import Destination, to_gateway, to_pool
 from midstream.communication.directory import WHOLE_KEY, is_announcement
@@ -30,20 +29,14 @@ from midstream.communication.transport import Message
 from midstream.communication.versions import decode_notice, disagreement, is_notice
 from midstream.communication.wire import Buffer, Limits, Priority, Request, Status, decode_reply, encode_request
 from midstream.errors import WireError
-from midstream.partitioning import LinkEstimate, LinkState, Tier
+from midstream.link_watch import ECHO_BYTES, LinkWatch
+from midstream.partitioning import LinkState, Tier
 
 _log = logging.getLogger("midstream.exchange")
 
-# A probe is one small message for the round trip, and one large enough to say something about bandwidth: a chunk, but
-# not more than this.
-_ECHO_BYTES, _MOST_PROBE_BYTES = 64, 32 << 10
-# A chunk is what the link takes in this time, but not less than says something about its bandwidth; two are under way.
-_CHUNK_MS = 100.0
-_SMALLEST_CHUNK_BYTES = 8 << 10
 _CHUNKS_IN_FLIGHT = 2
 _LOST = "the connection to the broker was lost"
 _CLOSING = "the device is closing"
-PROBE_EVERY_S = 1.0
 # What a request has at most beside its tensors' data, where it is small.
 _HEADERS_BYTES = 4 << 10
 # Beyond what the link takes, a pool's member has so long to say that it has a request.
@@ -73,8 +66,7 @@ class Exchange:
         self._limits = limits
         self._lock = threading.Condition()
         self._gateways = Gateways(bundle_digest)
-        self._link = LinkEstimate()
-        self._probed = self._probe_ended = -math.inf
+        self._watch = LinkWatch()
         self._probes: dict[bytes, str] = {}
         self._looked = 0.0
         self._mail = Mail(
@@ -87,12 +79,12 @@ class Exchange:
             on_state=self._on_state,
             on_urgent_lost=lambda: self._sender.fail(_LOST, urgent=True),
         )
-        self._transport.main.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
+        self._transport.main.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._watch.chunk_bytes()
         self._sender = Sender(
             self._transport,
             self._mail,
             device_id,
-            self._chunk_bytes,
+            self._watch.chunk_bytes,
             on_transfer=self._after_request,
             gone=self._gone,
             packing=packing,
@@ -207,19 +199,12 @@ class Exchange:
     def link(self) -> LinkState:
         """The link as transfers and probes have shown it."""
         with self._lock:
-            return self._link.state()
+            return self._watch.estimate.state()
 
     def came_back(self, sent_bytes: int, received_bytes: int, link_ms: float) -> None:
-        """Learn of the downlink from a reply: ``link_ms`` are those of both ways, without the gateway's own time.
-
-        What is left of them without the round trip and what the uplink takes is the downlink's; where that is less than
-        a quarter, it says more about the other two.
-        """
+        """Learn of the downlink from a reply: ``link_ms`` are those of both ways, without the gateway's own time."""
         with self._lock:
-            link = self._link
-            down_ms = link_ms - link.rtt_ms - sent_bytes * 8 / link.uplink_kbps
-            if link.uplink_samples and down_ms >= 0.25 * link_ms:
-                self._link = link.after_transfer(received_bytes, down_ms, down=True)
+            self._watch.came_back(sent_bytes, received_bytes, link_ms)
 
     def probe(self) -> None:
         """Measure the link beside the requests, if that was not done lately, and see how gateways are that failed."""
@@ -227,14 +212,12 @@ class Exchange:
         self._probe_resting(now)
         self._look_again(now)
         with self._lock:
-            if now - self._probed < PROBE_EVERY_S:
-                return
-            self._probed = now
+            most = self._watch.probe_bytes(now)
+        if most is None:
+            return
         topic = topics.probe_topic(self._device_id)
         limit = self._transport.payload_limit(topic, expiry_s=1)
-        # Where the link may have fallen, what was a moment on it before can now hold up all that follows.
-        most = _SMALLEST_CHUNK_BYTES if self._link.doubtful else min(_MOST_PROBE_BYTES, self._chunk_bytes())
-        small, large = (max(0, min(size, limit)) for size in (_ECHO_BYTES, most))
+        small, large = (max(0, min(size, limit)) for size in (ECHO_BYTES, most))
         self._transport.publish(topic, bytes(small), expiry_s=1, on_ack=self._after_echo)
         self._transport.publish(topic, bytes(large), expiry_s=1, on_ack=lambda ms: self._after_probe(large, ms))
 
@@ -293,7 +276,7 @@ class Exchange:
         """The gateway's pool, where it has one that can be asked, and the request is one chunk."""
         size = sum(len(tensor.data) for tensor in request.tensors) + _HEADERS_BYTES
         with self._lock:
-            pool, link = self._gateways.pool(gateway), self._link.state()
+            pool, link = self._gateways.pool(gateway), self._watch.estimate.state()
         if pool is None or not self._transport.shares_subscriptions:
             return None
         within_s = _TAKE_S + (4 * link.rtt_ms + 2 * size * 8 / link.uplink_kbps) / 1e3
@@ -342,7 +325,7 @@ class Exchange:
     def _expected(self, gateway_id: str, request: Request, reply_bytes: int) -> Expected:
         """What the link and the gateway's presence say that this request will take."""
         with self._lock:
-            presence, link = self._gateways.gateways.get(gateway_id), self._link.state()
+            presence, link = self._gateways.gateways.get(gateway_id), self._watch.estimate.state()
             wait_ms = self._gateways.wait_ms(gateway_id, request.bundle_digest, request.cut)
         reply_ms = reply_bytes * 8 / link.downlink_kbps
         if presence is None:
@@ -350,11 +333,6 @@ class Exchange:
         tails = presence.tail_ms.get(request.bundle_digest.hex(), {})
         work_ms = tails.get(request.cut or WHOLE_KEY, 0.0)
         return Expected(link.rtt_ms, wait_ms, work_ms, link.uplink_kbps, FEC_LIBRARY in presence.knows, reply_ms)
-
-    def _chunk_bytes(self) -> int:
-        """As much as the link takes in a while; a link that was not measured yet counts as a slow one."""
-        wanted = self._link.uplink_kbps / 8 * _CHUNK_MS if self._link.uplink_samples else 0.0
-        return min(CHUNK_BYTES, max(_SMALLEST_CHUNK_BYTES, int(wanted)))
 
     def _probe_resting(self, now: float) -> None:
         """Ask gateways that failed something that any would refuse at once: a request whose time is over."""
@@ -492,32 +470,18 @@ class Exchange:
 
     def _after_echo(self, ms: float) -> None:
         with self._lock:
-            self._link = self._link.after_echo(ms)
-            self._mail.round_trip_s = self._link.rtt_ms / 1e3
+            self._watch.after_echo(ms)
+            self._mail.round_trip_s = self._watch.estimate.rtt_ms / 1e3
 
     def _after_probe(self, size: int, ms: float) -> None:
-        self._after_transfer(size, ms)
         with self._lock:
-            self._probe_ended = time.monotonic()
+            self._watch.after_probe(size, ms, time.monotonic())
+            self._set_in_flight()
 
     def _after_request(self, size: int, ms: float) -> None:
-        """What had to wait behind a probe tells no more than that one."""
         with self._lock:
-            alone = time.monotonic() - ms / 1e3 >= self._probe_ended
-        if alone:
-            self._after_transfer(size, ms)
+            self._watch.after_request(size, ms, time.monotonic())
+            self._set_in_flight()
 
-    def _after_transfer(self, size: int, ms: float) -> None:
-        """An acknowledged transfer holds one round trip to the broker; the downlink counts as fast until shown.
-
-        One that tells of the bandwidth is as good as a probe; one that disagrees with those before is held against one.
-        """
-        with self._lock:
-            link = self._link.after_acknowledged(size, ms)
-            if link.uplink_samples == self._link.uplink_samples:
-                return
-            if link.downlink_samples == 0:
-                link = replace(link, downlink_kbps=link.uplink_kbps)
-            self._link = link
-            self._probed = -math.inf if link.doubtful else time.monotonic()
-            self._transport.main.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._chunk_bytes()
+    def _set_in_flight(self) -> None:
+        self._transport.main.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._watch.chunk_bytes()
