@@ -536,8 +536,8 @@ def test_for_throughput_some_inputs_are_answered_here(bundle: Bundle) -> None:
 def test_without_news_nothing_is_decided_again(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     planning, route = Planning(bundle, POWER, adaptive()), Route((presence(bundle, speed=10.0),))
     plan, asked = planned(planning, route), []
-    later = planning._later
-    monkeypatch.setattr(planning, "_later", lambda *given: asked.append(given) or later(*given))
+    later = planning._options.later
+    monkeypatch.setattr(planning._options, "later", lambda *given: asked.append(given) or later(*given))
     assert planning.again(plan, route, STATE, Objective(), None, round(1.05 * plan.payload_bytes), 1.0) is plan
     assert not asked
     for state, payload_bytes in (

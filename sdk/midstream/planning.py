@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from midstream.background_file import BackgroundFile
 from midstream.bundle import Bundle
 from midstream.communication.choosing import Route
-from midstream.communication.codecs import find_codec, optional_libraries
-from midstream.communication.directory import WHOLE_KEY
+from midstream.communication.codecs import find_codec
 from midstream.communication.presence import Presence
 from midstream.communication.wire import MAX_STAGES, Reply
 from midstream.deciding import Deciding
@@ -27,27 +26,21 @@ from midstream.errors import BundleError, PlanError
 from midstream.files import read_at_most
 from midstream.inputs import ImageInput
 from midstream.learned_file import MAX_LEARNED_BYTES, Learned, learned_from_bytes, learned_to_bytes
+from midstream.options import Made, Option, Options, option_of
 from midstream.partitioning import (
     GATEWAY,
     Candidate,
     DeviceLoad,
     Inputs,
-    MachineTimes,
     Objective,
     Plan,
     Power,
     SizeEstimates,
     SystemState,
     Table,
-    candidates,
-    continued,
-    device_memory,
     in_stages,
     plan_for,
     slowdown,
-    times_from_costs,
-    with_exit,
-    with_tiers,
 )
 from midstream.partitioning.correction import WHOLE, Corrections, Factors
 from midstream.partitioning.exploration import Exploration, Place, place_of
@@ -78,8 +71,6 @@ class Forced:
     machines: tuple[str, ...] | None
 
 
-Option = tuple[str | None, str, str | None, tuple[str, ...], tuple[str, ...]]
-"""What a candidate is known again by: cut, codec, early exit, the other machines, and where further stages begin."""
 Names = tuple[str, ...]
 """Gateways by id: the one that is asked first, then those that stages can be given to."""
 
@@ -88,20 +79,22 @@ Names = tuple[str, ...]
 class _Known:
     """The candidates as they were last made, and from what.
 
-    ``here`` and ``there`` correct the costs of the device and of the gateways, ``device`` are the device's times,
-    ``places`` are those of the candidates' sizes, ``rows`` finds them again; ``later`` are the options from where each
-    of them stands once its head has run.
+    ``here`` and ``there`` correct the costs of the device and of the gateways; ``places`` are those of the sizes of
+    the ``made`` candidates, ``later`` those of the options from where each of them stands once its head has run.
     """
 
     presences: tuple[Presence, ...]
     here: Factors
     there: tuple[Factors, ...]
-    table: Table
+    made: Made
     places: NDArray[np.intp]
     sizes: int
-    rows: Mapping[Option, int]
-    device: MachineTimes
-    later: dict[int, tuple[Table, NDArray[np.intp]]] = field(default_factory=dict)
+    later: dict[int, NDArray[np.intp]] = field(default_factory=dict)
+
+    @property
+    def table(self) -> Table:
+        """The candidates themselves."""
+        return self.made.table
 
     def holds(self, presences: tuple[Presence, ...], here: Factors, there: tuple[Factors, ...], sizes: int) -> bool:
         """Whether they still describe these gateways, corrections, and as many sizes as are known."""
@@ -157,7 +150,8 @@ class Planning:
     """The candidates of one bundle on one device, what was learned of them, and decisions. Thread-safe.
 
     ``power`` is what the device draws, ``deciding`` who decides, ``load`` tells what its machine is doing. What is
-    learned goes to ``state_file`` and is taken from there; ``clock`` gives seconds.
+    learned goes to ``state_file`` and is taken from there; ``clock`` gives seconds. Devices of a kind may share their
+    ``options``, which are this bundle's.
     """
 
     def __init__(
@@ -168,6 +162,7 @@ class Planning:
         state_file: Path | None = None,
         load: Callable[[], DeviceLoad] = DeviceLoad,
         clock: Callable[[], float] = time.monotonic,
+        options: Options | None = None,
     ) -> None:
         self._bundle = bundle
         self._power = power
@@ -187,9 +182,7 @@ class Planning:
         self._sizes = SizeEstimates(bundle.ladder)
         self._known: dict[Names, _Known] = {}
         self._courses: dict[Names, _Course] = {}
-        # Read once: the bundle reads its file each time.
-        self._graph = bundle.graph
-        self._memory = device_memory(bundle.manifest, self._graph)
+        self._options = Options(bundle, power) if options is None else options
         self._fixed_reply = all(None not in spec.shape for spec in bundle.outputs)
         self._file: BackgroundFile | None = None
         if state_file is not None:
@@ -223,7 +216,7 @@ class Planning:
 
     def check(self, cut: str | Sequence[str] | None, codec: str | None) -> None:
         """Raise what `forced` and `plan` raise where no such plan can be forced, whatever gateways are there."""
-        self._candidate(self._options(()).table.candidates, self.forced(cut, codec, None))
+        self._candidate(self._known_with(()).table.candidates, self.forced(cut, codec, None))
 
     def forced(self, cut: str | Sequence[str] | None, codec: str | None, machines: Sequence[str] | None) -> Forced:
         """What a caller forces, checked as far as it can be without a gateway.
@@ -257,7 +250,7 @@ class Planning:
         Raises CodecError on a forced codec that is unknown, PlanError on one that cannot carry what crosses.
         """
         state = self._corrected(state, route.first)
-        known = self._options((*route.gateways[:1], *route.further))
+        known = self._known_with((*route.gateways[:1], *route.further))
         if forced is None:
             return self._decided(known, state, objective, features)
         chosen = self._sized(self._candidate(known.table.candidates, forced), features)
@@ -298,11 +291,15 @@ class Planning:
         state = self._corrected(state, route.first)
         if not _is_worse(plan, state, payload_bytes):
             return plan
-        known = self._options((*route.gateways[:1], *route.further))
-        row = known.rows.get(_option(plan))
+        known = self._known_with((*route.gateways[:1], *route.further))
+        row = known.made.rows.get(option_of(plan))
         if row is None:
             return plan
-        table, places = self._later(known, row)
+        table = self._options.later(known.made, row)
+        with self._lock:
+            if row not in known.later:
+                known.later[row] = self._places(table)
+            places = known.later[row]
         inputs = self._inputs(table, places, features)
         payloads = table.payload_bytes.copy() if inputs.payload_bytes is None else inputs.payload_bytes.copy()
         # What was wrong by so much in this codec is taken to be so in the others.
@@ -316,17 +313,6 @@ class Planning:
         left = replace(objective, deadline_ms=left_ms, energy_budget_mj=budget_mj)
         other = self._deciding.decide(table, state, left, replace(inputs, payload_bytes=payloads), standing=0)
         return plan if other.reasons.row == 0 else other
-
-    def _later(self, known: _Known, row: int) -> tuple[Table, NDArray[np.intp]]:
-        """The options from where a candidate stands, itself first, and the places of their sizes."""
-        with self._lock:
-            found = known.later.get(row)
-            if found is None:
-                options = known.table.candidates
-                options = continued(options, options[row], known.device, self._bundle.manifest.has_between)
-                places = self._sizes.places([(option.cut, option.codec) for option in options])
-                found = known.later[row] = Table(options, self._power), places
-        return found
 
     def sent(self, plan: Plan, features: Mapping[str, float] | None, payload_bytes: int) -> None:
         """Learn what the payload of a plan took, of an input with these features."""
@@ -349,7 +335,7 @@ class Planning:
             if gateway_id == route.first.gateway_id:
                 self._corrections.waited(gateway_id, reply.queue_ms, plan.reasons.wait_ms, now_s)
             known = next((known for names, known in self._known.items() if names[:1] == (gateway_id,)), None)
-            row = None if known is None else known.rows.get(_option(plan))
+            row = None if known is None else known.made.rows.get(option_of(plan))
             if known is None or row is None or not known.table.candidates[row].tail:
                 return
             option = known.table.candidates[row]
@@ -389,7 +375,7 @@ class Planning:
     def fits(self, cut: str | None, objective: Objective) -> bool:
         """Whether what the device needs for a cut's head, or for the whole model, is within the objective's bound."""
         limit = objective.max_device_memory_bytes
-        return limit is None or self._memory[cut] <= limit
+        return limit is None or self._options.memory[cut] <= limit
 
     def rest_ms(self, cut: str | None) -> float:
         """What this device is expected to take for what follows a cut; None: for the whole model."""
@@ -420,8 +406,8 @@ class Planning:
         costs = self._bundle.costs
         return costs.whole_ms if cut is None else costs.cuts[cut].tail_ms
 
-    def _options(self, presences: tuple[Presence, ...]) -> _Known:
-        """What can be done, at the costs known now; without a gateway, at those of one as fast as the converter's.
+    def _known_with(self, presences: tuple[Presence, ...]) -> _Known:
+        """What can be done with these gateways, at the costs known now.
 
         Made again only when a gateway has reported, or a cost has changed by more than a little.
         """
@@ -431,35 +417,18 @@ class Planning:
             mine, its = self._corrections.device.factors, tuple(self._factors(name) for name in key)
             if known is not None and known.holds(presences, mine, its, len(self._sizes)):
                 return known
-        manifest, costs = self._bundle.manifest, self._bundle.costs
-        here = MachineTimes(
-            costs.whole_ms * mine.of(WHOLE),
-            {cut: cost.head_ms * mine.of(cut) for cut, cost in costs.cuts.items()},
-            {cut: cost.tail_ms * mine.of(None) for cut, cost in costs.cuts.items()},
-        )
-        times = [self._times(presence, factors) for presence, factors in zip(presences, its, strict=True)]
-        there = times[0] if times else times_from_costs(costs)
-        options = candidates(manifest, self._graph, here, there, self._bundle.ladder, memory=self._memory)
-        options = with_tiers(options, here, there, dict(zip(key[1:], times[1:], strict=True)), manifest.has_between)
-        if self._bundle.early_exit is not None:
-            options = with_exit(options, self._bundle.early_exit, here)
-        if presences:
-            by_name = {GATEWAY: presences[0], **{presence.gateway_id: presence for presence in presences[1:]}}
-            wanted = {(machine, option.codec) for option in options for machine in option.others}
-            takes = {(machine, codec) for machine, codec in wanted if self._takes(by_name[machine], codec)}
-            options = tuple(
-                option for option in options if all((machine, option.codec) in takes for machine in option.others)
-            )
+        made = self._options.made(presences, mine, its)
         with self._lock:
-            places = self._sizes.places([(option.cut, option.codec) for option in options])
-            table = Table(options, self._power)
-            rows = {_option(option): row for row, option in enumerate(options)}
-            known = _Known(presences, mine, its, table, places, len(self._sizes), rows, here)
+            known = _Known(presences, mine, its, made, self._places(made.table), len(self._sizes))
             self._forget(presences)
             self._known[key] = known
             if len(self._known) > _MAX_KNOWN:
                 del self._known[next(iter(self._known))]
         return known
+
+    def _places(self, table: Table) -> NDArray[np.intp]:
+        """Where the sizes of a table's candidates are found."""
+        return self._sizes.places([(option.cut, option.codec) for option in table.candidates])
 
     def _forget(self, presences: tuple[Presence, ...]) -> None:
         """What was known of these gateways as they were announced before: nothing is to be held against that."""
@@ -469,23 +438,6 @@ class Planning:
             for names, known in self._known.items()
             if all(now.get(each.gateway_id, each) is each for each in known.presences)
         }
-
-    def _takes(self, presence: Presence, codec: str) -> bool:
-        """Whether a gateway can decode a codec, with the libraries that both ends have and its bases."""
-        found = find_codec(codec)
-        if found.family == "klt" and presence.bases.get(self._bundle.digest.hex()) != self._bundle.bases_id:
-            return False
-        return found.library is None or found.library in set(optional_libraries()).intersection(presence.knows)
-
-    def _times(self, presence: Presence, factors: Factors) -> MachineTimes:
-        """What a gateway takes: as it says, and at its speed where it says nothing; corrected by these factors."""
-        tails = presence.tail_ms.get(self._bundle.digest.hex(), {})
-        guess = times_from_costs(self._bundle.costs, 1.0 / presence.speed_factor)
-        return MachineTimes(
-            tails.get(WHOLE_KEY, guess.whole_ms) * factors.of(WHOLE),
-            {},
-            {cut: tail_ms * factors.of(cut) for cut, tail_ms in {**guess.tail_ms, **tails}.items()},
-        )
 
     def _factors(self, gateway_id: str) -> Factors:
         correction = self._corrections.gateway(gateway_id)
@@ -499,10 +451,10 @@ class Planning:
             inputs = replace(inputs, turn=next(self._turns))
         with self._lock:
             course = self._course(known)
-            standing = None if course.standing is None else known.rows.get(course.standing)
+            standing = None if course.standing is None else known.made.rows.get(course.standing)
             plan = self._deciding.decide(known.table, state, objective, inputs, standing, course.exploration)
             if plan.reasons.stands:
-                course.standing = _option(plan)
+                course.standing = option_of(plan)
         return plan
 
     def _course(self, known: _Known) -> _Course:
@@ -639,10 +591,6 @@ def _is_worse(plan: Plan, state: SystemState, payload_bytes: int) -> bool:
 
 def _is_more(one: float, other: float, least: float = 0.0) -> bool:
     return one - other > max(least, _NEWS_SHARE * other)
-
-
-def _option(option: Candidate | Plan) -> Option:
-    return option.cut, option.codec, option.exit, option.others, option.onward
 
 
 def _rest(cut: str | None) -> str | None:
