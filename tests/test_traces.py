@@ -182,6 +182,28 @@ def test_outages_that_make_too_many_rows_are_refused() -> None:
         trace([1, 1], [1, 2]).with_outages(1e9, 1)
 
 
+@given(links())
+def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory, link: Trace) -> None:
+    path = tmp_path_factory.mktemp("written") / "t.csv"
+    again = opened(path, link.to_csv())
+    assert (again.name, again.period_s) == (link.name, link.period_s)
+    rows = len(link.starts_s)
+    for column in ("starts_s", "uplink_kbps", "downlink_kbps", "rtt_ms"):
+        assert getattr(again, column).tolist()[:rows] == getattr(link, column).tolist()
+    # At most the second half of the last row is more.
+    assert [each.tolist()[-1] for each in (again.uplink_kbps, again.downlink_kbps, again.rtt_ms)] == [
+        each.tolist()[-1] for each in (link.uplink_kbps, link.downlink_kbps, link.rtt_ms)
+    ]
+    assert len(again.starts_s) <= rows + 1
+
+
+def test_a_last_row_of_another_length_is_written_in_halves() -> None:
+    assert trace([2, 1], [10, 20.5]).to_csv() == b"t_s,uplink_kbps,rtt_ms\n0,10,1\n2,20.5,2\n2.5,20.5,2\n"
+    assert trace([1, 1], [10, 20], [30, 40]).to_csv() == (
+        b"t_s,uplink_kbps,rtt_ms,downlink_kbps\n0,10,1,30\n1,20,2,40\n"
+    )
+
+
 def opened(path: Path, content: str | bytes) -> Trace:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return Trace.open(path)

@@ -110,6 +110,26 @@ class Trace:
         starts_s, up, down, rtt = np.array([[0.0], [uplink_kbps], [down_kbps], [rtt_ms]], np.float64)
         return cls("steady", starts_s, up, down, rtt, _ONLY_ROW_S)
 
+    def to_csv(self) -> bytes:
+        """The file that `open` makes this trace of again; without a downlink where that is as the uplink.
+
+        Where the last row is not as long as the one before it, it is written as two halves.
+        """
+        starts = self.starts_s
+        rows = list(range(len(starts)))
+        last_s = self.period_s - starts.item(-1)
+        before_s = starts.item(-1) - starts.item(-2) if len(starts) > 1 else _ONLY_ROW_S
+        times = starts.tolist()
+        if last_s != before_s:
+            rows.append(rows[-1])
+            times.append(times[-1] + last_s / 2)
+        both = not np.array_equal(self.uplink_kbps, self.downlink_kbps)
+        columns = [self.uplink_kbps, self.rtt_ms, *([self.downlink_kbps] if both else [])]
+        lines = [",".join([*REQUIRED, *(OPTIONAL if both else ())])]
+        for time_s, *figures in zip(times, *(column[rows].tolist() for column in columns), strict=True):
+            lines.append(",".join(repr(figure).removesuffix(".0") for figure in (time_s, *figures)))
+        return "\n".join([*lines, ""]).encode()
+
     def rtt_at(self, t_s: float) -> float:
         """The round trip at a time, in milliseconds."""
         return self.rtt_ms.item(self._row(t_s))
