@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from io import BufferedReader
 from itertools import pairwise
@@ -47,6 +48,7 @@ from midstream.manifest import (
     Cut,
     Graph,
     Manifest,
+    SliceCost,
     SliceRecord,
     carrier_names,
     edgetpu_name,
@@ -54,7 +56,7 @@ from midstream.manifest import (
     middle_name,
     tail_name,
 )
-from midstream.partitioning.costs import layers_from_profile
+from midstream.partitioning.costs import MachineTimes, layers_from_profile
 from midstream.partitioning.resource_map import resource_map
 from midstream.profiles import Profile
 from midstream.seal import CONVERT
@@ -185,6 +187,13 @@ class Bundle:
                 f"{where} has {len(graph.layers)} layers, and a cut of the bundle more; convert the model again"
             )
         return graph
+
+    def with_times(self, machine: str, times: MachineTimes) -> Bundle:
+        """The same bundle as if this machine had measured it: for decisions about boards that are elsewhere."""
+        found = copy(self)
+        cuts = {cut: SliceCost(head_ms, times.tail_ms[cut]) for cut, head_ms in times.head_ms.items()}
+        found.costs = replace(self.costs, machine=machine, whole_ms=times.whole_ms, cuts=cuts)
+        return found
 
     @property
     def resource_map(self) -> nx.DiGraph:

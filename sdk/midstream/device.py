@@ -56,6 +56,7 @@ from midstream.partitioning import (
     Tariff,
     size_features,
 )
+from midstream.partitioning.fallback import PATIENCE_MS, give_up_ms
 from midstream.partitioning.replay import PlannerName
 from midstream.partitioning.state import ObjectiveKind
 from midstream.planning import LOCAL_CUT, Forced, Planning
@@ -66,11 +67,6 @@ from midstream.tensors import Tensor, Tensors, named_tensors
 
 PriorityName = Literal["critical", "normal", "bulk"]
 GATEWAY_WAIT_S = 2.0
-# Without a deadline a gateway that says nothing is given up after this long.
-PATIENCE_MS = 10_000.0
-# The local rest is expected to take up to this much longer than measured.
-_RESERVE = 1.15
-_RESERVE_MS = 2.0
 # A machine that has woken a waiting request late is expected to do so again: the most of it counts, up to this share of
 # the deadline, and less with each later one that was in time.
 _LATE_SHARE = 0.1
@@ -609,8 +605,7 @@ class Device:
             return PATIENCE_MS
         with self._lock:
             late_ms = min(self._late_ms, _LATE_SHARE * limit_ms)
-        latest = limit_ms - self._planning.rest_ms(begun) * _RESERVE - _RESERVE_MS - late_ms
-        return latest if latest > 0 else limit_ms
+        return give_up_ms(limit_ms, self._planning.rest_ms(begun), late_ms)
 
     def _ordered(self, outputs: Tensors) -> Tensors:
         return {spec.name: outputs[spec.name] for spec in self.bundle.outputs}

@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 
 from midstream import __version__
-from midstream.cli import analyze, bench, broker, calibrate, exits, gateway, inspect, plan, profile, replay, run_device
+from midstream.cli import (
+    analyze,
+    bench,
+    broker,
+    calibrate,
+    exits,
+    gateway,
+    inspect,
+    plan,
+    profile,
+    replay,
+    run_device,
+    trace,
+)
 
 app = typer.Typer(
     name="midstream",
@@ -42,7 +55,7 @@ def options(
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
-for module in (inspect, calibrate, exits, plan, profile, analyze, gateway, run_device, replay, broker, bench):
+for module in (inspect, calibrate, exits, plan, profile, analyze, gateway, run_device, replay, broker, bench, trace):
     module.register(app)
 for entry in entry_points(group="midstream.commands"):
     entry.load()(app)

@@ -1,0 +1,96 @@
+"""What became of each request of a simulation or a run, and what that comes to."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+Way = Literal["local", "input", "split", "exit"]
+WAYS: tuple[Way, ...] = get_args(Way)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """All requests under one policy, in the order in which they were answered."""
+
+    latency_ms: list[float] = field(default_factory=list)
+    energy_mj: list[float] = field(default_factory=list)
+    sent_bytes: list[float] = field(default_factory=list)
+    ways: list[Way] = field(default_factory=list)
+    missed: int = 0
+    fallbacks: int = 0
+    unanswered: int = 0
+
+    def add(
+        self,
+        latency_ms: float,
+        energy_mj: float,
+        sent_bytes: float,
+        way: Way,
+        *,
+        missed: bool = False,
+        fallback: bool = False,
+        answered: bool = True,
+    ) -> None:
+        """One request more; ``way`` is how it was planned, or "exit" where an early exit has answered it."""
+        self.latency_ms.append(latency_ms)
+        self.energy_mj.append(energy_mj)
+        self.sent_bytes.append(sent_bytes)
+        self.ways.append(way)
+        self.missed += missed
+        self.fallbacks += fallback
+        self.unanswered += not answered
+
+    def summary(self) -> Summary:
+        """What it comes to."""
+        latency = np.array(self.latency_ms or [0.0])
+        p50, p95, p99 = (float(np.percentile(latency, share)) for share in (50, 95, 99))
+        count = max(1, len(self.ways))
+        shares = {way: self.ways.count(way) / count for way in WAYS}
+        return Summary(
+            requests=len(self.ways),
+            mean_ms=float(latency.mean()),
+            p50_ms=p50,
+            p95_ms=p95,
+            p99_ms=p99,
+            missed_share=self.missed / count,
+            energy_mj=float(np.mean(self.energy_mj or [0.0])),
+            split_share=shares["split"],
+            payload_bytes=float(np.mean(self.sent_bytes or [0.0])),
+            local_share=shares["local"],
+            input_share=shares["input"],
+            exit_share=shares["exit"],
+            fallback_share=self.fallbacks / count,
+            unanswered_share=self.unanswered / count,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Latencies in ms, and per request: the device's energy in mJ, and the bytes it sent, those of probes among them.
+
+    ``missed_share`` is of requests answered after the deadline, or not at all; ``split_share``, ``local_share``,
+    ``input_share`` and ``exit_share`` say how they were answered or meant to be: ``fallback_share`` were then answered
+    by the device alone, and ``unanswered_share`` by nobody, as the whole model is too large for it.
+    """
+
+    requests: int
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    missed_share: float
+    energy_mj: float
+    split_share: float
+    payload_bytes: float
+    local_share: float
+    input_share: float
+    exit_share: float
+    fallback_share: float
+    unanswered_share: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Its figures by name."""
+        return asdict(self)

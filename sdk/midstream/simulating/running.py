@@ -1,0 +1,141 @@
+"""A scenario under each of the policies, with the same inputs, links and chances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from midstream.errors import InputError
+from midstream.partitioning import Candidate
+from midstream.partitioning.table import refusal
+from midstream.simulating.draws import Draws
+from midstream.simulating.foresight import UP, Foresight, cost
+from midstream.simulating.policies import POLICIES, SENDING, Always, Engine, Foreseen, Partitioner, PolicyName
+from midstream.simulating.results import Outcome, Summary
+from midstream.simulating.scenario import Scenario
+from midstream.simulating.world import PolicyOf, World
+
+# Of static choices so many, the best by the search's own sums, are simulated.
+_MOST_STATIC = 3
+# With more devices than this, the search keeps only the best way so far.
+_MOST_SEARCHED = 8
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Each policy's outcome; ``notes`` has a line on those that were left out, and on what best_static was."""
+
+    scenario: Scenario
+    outcomes: Mapping[str, Outcome]
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def summaries(self) -> dict[str, Summary]:
+        """What each policy came to."""
+        return {name: outcome.summary() for name, outcome in self.outcomes.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """By the contract: a policy's figures by its name; what was left out or chosen under "notes"."""
+        policies = {name: summary.to_json() for name, summary in self.summaries.items()}
+        return {"policies": policies, "notes": dict(self.notes)}
+
+
+class _ImpossibleError(Exception):
+    """This policy can do nothing here, for this reason."""
+
+
+def simulate(
+    scenario: Scenario, policies: Sequence[PolicyName] = POLICIES, told: Callable[[str], None] = lambda _: None
+) -> Simulation:
+    """Run a scenario under each policy; ``told`` is called with the name of each before it is.
+
+    Raises InputError on an unknown policy.
+    """
+    for name in policies:
+        if name not in POLICIES:
+            raise InputError(f"no policy is called {name!r}; known are {', '.join(POLICIES)}")
+    draws = [Draws(scenario, number) for number in range(scenario.devices)]
+    outcomes: dict[str, Outcome] = {}
+    notes: dict[str, str] = {}
+    for name in dict.fromkeys(policies):
+        told(name)
+        try:
+            outcomes[name] = _outcome(scenario, draws, name, notes)
+        except _ImpossibleError as reason:
+            notes[name] = f"left out: {reason}"
+    return Simulation(scenario, outcomes, notes)
+
+
+def _outcome(scenario: Scenario, draws: Sequence[Draws], name: PolicyName, notes: dict[str, str]) -> Outcome:
+    objective = scenario.objective
+    if name == "best_static":
+        return _best_static(scenario, draws, notes)
+    if name == "clairvoyant":
+        return _foreseen(scenario, draws)
+    if name == "adaptive" or name == "bandit":
+        return _run(scenario, draws, lambda _, kind, world: Engine(kind, objective, name, world))
+    if name == "neurosurgeon" or name == "mincut_ewma":
+        averaged = name == "mincut_ewma"
+        return _run(scenario, draws, lambda _, kind, world: Partitioner(kind, objective, averaged=averaged))
+    always = [_fixed(scenario, name, number) for number in range(len(scenario.kinds))]
+    return _run(scenario, draws, lambda device, kind, world: Always(always[device % len(always)]))
+
+
+def _fixed(scenario: Scenario, name: PolicyName, kind_number: int) -> Candidate:
+    kind = scenario.kinds[kind_number]
+    if name == "local":
+        found: Candidate | None = kind.made.table.candidates[0]
+        limit = scenario.objective.max_device_memory_bytes
+        if limit is not None and kind.options.memory[None] > limit:
+            raise _ImpossibleError(f"the whole model takes {kind.options.memory[None] / 1e6:.1f} MB on the device")
+    else:
+        found = kind.input_in(SENDING[name])
+        if scenario.objective.keep_input_local:
+            raise _ImpossibleError("the input may not leave the device")
+    if found is None:
+        raise _ImpossibleError(f"the input of bundle {kind.name!r} cannot be sent as {name}")
+    return found
+
+
+def _run(scenario: Scenario, draws: Sequence[Draws], policy_of: PolicyOf) -> Outcome:
+    return World(scenario, draws, policy_of).run()
+
+
+def _foreseen(scenario: Scenario, draws: Sequence[Draws]) -> Outcome:
+    width = 32 if scenario.devices <= _MOST_SEARCHED else 1
+    best = Foresight(scenario, draws, width).best()
+    return _run(scenario, draws, lambda device, kind, world: Foreseen(kind, best[device]))
+
+
+def _best_static(scenario: Scenario, draws: Sequence[Draws], notes: dict[str, str]) -> Outcome:
+    """The static choice that turned out best, the same for all devices of the first kind."""
+    if len(scenario.kinds) > 1:
+        raise _ImpossibleError("one choice cannot be the same for several bundles")
+    (kind,) = scenario.kinds
+    objective = scenario.objective
+    allowed = [each for each in kind.made.table.candidates if refusal(each, UP, objective) is None]
+    search = Foresight(scenario, draws, 1)
+
+    def total(candidate: Candidate) -> float:
+        return sum(cost(chosen, objective) for chosen in search.always(candidate))
+
+    ranked = sorted(allowed, key=total)[:_MOST_STATIC]
+    best: tuple[float, float] | None = None
+    found: tuple[Candidate, Outcome] | None = None
+    for candidate in ranked:
+        outcome = _run(scenario, draws, _always(candidate))
+        summary = outcome.summary()
+        value = summary.missed_share, summary.energy_mj if objective.kind == "energy" else summary.mean_ms
+        if best is None or value < best:
+            best, found = value, (candidate, outcome)
+    if found is None:
+        raise _ImpossibleError("nothing is allowed")
+    candidate, outcome = found
+    where = "local" if not candidate.offloads else f"{candidate.cut or 'the input'} in {candidate.codec}"
+    notes["best_static"] = where if candidate.exit is None else f"early exit {candidate.exit}, else {where}"
+    return outcome
+
+
+def _always(candidate: Candidate) -> PolicyOf:
+    return lambda device, kind, world: Always(candidate)

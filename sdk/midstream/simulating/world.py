@@ -1,0 +1,350 @@
+"""One run of a scenario under one policy: devices, wires and gateways as processes of a discrete-event simulation.
+
+A request does what it does in `Device`: it is planned, its head is run, what crosses is encoded, it is decided again,
+sent, queued and run at the gateway, and answered; where no answer comes in time the device finishes by itself. Links
+lose nothing; what has not left the device when a request is given up is not sent any more.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import simpy
+
+from midstream.communication.choosing import Gateways
+from midstream.communication.wire import Reply, Status
+from midstream.link_watch import ECHO_BYTES, LinkWatch
+from midstream.options import option_of
+from midstream.partitioning import Candidate
+from midstream.partitioning.fallback import PATIENCE_MS, give_up_ms
+from midstream.partitioning.table import option
+from midstream.planning import Planning
+from midstream.simulating.draws import Draws, others
+from midstream.simulating.gateway import Served, SimulatedGateway
+from midstream.simulating.machines import Board, Wire
+from midstream.simulating.policies import Choice, Known, Policy, state_of
+from midstream.simulating.results import Outcome, Way
+from midstream.simulating.scenario import Kind, Scenario
+
+# What a message has beside its tensors' data: topic, header, the input's features.
+REQUEST_BYTES, REPLY_BYTES = 400, 150
+Steps = Generator[Any, Any, None]
+PolicyOf = Callable[[int, Kind, "World"], Policy]
+"""Makes the policy of a device, by its number and kind."""
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One input on its way: the seconds that the device has computed for it, and what it has sent."""
+
+    number: int
+    began_s: float
+    choice: Choice
+    computed_s: float = 0.0
+    sent_bytes: float = 0.0
+    received_bytes: float = 0.0
+
+
+class World:
+    """One run. ``policy_of`` makes each device's policy."""
+
+    def __init__(self, scenario: Scenario, draws: Sequence[Draws], policy_of: PolicyOf) -> None:
+        self.scenario = scenario
+        self.environment = simpy.Environment()
+        self.outcome = Outcome()
+        limit_ms = scenario.objective.deadline_ms
+        self.gateways: Mapping[str, SimulatedGateway] = {
+            presence.gateway_id: SimulatedGateway(self.environment, presence.gateway_id, scenario.workers)
+            for presence in scenario.kinds[0].presences
+        }
+        for number, gateway in enumerate(self.gateways.values()):
+            if jobs := others(scenario, number):
+                left_s = (PATIENCE_MS if limit_ms is None else limit_ms) / 1e3
+                self.environment.process(gateway.others(jobs, left_s))
+        for number, drawn in enumerate(draws):
+            kind = scenario.kind_of(number)
+            device = SimulatedDevice(self, number, kind, drawn, policy_of(number, kind, self))
+            self.environment.process(device.live())
+
+    def now_s(self) -> float:
+        """The simulation's time."""
+        return float(self.environment.now)
+
+    def run(self) -> Outcome:
+        """Until the last input is answered."""
+        self.environment.run()
+        return self.outcome
+
+
+class SimulatedDevice:
+    """A board with its link, and what it knows of both."""
+
+    def __init__(self, world: World, number: int, kind: Kind, draws: Draws, policy: Policy) -> None:
+        self._world = world
+        self._environment = world.environment
+        self._number = number
+        self._kind = kind
+        self._draws = draws
+        self._policy = policy
+        self._objective = world.scenario.objective
+        self._overhead_s = world.scenario.overhead_ms / 2e3
+        self._board = Board(kind.board.cores)
+        self._up = Wire(world.scenario.trace, draws.offset_s)
+        self._down = Wire(world.scenario.trace, draws.offset_s, down=True)
+        self._watch = LinkWatch()
+        self._gateways = Gateways(kind.bundle.digest)
+        for presence in kind.presences:
+            self._gateways.gateways[presence.gateway_id] = presence
+        # What the device will have heard by then: an acknowledgement, an answer to a probe.
+        self._news: list[tuple[float, int, Callable[[], object]]] = []
+        self._order = itertools.count()
+        self._probes_bytes = 0.0
+
+    def live(self) -> Steps:
+        """A process: all inputs of this device, each a process of its own."""
+        environment = self._environment
+        for number, arrives_s in enumerate(self._draws.arrivals_s):
+            yield environment.timeout(arrives_s - environment.now)
+            environment.process(self._serve(number))
+
+    def _serve(self, number: int) -> Steps:
+        now_s = self._environment.now
+        self._hear(now_s)
+        choice = self._policy.choose(number, self._known(number))
+        asked = _Asked(number, now_s, choice)
+        self._probe(now_s)
+        asked.sent_bytes, self._probes_bytes = self._probes_bytes, 0.0
+        candidate, planning = choice.candidate, self._policy.planning
+        begun = candidate.cut if candidate.exit is None else candidate.exit
+        if candidate.head and begun is not None:
+            yield from self._computed(asked, begun, candidate.device_ms, planning)
+            if candidate.exit is not None and self._draws.exits[number] < candidate.exit_share:
+                self._finish(asked, "exit")
+                return
+        if not candidate.offloads:
+            yield from self._rest(asked, begun, planning)
+            self._finish(asked, "local")
+            return
+        yield from self._offloaded(asked, begun if candidate.head else None, planning)
+
+    def _offloaded(self, asked: _Asked, begun: str | None, planning: Planning | None) -> Steps:
+        """What follows the head elsewhere, as planned or as is better now that the payload is known."""
+        choice = asked.choice
+        candidate = choice.candidate
+        yield from self._encoded(asked, candidate)
+        payload = self._payload(candidate, asked.number)
+        if planning is not None and choice.plan is not None:
+            self._hear(self._environment.now)
+            state = state_of(choice.route, self._known(asked.number))
+            plan = planning.again(
+                choice.plan, choice.route, state, self._objective, None, int(payload), self._elapsed_ms(asked)
+            )
+            if plan is not choice.plan:
+                other = self._kind.candidate(option_of(plan))
+                assert other is not None
+                choice = asked.choice = Choice(other, choice.route, plan)
+                if not other.offloads:
+                    yield from self._rest(asked, begun, planning)
+                    self._finish(asked, "local")
+                    return
+                if other.cut is not None and other.cut != begun:
+                    heads = self._kind.device.head_ms
+                    more_ms = heads[other.cut] - (0.0 if begun is None else heads[begun])
+                    yield from self._computed(asked, other.cut, max(0.0, more_ms), None)
+                    begun = other.cut
+                candidate = other
+                yield from self._encoded(asked, candidate)
+                payload = self._payload(candidate, asked.number)
+        yield from self._sent(asked, candidate, begun, payload, planning)
+
+    def _sent(
+        self, asked: _Asked, candidate: Candidate, begun: str | None, payload: float, planning: Planning | None
+    ) -> Steps:
+        environment, choice = self._environment, asked.choice
+        presence = choice.route.first
+        rest_ms = self._kind.rest_ms(begun) if planning is None else planning.rest_ms(begun)
+        limit_ms = PATIENCE_MS if self._policy.patient else give_up_ms(self._objective.deadline_ms, rest_ms)
+        until_s = asked.began_s + limit_ms / 1e3
+        now_s = environment.now
+        way = option(candidate)
+        size = payload + REQUEST_BYTES
+        start_s, arrives_s = self._up.send(now_s, size, until_s)
+        asked.sent_bytes += size if arrives_s < math.inf else 0.0
+        served: Served | None = None
+        if presence is not None and arrives_s < until_s:
+            self._acknowledged(size, start_s, arrives_s)
+            yield environment.timeout(arrives_s - now_s + self._overhead_s)
+            served = yield self._asking(candidate, presence.gateway_id, asked.number, until_s)
+        reply = Reply(b"", Status.OK, (), "raw", 0.0, 0.0)
+        if served is not None and served.refusal is None:
+            reply_bytes = candidate.reply_bytes + REPLY_BYTES
+            _, back_s = self._down.send(environment.now, reply_bytes, until_s)
+            back_s += self._overhead_s
+            if back_s <= until_s:
+                yield environment.timeout(back_s - environment.now)
+                asked.received_bytes += reply_bytes
+                reply = Reply(b"", Status.OK, (), "raw", served.queue_s * 1e3, served.work_s * 1e3)
+                if planning is not None:
+                    self._learn(asked, candidate, planning, reply, int(payload), now_s)
+                self._finish(asked, way)
+                return
+        if served is None or served.refusal is None:
+            yield environment.timeout(max(0.0, until_s - environment.now))
+        else:
+            # A refusal comes back at once.
+            _, back_s = self._down.send(environment.now, REPLY_BYTES)
+            back_s = min(until_s, back_s + self._overhead_s)
+            yield environment.timeout(max(0.0, back_s - environment.now))
+        if planning is not None and presence is not None:
+            if served is not None and served.refusal is not None:
+                self._gateways.answered(presence.gateway_id)
+            else:
+                self._gateways.failed(presence.gateway_id, environment.now)
+        if not self._fits_device():
+            self._finish(asked, way, answered=False)
+            return
+        yield from self._rest(asked, begun, planning)
+        self._finish(asked, way, fallback=True)
+
+    def _asking(self, candidate: Candidate, gateway_id: str, number: int, until_s: float) -> simpy.Event:
+        """What becomes of a request that is now at the gateway; None where the device has given up before."""
+        environment = self._environment
+        answered = environment.event()
+
+        def settle(served: Served | None) -> None:
+            if not answered.triggered:
+                answered.succeed(served)
+
+        work_ms = candidate.gateway_ms + candidate.decode_ms
+        left_s = until_s - environment.now
+        self._world.gateways[gateway_id].offer(
+            work_ms / 1e3, work_ms * self._draws.gateway[number] / 1e3, left_s, candidate.payload_bytes, settle
+        )
+        if not answered.triggered:
+            environment.timeout(left_s).callbacks.append(lambda _: settle(None))
+        return answered
+
+    def _computed(self, asked: _Asked, cut: str, ms: float, planning: Planning | None) -> Steps:
+        """Run a head."""
+        now_s = self._environment.now
+        work_s = ms * self._draws.device[asked.number] / 1e3
+        _, end_s = self._board.run(now_s, cut, work_s)
+        asked.computed_s += work_s
+        with nullcontext() if planning is None else planning.running(cut):
+            yield self._environment.timeout(end_s - now_s)
+        if planning is not None:
+            planning.ran_head(cut, (end_s - now_s) * 1e3)
+
+    def _rest(self, asked: _Asked, begun: str | None, planning: Planning | None) -> Steps:
+        """Run what follows a cut here; None: the whole model."""
+        now_s = self._environment.now
+        work_s = self._kind.rest_ms(begun) * self._draws.device[asked.number] / 1e3
+        _, end_s = self._board.run(now_s, ("rest", begun), work_s)
+        asked.computed_s += work_s
+        with nullcontext() if planning is None or begun is not None else planning.running(None):
+            yield self._environment.timeout(end_s - now_s)
+        if planning is not None:
+            planning.ran_rest(begun, (end_s - now_s) * 1e3)
+
+    def _encoded(self, asked: _Asked, candidate: Candidate) -> Steps:
+        if candidate.encode_ms:
+            now_s = self._environment.now
+            work_s = candidate.encode_ms * self._draws.device[asked.number] / 1e3
+            _, end_s = self._board.encode(now_s, work_s)
+            asked.computed_s += work_s
+            yield self._environment.timeout(end_s - now_s)
+
+    def _payload(self, candidate: Candidate, number: int) -> float:
+        """What this input takes there: the mean, and how much richer than most it is."""
+        spread = self._kind.spread(candidate)
+        if not spread:
+            return candidate.payload_bytes
+        return candidate.payload_bytes * math.exp(spread * self._draws.richness[number] - spread**2 / 2)
+
+    def _known(self, number: int) -> Known:
+        for gateway_id, gateway in self._world.gateways.items():
+            heard_s = self._environment.now - self._down.half_rtt_s(self._environment.now)
+            self._gateways.loads[gateway_id] = gateway.report_at(heard_s)
+        request_id = (self._number << 64 | number).to_bytes(16)
+        return Known(request_id, self._watch, self._gateways, self._draws.scores[number])
+
+    def _learn(
+        self, asked: _Asked, candidate: Candidate, planning: Planning, reply: Reply, payload: int, sent_s: float
+    ) -> None:
+        choice = asked.choice
+        presence, plan = choice.route.first, choice.plan
+        assert presence is not None and plan is not None
+        self._gateways.answered(presence.gateway_id)
+        link_ms = (self._environment.now - sent_s) * 1e3 - reply.queue_ms - reply.compute_ms
+        self._watch.came_back(payload + REQUEST_BYTES, candidate.reply_bytes + REPLY_BYTES, link_ms)
+        planning.sent(plan, None, payload)
+        planning.answered(plan, choice.route, {presence.gateway_id}, reply)
+
+    def _finish(self, asked: _Asked, way: Way, *, fallback: bool = False, answered: bool = True) -> None:
+        latency_ms = self._elapsed_ms(asked)
+        power = self._kind.power
+        computed_ms = asked.computed_s * 1e3
+        energy_mj = (
+            power.busy_w * computed_ms
+            + power.idle_w * max(0.0, latency_ms - computed_ms)
+            + power.radio_uj_per_byte * (asked.sent_bytes + asked.received_bytes) / 1e3
+        )
+        limit_ms = self._objective.deadline_ms
+        missed = not answered or (limit_ms is not None and latency_ms > limit_ms)
+        self._world.outcome.add(
+            latency_ms, energy_mj, asked.sent_bytes, way, missed=missed, fallback=fallback, answered=answered
+        )
+        planning, plan = self._policy.planning, asked.choice.plan
+        if planning is not None and plan is not None and way != "exit":
+            planning.finished(plan, latency_ms)
+
+    def _elapsed_ms(self, asked: _Asked) -> float:
+        return (self._environment.now - asked.began_s) * 1e3
+
+    def _fits_device(self) -> bool:
+        limit = self._objective.max_device_memory_bytes
+        return limit is None or self._kind.options.memory[None] <= limit
+
+    def _hear(self, now_s: float) -> None:
+        """What has come by now."""
+        while self._news and self._news[0][0] <= now_s:
+            heapq.heappop(self._news)[2]()
+
+    def _then(self, at_s: float, heard: Callable[[], object]) -> None:
+        if at_s < math.inf:
+            heapq.heappush(self._news, (at_s, next(self._order), heard))
+
+    def _acknowledged(self, size: float, start_s: float, arrives_s: float) -> None:
+        """The broker's acknowledgement of a transfer comes half a round trip after it."""
+        at_s = arrives_s + self._up.half_rtt_s(arrives_s)
+        self._then(at_s, lambda: self._watch.after_request(int(size), (at_s - start_s) * 1e3, at_s))
+
+    def _probe(self, now_s: float) -> None:
+        """Look at the link, and at gateways that failed, as a device does with each free plan."""
+        watch = self._watch
+        if self._policy.free:
+            for gateway_id in self._gateways.to_probe(now_s):
+                _, there_s = self._up.send(now_s, REQUEST_BYTES)
+                if there_s < math.inf:
+                    self._then(there_s + self._down.half_rtt_s(there_s), partial(self._gateways.echoed, gateway_id))
+        size = watch.probe_bytes(now_s) if self._policy.probes else None
+        if size is None:
+            return
+        for bytes_sent, heard in ((ECHO_BYTES, self._echoed), (size, self._probed)):
+            _, there_s = self._up.send(now_s, bytes_sent + REPLY_BYTES)
+            at_s = there_s + self._up.half_rtt_s(there_s) if there_s < math.inf else math.inf
+            self._then(at_s, partial(heard, bytes_sent, (at_s - now_s) * 1e3, at_s))
+            self._probes_bytes += bytes_sent + REPLY_BYTES
+
+    def _echoed(self, size: int, ms: float, at_s: float) -> None:
+        self._watch.after_echo(ms)
+
+    def _probed(self, size: int, ms: float, at_s: float) -> None:
+        self._watch.after_probe(size, ms, at_s)
