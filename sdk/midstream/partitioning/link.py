@@ -87,7 +87,17 @@ class LinkEstimate:
         if self.uplink_samples:
             off = _blended(off, min(abs(self.uplink_kbps / kbps - 1.0), MAX_JUMP), self.uplink_samples)
         samples = self.uplink_samples + 1
-        return replace(self, uplink_kbps=average, uplink_samples=samples, uplink_off=off, last_up_kbps=last)
+        # Both directions are taken to go up and down together until the other one shows itself again.
+        along = average / self.uplink_kbps if self.uplink_samples else 1.0
+        down_kbps = min(max(self.downlink_kbps * along, PLAUSIBLE_KBPS[0]), PLAUSIBLE_KBPS[1])
+        return replace(
+            self,
+            uplink_kbps=average,
+            downlink_kbps=down_kbps,
+            uplink_samples=samples,
+            uplink_off=off,
+            last_up_kbps=last,
+        )
 
     def after_acknowledged(self, payload_bytes: int, ms: float) -> LinkEstimate:
         """After the broker has acknowledged a payload: ``ms`` hold one round trip to it."""
