@@ -38,7 +38,7 @@ class Kind:
     downlink_ratio: float
     """The downlink's mean over the uplink's."""
     rtt_ms: float
-    """The round trip where the rate is its mean or more: the median of those."""
+    """The round trip, in the median, of seconds in which the rate is its mean or more."""
     shadow_sigma: float = 0.0
     shadow_s: float = 0.0
     """Shadowing: an AR(1) process of this time constant, common to both directions."""
@@ -56,7 +56,7 @@ class Kind:
     """Spells in which the link is down."""
     walk_s: float = 0.0
     walk_depth: float = 0.0
-    """Away and back again in so many seconds: how far the log of the rate falls on the way."""
+    """Away and back again in so many seconds, and how far the log of the rate falls on the way."""
     rtt_sigma: float = 0.0
     rtt_exponent: float = 0.0
     """The round trip's own variation, and how it grows where the rate falls below its mean."""
