@@ -416,6 +416,7 @@ class Device:
     def _state(self, route: Route, analysis: Analysis | None, *, always: bool) -> SystemState:
         """What is known now; of the link, too, where there is no gateway, if ``always``."""
         presence = route.first
+        uplink_wait_ms, downlink_wait_ms = self._exchange.backlog_ms()
         return SystemState(
             self._exchange.link() if presence is not None or always else None,
             gateway_wait_ms=0.0 if presence is None else self._exchange.wait_ms(presence.gateway_id),
@@ -423,6 +424,8 @@ class Device:
             complexity=None if analysis is None else analysis.score,
             gateway_queue=0 if presence is None else self._exchange.queue(presence.gateway_id),
             further={each.gateway_id: self._exchange.tier(each.gateway_id) for each in route.further},
+            uplink_wait_ms=uplink_wait_ms,
+            downlink_wait_ms=downlink_wait_ms,
         )
 
     def _begin(self, asked: _Asked, plan: Plan) -> _Begun:
@@ -433,10 +436,10 @@ class Device:
         if cut is None:
             return _Begun(None, asked.tensors, {}, None)
         mark = time.perf_counter()
-        with self._planning.running(cut):
+        with self._planning.running(cut) as run:
             crossing, outputs, codes = self.bundle.run_head_for(cut, codec, asked.tensors)
         asked.timings["device"] = _since(mark)
-        self._planning.ran_head(cut, asked.timings["device"])
+        self._planning.ran_head(cut, run.took_ms)
         return _Begun(cut, crossing, outputs, codes)
 
     def _exited(self, asked: _Asked, begun: _Begun) -> Tensors | None:
@@ -586,11 +589,11 @@ class Device:
                 "run here, as the whole model takes more memory than max_device_memory_bytes allows"
             )
         mark = time.perf_counter()
-        with self._planning.running(None) if begun.cut is None else nullcontext():
+        with self._planning.running(None) if begun.cut is None else nullcontext() as run:
             outputs = self.bundle.run_tail(begun.cut, begun.crossing)
-        took = _since(mark)
-        asked.timings["device"] += took
-        self._planning.ran_rest(begun.cut, took)
+        took_ms = _since(mark)
+        asked.timings["device"] += took_ms
+        self._planning.ran_rest(begun.cut, took_ms if run is None else run.took_ms)
         answer = self._ordered(begun.outputs | outputs)
         return Result(answer, plan, asked.timings, asked.analysis, (DEVICE,), sent_bytes, received_bytes, fallback=why)
 

@@ -132,6 +132,13 @@ class _Occupied:
         return max(0.0, self.expected_ms - (now_s - self.since_s) * 1e3)
 
 
+@dataclass(slots=True)
+class Run:
+    """One run of a slice."""
+
+    took_ms: float = 0.0
+
+
 def _turns() -> Iterator[float]:
     """0 to 1, spread evenly however many are taken: multiples of the golden ratio, without their whole parts."""
     for number in itertools.count(1):
@@ -347,19 +354,26 @@ class Planning:
         self._learned()
 
     @contextmanager
-    def running(self, cut: str | None) -> Iterator[None]:
-        """While a cut's head is run, or the whole model (None): who comes meanwhile waits for it."""
+    def running(self, cut: str | None) -> Iterator[Run]:
+        """While a cut's head is run, or the whole model (None): who comes meanwhile waits for it.
+
+        What it took, without its own wait, is there once it is through.
+        """
+        run = Run()
         costs = self._bundle.costs
         with self._lock:
             alone_ms = costs.whole_ms if cut is None else costs.cuts[cut].head_ms
             expected_ms = self._corrections.device.factor(WHOLE if cut is None else cut) * alone_ms
             occupied = self._occupied.setdefault(cut, _Occupied())
-            occupied.enter(expected_ms, self._clock())
+            entered_s = self._clock()
+            occupied.enter(expected_ms, entered_s)
         try:
-            yield
+            yield run
         finally:
             with self._lock:
-                occupied.leave(expected_ms, self._clock())
+                now_s = self._clock()
+                run.took_ms = (now_s - max(entered_s, occupied.since_s)) * 1e3
+                occupied.leave(expected_ms, now_s)
 
     def ran_head(self, cut: str, took_ms: float) -> None:
         """Learn how long this device took for the head of a cut."""

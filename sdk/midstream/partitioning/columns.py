@@ -6,7 +6,7 @@ The formulas are explained in ``docs/planner.md``. Times in ms, energy in mJ, si
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -147,6 +147,8 @@ class Columns:
             if self._far is not None:
                 later += self._beyond_ms(self._far, state, inputs)
         now = self._now_ms(state)
+        if state.link_is_up and (state.uplink_wait_ms or state.downlink_wait_ms):
+            later = later + self._backlog_ms(state, inputs, now, later)
         latest = now + later
         return (now + self.onward(inputs) * later if self._has_exits else latest), latest
 
@@ -182,6 +184,9 @@ class Columns:
                 later += idle_w * self._waits_ms(state)
             if self._far is not None:
                 later += idle_w * self._beyond_ms(self._far, state, inputs)
+            if state.uplink_wait_ms or state.downlink_wait_ms:
+                alone, latest = (self.latency_ms(each, inputs)[1] for each in (without_backlog(state), state))
+                later += idle_w * (latest - alone)
         return np.asarray(busy_w * self.device_ms + self.onward(inputs) * later)
 
     def period_ms(self, state: SystemState, inputs: Inputs) -> Numbers:
@@ -304,6 +309,13 @@ class Columns:
         """What further machines add to the latency, where the gateway itself does nothing without its wait."""
         return far.latency_ms(state, self.payloads(inputs)) - far.past_gateway * _wait_ms(state)
 
+    def _backlog_ms(self, state: SystemState, inputs: Inputs, now: Numbers, later: Numbers) -> Numbers:
+        """What each waits on the link for what the device has under way there: none for itself, all on both ways."""
+        reply = (self._later[:, _REPLY] + self._reply(inputs)) * (8.0 / state.link.downlink_kbps) if state.link else 0.0
+        up = np.maximum(0.0, state.uplink_wait_ms - (now + self._later[:, _ENCODE]))
+        down = np.maximum(0.0, state.downlink_wait_ms - (now + later + up - reply))
+        return np.asarray(self._later[:, _OFFLOADS] * (up + down))
+
     def _now_ms(self, state: SystemState) -> Numbers:
         """What the device always does first, with what that waits for."""
         now = self.device_ms * stretch(state.device_load)
@@ -401,6 +413,11 @@ class _Far:
 def _wait_ms(state: SystemState) -> float:
     """The wait that is the same for all tails; where they differ, each has its own on top of none."""
     return 0.0 if state.gateway_waits_ms else state.gateway_wait_ms
+
+
+def without_backlog(state: SystemState) -> SystemState:
+    """The state as if nothing were under way."""
+    return replace(state, uplink_wait_ms=0.0, downlink_wait_ms=0.0)
 
 
 @lru_cache(maxsize=64)
