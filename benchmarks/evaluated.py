@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ import exits
 import numpy as np
 import scenes
 import subjects
-from models import MODELS, ROOT, machine, table
+from models import MODELS, ROOT, interleaved_ms, machine, table
 from subjects import SUBJECTS, Subject, inputs_of
 
 from midstream.agreement import box_f1
@@ -34,10 +35,12 @@ from midstream.communication.codecs import ALL_RUNGS, find_codec
 from midstream.engines import engine_for
 from midstream.errors import BundleError
 from midstream.exits_file import EXITS_VERSION
+from midstream.files import write_whole
 from midstream.inputs import ImageInput
 from midstream.ladder import Ladder, MeasuredRung, Place
 from midstream.ladder_file import LADDER_VERSION, ladder_from_bytes, ladder_to_bytes
-from midstream.manifest import FORMAT_VERSION, EngineName
+from midstream.manifest import COSTS_FILE, FORMAT_VERSION, Costs, EngineName
+from midstream.sealed import costs_to_bytes
 from midstream.tensors import Tensors
 from midstream_converters.convert import convert
 from midstream_converters.opening import Options
@@ -49,6 +52,7 @@ FOLDER = ROOT / ".cache" / "adaptive"
 FLOORS = (1.0, 0.995, 0.97)
 # With 36 that judge, half of these, one other answer is within .97; what is a mean of shares needs fewer.
 MANY, ENOUGH = 72, 32
+ROUNDS = 15
 JPEG = ("jpeg75", "jpeg90")
 # What calibration refines until a floor is reached.
 STEPS = tuple(codec for codec in ALL_RUNGS if find_codec(codec).family in ("step", "klt"))
@@ -243,6 +247,7 @@ def _made(recipe: Recipe, folder: Path) -> Evaluated:
     convert(recipe.model, files.bundle, recipe.options)
     bundle = Bundle.open(files.bundle)
     inputs = recipe.inputs(bundle, "calibration", recipe.calibrated_on)
+    write_whole(files.bundle / COSTS_FILE, costs_to_bytes(_timed_alone(bundle, inputs[0])))
     jpeg = _jpeg(bundle, inputs, recipe.metric)
     widest = recipe.widest_bytes
     cuts = [cut.id for cut in bundle.cuts if widest is None or cut.payload_bytes <= widest]
@@ -257,6 +262,29 @@ def _made(recipe: Recipe, folder: Path) -> Evaluated:
     key = {"made_of": made_of, "took_s": took_s}
     files.key.write_text(json.dumps(key, indent=1), encoding="utf-8")
     return Evaluated(recipe, files.bundle, _rungs_of(jpeg), took_s)
+
+
+def _timed_alone(bundle: Bundle, sample: Tensors) -> Costs:
+    """The bundle's costs with heads and tails timed one by one: conversion proves two cuts at once, on all cores.
+
+    They are taken as shares of the whole model, which takes turns with them, so that other work meets all alike.
+    """
+    given = bundle.check_inputs(sample)
+    costs = dict(bundle.costs.cuts)
+    for cut in costs:
+        crossing, _ = bundle.run_head(cut, given)
+        whole_ms, head_ms, tail_ms = interleaved_ms(
+            [
+                partial(bundle.run_tail, None, given),
+                partial(bundle.run_head, cut, given),
+                partial(bundle.run_tail, cut, crossing),
+            ],
+            ROUNDS,
+        )
+        scale = bundle.costs.whole_ms / whole_ms
+        costs[cut] = replace(costs[cut], head_ms=head_ms * scale, tail_ms=tail_ms * scale)
+        bundle.unload(cut)
+    return replace(bundle.costs, cuts=costs)
 
 
 def _for_floors(bundle: Bundle, inputs: Sequence[Tensors], metric: str, cuts: Sequence[str]) -> Ladder:
