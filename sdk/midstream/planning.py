@@ -44,6 +44,7 @@ from midstream.partitioning import (
 )
 from midstream.partitioning.correction import WHOLE, Corrections, Factors
 from midstream.partitioning.exploration import Exploration, Place, place_of
+from midstream.partitioning.fallback import patience_ms
 from midstream.partitioning.link import DEVIATION
 
 _log = logging.getLogger("midstream.planning")
@@ -397,6 +398,17 @@ class Planning:
             # Careful: a device counts as faster than it was only once that was measured.
             slower = max(self._slowdown(), self._slowdown_then)
             return slower * self._corrections.device.factor(_rest(cut)) * self._measured_rest_ms(cut)
+
+    def patience_ms(self, plan: Plan, begun: str | None, objective: Objective) -> float:
+        """How long to wait for what a plan, without a deadline, is expected to bring once its head has run."""
+        worth_ms = self.rest_ms(begun)
+        if begun is None:
+            with self._lock:
+                occupied = self._occupied.get(None)
+                worth_ms += 0.0 if occupied is None or not occupied.inside else occupied.wait_ms(self._clock())
+        if objective.kind == "energy" and self._power.idle_w:
+            worth_ms *= self._power.busy_w / self._power.idle_w
+        return patience_ms(plan.predicted_ms, worth_ms)
 
     def _slowdown(self) -> float:
         """How much slower than idle the device is now.

@@ -169,9 +169,7 @@ class SimulatedDevice:
     ) -> Steps:
         environment, choice = self._environment, asked.choice
         presence = choice.route.first
-        rest_ms = self._kind.rest_ms(begun) if planning is None else planning.rest_ms(begun)
-        limit_ms = PATIENCE_MS if self._policy.patient else give_up_ms(self._objective.deadline_ms, rest_ms)
-        until_s = asked.began_s + limit_ms / 1e3
+        until_s = asked.began_s + self._until_ms(asked, begun, planning) / 1e3
         now_s = environment.now
         way = option(candidate)
         size = payload + REQUEST_BYTES
@@ -218,6 +216,15 @@ class SimulatedDevice:
             return
         yield from self._rest(asked, begun, planning)
         self._finish(asked, way, fallback=True)
+
+    def _until_ms(self, asked: _Asked, begun: str | None, planning: Planning | None) -> float:
+        """When to stop waiting, as in `Device`."""
+        limit_ms, plan = self._objective.deadline_ms, asked.choice.plan
+        if self._policy.patient or (limit_ms is None and (planning is None or plan is None or not self._fits_device())):
+            return PATIENCE_MS
+        if limit_ms is None and planning is not None and plan is not None:
+            return self._elapsed_ms(asked) + planning.patience_ms(plan, begun, self._objective)
+        return give_up_ms(limit_ms, self._kind.rest_ms(begun) if planning is None else planning.rest_ms(begun))
 
     def _asking(self, candidate: Candidate, gateway_id: str, number: int, until_s: float) -> simpy.Event:
         """What becomes of a request that is now at the gateway; None where the device has given up before."""
