@@ -57,6 +57,8 @@ _NONE = Factors()
 # What is worse by less than this share, and of times by less than this, is no reason to decide again.
 _NEWS_SHARE, _NEWS_MS = 0.1, 1.0
 _LEAST_MJ = 1e-9
+# How a period is averaged; a pause counts as so many periods at most.
+_PACE_GAIN, _MOST_LONGER = 0.1, 4.0
 # Of so many sets of gateways the candidates, and what decisions have come to, are kept.
 _MAX_KNOWN = 32
 _GOLDEN = (5**0.5 - 1) / 2
@@ -134,6 +136,22 @@ class _Occupied:
 
 
 @dataclass(slots=True)
+class _Pace:
+    """How often inputs come, as the last of them have."""
+
+    period_ms: float | None = None
+    last_s: float | None = None
+
+    def came(self, now_s: float) -> None:
+        """Another one has come."""
+        if self.last_s is not None:
+            gap_ms = (now_s - self.last_s) * 1e3
+            known = gap_ms if self.period_ms is None else self.period_ms
+            self.period_ms = known + _PACE_GAIN * (min(gap_ms, _MOST_LONGER * known) - known)
+        self.last_s = now_s
+
+
+@dataclass(slots=True)
 class Run:
     """One run of a slice."""
 
@@ -186,6 +204,7 @@ class Planning:
         self._lock = threading.Lock()
         self._occupied: dict[str | None, _Occupied] = {}
         self._turns = _turns()
+        self._pace = _Pace()
         self._corrections = Corrections()
         self._sizes = SizeEstimates(bundle.ladder)
         self._known: dict[Names, _Known] = {}
@@ -257,6 +276,8 @@ class Planning:
 
         Raises CodecError on a forced codec that is unknown, PlanError on one that cannot carry what crosses.
         """
+        with self._lock:
+            self._pace.came(self._clock())
         state = self._corrected(state, route.first)
         known = self._known_with((*route.gateways[:1], *route.further))
         if forced is None:
@@ -504,6 +525,7 @@ class Planning:
         """
         now_s = self._clock()
         with self._lock:
+            period_ms = self._pace.period_ms
             waits_ms = {cut: occupied.wait_ms(now_s) for cut, occupied in self._occupied.items() if occupied.inside}
             device_load = 1.0 - 1.0 / self._slowdown()
             if self._whole_ratio is not None:
@@ -520,6 +542,7 @@ class Planning:
             device_load=device_load,
             device_waits_ms=waits_ms,
             device_spread=spread,
+            period_ms=period_ms,
             gateway_spread=gateway_spread,
             gateway_wait_ms=max(0.0, state.gateway_wait_ms + bias_ms),
             gateway_waits_ms={cut: max(0.0, ms + bias_ms) for cut, ms in state.gateway_waits_ms.items()},

@@ -26,6 +26,9 @@ COMPLEXITY_WEIGHT = 0.05
 CONGESTION_WEIGHT = 0.1
 _MOST_WAITING = 100.0
 
+# How many times what the next input would wait is charged, in the ranking only: those after it wait for it in turn.
+HELD_UP_WEIGHT = 4.0
+
 Numbers = NDArray[np.float64]
 # The columns of what is only done where no early exit has answered.
 _REST, _ENCODE, _GATEWAY, _DECODE, _REPLY, _OFFLOADS = range(6)
@@ -92,6 +95,7 @@ class Columns:
             ],
             float,
         ).reshape(-1, 6)
+        self._reply_share = np.array([each.reply_share for each in chosen], float)
         self._exit = np.array([each.exit is not None for each in chosen], float)
         self._answered = np.array([each.exit_share for each in chosen], float)
         self._has_exits = bool(self._exit.any())
@@ -249,6 +253,27 @@ class Columns:
             found = found + self._far.congestion_ms(state)
         return np.asarray(CONGESTION_WEIGHT * self.onward(inputs) * found)
 
+    def held_up_ms(self, state: SystemState, inputs: Inputs) -> Numbers:
+        """What candidates are charged for what inputs to come would wait for them, on the device and on its link.
+
+        Where this input keeps a slice, or either way of the link, busy for longer than until the next one comes, that
+        one waits for the difference, and others behind it.
+        """
+        period_ms, link = state.period_ms, state.link
+        if period_ms is None:
+            return np.zeros(len(self))
+        onward, now = self.onward(inputs), self._now_ms(state)
+        found = np.maximum(0.0, now + onward * self._later[:, _REST] - period_ms)
+        if link is not None and state.link_is_up:
+            offloads = onward * self._later[:, _OFFLOADS]
+            up_ms = self.payloads(inputs) * (8.0 / link.uplink_kbps)
+            down_ms = (self._later[:, _REPLY] + self._reply(inputs)) * (8.0 / link.downlink_kbps)
+            up_wait = np.maximum(0.0, state.uplink_wait_ms - (now + self._later[:, _ENCODE]))
+            down_wait = max(0.0, state.downlink_wait_ms - state.uplink_wait_ms)
+            found += offloads * np.maximum(0.0, up_wait + up_ms - period_ms)
+            found += offloads * np.maximum(0.0, down_wait + down_ms - period_ms)
+        return np.asarray(HELD_UP_WEIGHT * found)
+
     def prices(self, state: SystemState, objective: Objective, inputs: Inputs) -> Prices:
         """All of them."""
         latency, latest = self.times_ms(state, objective, inputs)
@@ -331,7 +356,7 @@ class Columns:
         if inputs.reply_bytes is None:
             return 0.0
         known = self._later[:, _REPLY]
-        return np.asarray(np.where(known > 0, inputs.reply_bytes - known, 0.0))
+        return np.asarray(np.where(known > 0, inputs.reply_bytes * self._reply_share - known, 0.0))
 
 
 class _Far:
