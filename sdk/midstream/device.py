@@ -533,8 +533,6 @@ class Device:
         asked.timings["decode"] = _since(mark)
         if answer is None:
             return self._locally(asked, begun, plan, problem, sent, received)
-        if not plan.onward:
-            self._exchange.came_back(sent, received, asked.timings["link"])
         self._planning.sent(plan, asked.features, sum(len(tensor.data) for tensor in encoded))
         self._planning.answered(plan, route, pending.bearers, pending.reply)
         machines = tuple(DEVICE if stage.machine == DEVICE else GATEWAY for stage in plan.stages)

@@ -207,11 +207,6 @@ class Exchange:
         with self._lock:
             return self._watch.uplink_wait_ms(time.monotonic()), self._watch.downlink_wait_ms()
 
-    def came_back(self, sent_bytes: int, received_bytes: int, link_ms: float) -> None:
-        """Learn of the downlink from a reply: ``link_ms`` are those of both ways, without the gateway's own time."""
-        with self._lock:
-            self._watch.came_back(sent_bytes, received_bytes, link_ms)
-
     def probe(self) -> None:
         """Measure the link beside the requests, if that was not done lately, and see how gateways are that failed."""
         now = time.monotonic()
@@ -266,6 +261,7 @@ class Exchange:
                 attempt = replace(request, deadline_ms=min(request.deadline_ms, left_ms)) if asked else request
                 expected = self._expected(destination.gateway_id or gateway.gateway_id, request, reply_bytes)
                 pending = self._sender.ask(attempt, destination, until - began, expected, outputs, cancellation)
+                self._came_back(pending)
                 sent_bytes += pending.sent_bytes
                 received_bytes += pending.received_bytes
                 asked.append(destination)
@@ -279,6 +275,15 @@ class Exchange:
             self._settle(pending)
         self._call_off(request.request_id, asked if pending.reply is None else asked[:-1])
         return pending
+
+    def _came_back(self, pending: Pending) -> None:
+        """Learn of the downlink from a reply that one gateway has sent to one request."""
+        reply, transfer = pending.reply, pending.transfer
+        if reply is None or transfer is None or pending.request.onward or pending.message_id != pending.request_id:
+            return
+        with self._lock:
+            gateway_ms = reply.queue_ms + reply.compute_ms
+            self._watch.came_back(transfer.way, pending.received_bytes, gateway_ms, time.monotonic())
 
     def _destination(self, request: Request, gateway: Presence, directly: bool) -> Destination:
         """Where a request goes first: to the gateway, or to its pool where that can be asked in its stead."""

@@ -193,8 +193,11 @@ class SimulatedDevice:
                 self._watch.awaits(-awaited)
                 asked.received_bytes += reply_bytes
                 reply = Reply(b"", Status.OK, (), "raw", served.queue_s * 1e3, served.work_s * 1e3)
+                self._hear(environment.now)
+                gateway_ms = reply.queue_ms + reply.compute_ms
+                self._watch.came_back(transfer, reply_bytes, gateway_ms, environment.now)
                 if planning is not None:
-                    self._learn(asked, candidate, planning, reply, int(payload), now_s)
+                    self._learn(asked, planning, reply, int(payload))
                 self._finish(asked, way)
                 return
         if served is None or served.refusal is None:
@@ -288,15 +291,11 @@ class SimulatedDevice:
         request_id = (self._number << 64 | number).to_bytes(16)
         return Known(request_id, self._environment.now, self._watch, self._gateways, self._draws.scores[number])
 
-    def _learn(
-        self, asked: _Asked, candidate: Candidate, planning: Planning, reply: Reply, payload: int, sent_s: float
-    ) -> None:
+    def _learn(self, asked: _Asked, planning: Planning, reply: Reply, payload: int) -> None:
         choice = asked.choice
         presence, plan = choice.route.first, choice.plan
         assert presence is not None and plan is not None
         self._gateways.answered(presence.gateway_id)
-        link_ms = (self._environment.now - sent_s) * 1e3 - reply.queue_ms - reply.compute_ms
-        self._watch.came_back(payload + REQUEST_BYTES, candidate.reply_bytes + REPLY_BYTES, link_ms)
         planning.sent(plan, None, payload)
         planning.answered(plan, choice.route, {presence.gateway_id}, reply)
 
