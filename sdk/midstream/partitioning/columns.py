@@ -26,9 +26,6 @@ COMPLEXITY_WEIGHT = 0.05
 CONGESTION_WEIGHT = 0.1
 _MOST_WAITING = 100.0
 
-# How many times what the next input would wait is charged, in the ranking only: those after it wait for it in turn.
-HELD_UP_WEIGHT = 4.0
-
 Numbers = NDArray[np.float64]
 # The columns of what is only done where no early exit has answered.
 _REST, _ENCODE, _GATEWAY, _DECODE, _REPLY, _OFFLOADS = range(6)
@@ -254,25 +251,25 @@ class Columns:
         return np.asarray(CONGESTION_WEIGHT * self.onward(inputs) * found)
 
     def held_up_ms(self, state: SystemState, inputs: Inputs) -> Numbers:
-        """What candidates are charged for what inputs to come would wait for them, on the device and on its link.
+        """What candidates are charged for what the next input would wait for them, on the device and on its link.
 
-        Where this input keeps a slice, or either way of the link, busy for longer than until the next one comes, that
-        one waits for the difference, and others behind it.
+        Where a slice, or one way of the link, is busy for b already and this adds w, the next input, in the period p,
+        finds b + w − p left, and waits up to w longer for it.
         """
         period_ms, link = state.period_ms, state.link
         if period_ms is None:
             return np.zeros(len(self))
-        onward, now = self.onward(inputs), self._now_ms(state)
-        found = np.maximum(0.0, now + onward * self._later[:, _REST] - period_ms)
+        onward, slower = self.onward(inputs), stretch(state.device_load)
+        work = slower * (self.device_ms + onward * self._later[:, _REST])
+        waits = self._own_waits_ms(state) if state.device_waits_ms else 0.0
+        found = _held_up_ms(work, waits, period_ms)
         if link is not None and state.link_is_up:
-            offloads = onward * self._later[:, _OFFLOADS]
-            up_ms = self.payloads(inputs) * (8.0 / link.uplink_kbps)
-            down_ms = (self._later[:, _REPLY] + self._reply(inputs)) * (8.0 / link.downlink_kbps)
-            up_wait = np.maximum(0.0, state.uplink_wait_ms - (now + self._later[:, _ENCODE]))
-            down_wait = max(0.0, state.downlink_wait_ms - state.uplink_wait_ms)
-            found += offloads * np.maximum(0.0, up_wait + up_ms - period_ms)
-            found += offloads * np.maximum(0.0, down_wait + down_ms - period_ms)
-        return np.asarray(HELD_UP_WEIGHT * found)
+            ready = self._now_ms(state) + self._later[:, _ENCODE]
+            up = self.payloads(inputs) * (8.0 / link.uplink_kbps)
+            found += onward * _held_up_ms(up, np.maximum(0.0, state.uplink_wait_ms - ready), period_ms)
+            down = (self._later[:, _REPLY] + self._reply(inputs)) * (8.0 / link.downlink_kbps)
+            found += onward * _held_up_ms(down, np.maximum(0.0, state.downlink_wait_ms - ready - up), period_ms)
+        return found
 
     def prices(self, state: SystemState, objective: Objective, inputs: Inputs) -> Prices:
         """All of them."""
@@ -438,6 +435,10 @@ class _Far:
 def _wait_ms(state: SystemState) -> float:
     """The wait that is the same for all tails; where they differ, each has its own on top of none."""
     return 0.0 if state.gateway_waits_ms else state.gateway_wait_ms
+
+
+def _held_up_ms(work: Numbers, wait: Numbers | float, period_ms: float) -> Numbers:
+    return np.asarray(np.minimum(work, np.maximum(0.0, wait + work - period_ms)))
 
 
 def without_backlog(state: SystemState) -> SystemState:
