@@ -203,7 +203,8 @@ class Reasons:
         prices: Prices = columns.prices(self.state, self.objective, self.inputs)
         valued = self.table.valued(columns, self.state, self.objective, self.inputs)
         congestion = columns.congestion_ms(self.state, self.inputs)
-        deadline_ms, budget_mj = self.objective.deadline_ms, self.objective.energy_budget_mj
+        timely = self.table.timely(columns, prices.latest_ms, self.state, self.objective)
+        budget_mj = self.objective.energy_budget_mj
         return [
             _Entry(
                 int(row),
@@ -216,7 +217,7 @@ class Reasons:
                 float(columns.device_ms[at]),
                 float(prices.energy_mj[at]),
                 float(congestion[at]),
-                deadline_ms is None or bool(prices.latest_ms[at] <= deadline_ms),
+                bool(timely[at]),
                 budget_mj is None or bool(prices.energy_mj[at] <= budget_mj),
             )
             for at, row in enumerate(columns.rows)

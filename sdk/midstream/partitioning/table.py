@@ -98,10 +98,11 @@ class Table:
     ) -> Chosen:
         """The best candidate, or the ``standing`` one of the decision before where it is nearly as good.
 
-        Of those predicted to meet the deadline, and within the energy budget, the best by the objective; where none is
-        within the budget that which draws least in time, and where none is in time the fastest. Equals by latency, then
-        by less work on the device. The standing one is kept where it is allowed, in time, within the budget, and ranked
-        behind the best by no more than `HYSTERESIS` of its value. For throughput, inputs may be answered here by turns
+        Of those predicted to meet the deadline (`timely`), and within the energy budget, the best by the objective;
+        where none is within the budget that which draws least in time, and where none is in time the fastest. Equals by
+        latency, then by less work on the device. The standing one is kept where it is allowed, in time, within the
+        budget, and ranked behind the best by no more than `HYSTERESIS` of its value. For throughput, inputs may be
+        answered here by turns
         (`Inputs.turn`), and values are those of the mixture; the score has no say then, as the device is always at
         work. Raises PlanError where none is allowed.
         """
@@ -118,7 +119,7 @@ class Table:
             return Chosen(int(columns.rows[place]), float(latency[place]), float(value[place]), because, best)
 
         if objective.deadline_ms is not None:
-            timely = latest <= objective.deadline_ms
+            timely = self.timely(columns, latest, state, objective)
             if not timely.any():
                 best = int(latest.argmin())
                 return taken(best)
@@ -146,6 +147,21 @@ class Table:
         if mix is not None and mix.is_here(columns.place(found.row)):
             return taken(mix.local, "shares", found.row)
         return found
+
+    def timely(
+        self, columns: Columns, latest_ms: Numbers, state: SystemState, objective: Objective
+    ) -> NDArray[np.bool_]:
+        """Which of them meet the deadline even where no answer comes; where none does, which are predicted to meet it.
+
+        Where the device may not run the whole model, it cannot answer for others.
+        """
+        if objective.deadline_ms is None:
+            return np.ones(len(columns), bool)
+        if self.fits_device(objective):
+            safely = columns.timely(latest_ms, state, objective.deadline_ms)
+            if safely.any():
+                return safely
+        return np.asarray(latest_ms <= objective.deadline_ms)
 
     def valued(self, columns: Columns, state: SystemState, objective: Objective, inputs: Inputs) -> Valued:
         """What some of the candidates are decided by."""
