@@ -69,6 +69,11 @@ class Reasons:
         return self.chosen.row
 
     @property
+    def offloading_could_pay(self) -> bool:
+        """Whether anything but the device alone could be best over any link."""
+        return self.table.offloading_could_pay(self.state, self.objective)
+
+    @property
     def reply_bytes(self) -> int:
         """What is expected to come back from elsewhere: the input's own size where that is known."""
         chosen = self.table.candidates[self.row]

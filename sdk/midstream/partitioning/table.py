@@ -6,6 +6,7 @@ The formulas are explained in ``docs/planner.md``. Times in ms, energy in mJ, si
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -14,10 +15,13 @@ from numpy.typing import NDArray
 from midstream.errors import PlanError
 from midstream.partitioning.columns import COMPLEXITY_WEIGHT, MEAN, Columns, Inputs, Numbers
 from midstream.partitioning.costs import Candidate
+from midstream.partitioning.link import LinkState
 from midstream.partitioning.plan import DEVICE, GATEWAY, Stage
 from midstream.partitioning.state import Objective, SystemState
 from midstream.profiles import Power
 
+# No link is better.
+IDEAL = LinkState(1e9, 1e9, 0.0)
 Option = Literal["local", "input", "split"]
 Because = Literal["best", "stands", "explores", "shares"]
 OPTIONS: tuple[Option, ...] = get_args(Option)
@@ -57,6 +61,7 @@ class Table:
         self._machines = frozenset(leg.machine for each in self.candidates for leg in each.legs)
         self._alone: dict[int, Columns] = {}
         self._allowed: dict[tuple[object, ...], tuple[Columns, frozenset[str]]] = {}
+        self._could_pay: dict[tuple[object, ...], bool] = {}
         self._staged = _Staged(self.candidates) if self._machines else None
         local = [row for row in order if not self.candidates[row].offloads and self.candidates[row].exit is None]
         self._local = local[0] if local else None
@@ -162,6 +167,22 @@ class Table:
             if safely.any():
                 return safely
         return np.asarray(latest_ms <= objective.deadline_ms)
+
+    def offloading_could_pay(self, state: SystemState, objective: Objective) -> bool:
+        """Whether anything but the device alone would be best if the link and the gateway were as good as any."""
+        key = (objective.kind, objective.min_agreement, objective.keep_input_local, objective.max_device_memory_bytes)
+        found = self._could_pay.get(key)
+        if found is None:
+            ideal = SystemState(
+                IDEAL, further={name: replace(tier, link=IDEAL) for name, tier in state.further.items()}
+            )
+            columns, _ = self.allowed(ideal, objective)
+            value = columns.value(objective, ideal, MEAN)[0]
+            local = columns.place(self._local)
+            if len(self._could_pay) >= _MOST_REMEMBERED:
+                self._could_pay = {}
+            found = self._could_pay[key] = local is None or bool(value[local] > value.min())
+        return found
 
     def valued(self, columns: Columns, state: SystemState, objective: Objective, inputs: Inputs) -> Valued:
         """What some of the candidates are decided by."""

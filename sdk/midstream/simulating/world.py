@@ -119,7 +119,7 @@ class SimulatedDevice:
         self._hear(now_s)
         choice = self._policy.choose(number, self._known(number))
         asked = _Asked(number, now_s, choice)
-        self._probe(now_s)
+        self._probe(now_s, choice)
         asked.sent_bytes, self._probes_bytes = self._probes_bytes, 0.0
         candidate, planning = choice.candidate, self._policy.planning
         begun = candidate.cut if candidate.exit is None else candidate.exit
@@ -339,7 +339,7 @@ class SimulatedDevice:
             at_s = arrives_s + self._up.half_rtt_s(arrives_s)
             self._then(at_s, lambda: self._watch.ends(transfer, at_s))
 
-    def _probe(self, now_s: float) -> None:
+    def _probe(self, now_s: float, choice: Choice) -> None:
         """Look at the link, and at gateways that failed, as a device does with each free plan."""
         watch = self._watch
         if self._policy.free:
@@ -347,7 +347,8 @@ class SimulatedDevice:
                 _, there_s = self._up.send(now_s, REQUEST_BYTES)
                 if there_s < math.inf:
                     self._then(there_s + self._down.half_rtt_s(there_s), partial(self._gateways.echoed, gateway_id))
-        size = watch.probe_bytes(now_s) if self._policy.probes else None
+        every_s = self._policy.probe_every_s(choice)
+        size = None if every_s is None else watch.probe_bytes(now_s, every_s)
         if size is None:
             return
         echo = self._watch.begins(ECHO_BYTES, now_s)
