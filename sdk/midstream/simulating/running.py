@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from midstream.errors import InputError
+from midstream.errors import InputError, printable
 from midstream.partitioning import Candidate
 from midstream.partitioning.table import refusal
 from midstream.simulating.draws import Draws
@@ -46,25 +46,30 @@ class _ImpossibleError(Exception):
 
 
 def simulate(
-    scenario: Scenario, policies: Sequence[PolicyName] = POLICIES, told: Callable[[str], None] = lambda _: None
+    scenario: Scenario, policies: Sequence[str] = POLICIES, told: Callable[[str], None] = lambda _: None
 ) -> Simulation:
     """Run a scenario under each policy; ``told`` is called with the name of each before it is.
 
     Raises InputError on an unknown policy.
     """
-    for name in policies:
-        if name not in POLICIES:
-            raise InputError(f"no policy is called {name!r}; known are {', '.join(POLICIES)}")
+    names = [_known(name) for name in dict.fromkeys(policies)]
     draws = [Draws(scenario, number) for number in range(scenario.devices)]
     outcomes: dict[str, Outcome] = {}
     notes: dict[str, str] = {}
-    for name in dict.fromkeys(policies):
+    for name in names:
         told(name)
         try:
             outcomes[name] = _outcome(scenario, draws, name, notes)
         except _ImpossibleError as reason:
             notes[name] = f"left out: {reason}"
     return Simulation(scenario, outcomes, notes)
+
+
+def _known(wanted: str) -> PolicyName:
+    for name in POLICIES:
+        if name == wanted:
+            return name
+    raise InputError(f"no policy is called {printable(wanted, 40)!r}; known are {', '.join(POLICIES)}")
 
 
 def _outcome(scenario: Scenario, draws: Sequence[Draws], name: PolicyName, notes: dict[str, str]) -> Outcome:

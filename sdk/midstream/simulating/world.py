@@ -299,7 +299,15 @@ class SimulatedDevice:
         limit_ms = self._objective.deadline_ms
         missed = not answered or (limit_ms is not None and latency_ms > limit_ms)
         self._world.outcome.add(
-            latency_ms, energy_mj, asked.sent_bytes, way, missed=missed, fallback=fallback, answered=answered
+            latency_ms,
+            energy_mj,
+            asked.sent_bytes,
+            way,
+            missed=missed,
+            fallback=fallback,
+            answered=answered,
+            began_s=asked.began_s,
+            device=self._number,
         )
         planning, plan = self._policy.planning, asked.choice.plan
         if planning is not None and plan is not None and way != "exit":
