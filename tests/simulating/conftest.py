@@ -20,7 +20,14 @@ from midstream.simulating.world import World
 from midstream.traces import Trace
 
 KindOf = Callable[..., Kind]
+RealKind = Callable[..., Kind]
 WHOLE_MS = 90.0
+
+
+@pytest.fixture(scope="session")
+def real(gratings: Bundle) -> RealKind:
+    """Makes a Zero 2 W with so many gateways, all of them as their profiles say."""
+    return lambda gateways=1: Kind.of(gratings, load_profile("pi-zero-2w"), load_profile("x86-mini"), gateways)
 
 
 @pytest.fixture(scope="session")
