@@ -322,3 +322,22 @@ def test_what_cannot_be_simulated_is_refused(kind_of: KindOf, figures: dict[str,
 def test_an_unknown_policy_is_named_with_those_that_are_known(kind_of: KindOf) -> None:
     with pytest.raises(InputError, match="no policy is called 'adapitve'; known are local, raw"):
         simulate(scenario_of(kind_of(), Trace.steady(1e3, 5)), ("adapitve",))
+
+
+def test_who_may_not_answer_alone_and_finds_no_gateway_is_counted(real: RealKind) -> None:
+    kind = real()
+    objective = Objective(deadline_ms=200.0, max_device_memory_bytes=kind.options.memory[None] - 1)
+    trace = Trace.steady(50_000, 4).with_outages(10, 5)
+    scenario = scenario_of(kind, trace, 200, 5.0, objective=objective)
+    adaptive = simulate(scenario, ("adaptive",)).summaries["adaptive"]
+    assert adaptive.requests == 200
+    assert 0.4 < adaptive.unanswered_share == adaptive.missed_share < 0.7
+    assert adaptive.mean_ms > 0.4 * 190
+
+
+def test_policies_that_can_do_nothing_are_left_out_with_the_reason(real: RealKind) -> None:
+    objective = Objective(max_device_memory_bytes=1, keep_input_local=True)
+    found = simulate(scenario_of(real(), Trace.steady(50_000, 4), objective=objective))
+    assert found.outcomes == {}
+    assert set(found.notes) == set(POLICIES)
+    assert all(note.startswith("left out: ") for note in found.notes.values())

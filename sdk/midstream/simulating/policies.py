@@ -16,7 +16,7 @@ import numpy as np
 from midstream.communication.choosing import Gateways, Route
 from midstream.communication.load import LoadReport
 from midstream.deciding import Deciding
-from midstream.errors import InputError
+from midstream.errors import PlanError
 from midstream.link_watch import LinkWatch
 from midstream.options import option_of
 from midstream.partitioning import Candidate, Objective, Plan, SystemState
@@ -158,7 +158,7 @@ class Partitioner:
             and not (limit is not None and each.device_bytes > limit)
         ]
         if not self._candidates:
-            raise InputError(f"bundle {kind.name!r} has no plan that keeps the constraints without a codec")
+            raise PlanError(f"bundle {kind.name!r} has no plan that keeps the constraints without a codec")
         self._averaged = averaged
         power = kind.power
         columns = [(each.device_ms, each.gateway_ms, each.payload_bytes, each.reply_bytes, each.offloads)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from midstream.errors import InputError, printable
+from midstream.errors import InputError, PlanError, printable
 from midstream.partitioning import Candidate
 from midstream.partitioning.table import refusal
 from midstream.simulating.draws import Draws
-from midstream.simulating.foresight import UP, Foresight, cost
+from midstream.simulating.foresight import UP, Foresight, choices, cost
 from midstream.simulating.policies import POLICIES, SENDING, Always, Engine, Foreseen, Partitioner, PolicyName
 from midstream.simulating.results import Outcome, Summary
 from midstream.simulating.scenario import Scenario
@@ -74,6 +74,8 @@ def _known(wanted: str) -> PolicyName:
 
 def _outcome(scenario: Scenario, draws: Sequence[Draws], name: PolicyName, notes: dict[str, str]) -> Outcome:
     objective = scenario.objective
+    if name in ("adaptive", "bandit", "clairvoyant"):
+        _check_allowed(scenario)
     if name == "best_static":
         return _best_static(scenario, draws, notes)
     if name == "clairvoyant":
@@ -82,9 +84,21 @@ def _outcome(scenario: Scenario, draws: Sequence[Draws], name: PolicyName, notes
         return _run(scenario, draws, lambda _, kind, world: Engine(kind, objective, name, world))
     if name == "neurosurgeon" or name == "mincut_ewma":
         averaged = name == "mincut_ewma"
-        return _run(scenario, draws, lambda _, kind, world: Partitioner(kind, objective, averaged=averaged))
+        try:
+            return _run(scenario, draws, lambda _, kind, world: Partitioner(kind, objective, averaged=averaged))
+        except PlanError as error:
+            raise _ImpossibleError(str(error)) from None
     always = [_fixed(scenario, name, number) for number in range(len(scenario.kinds))]
     return _run(scenario, draws, lambda device, kind, world: Always(always[device % len(always)]))
+
+
+def _check_allowed(scenario: Scenario) -> None:
+    """Raise where nothing is allowed of some bundle, even with a link that is up."""
+    try:
+        for kind in scenario.kinds:
+            choices(kind, scenario.objective)
+    except PlanError as error:
+        raise _ImpossibleError(str(error)) from None
 
 
 def _fixed(scenario: Scenario, name: PolicyName, kind_number: int) -> Candidate:

@@ -19,9 +19,10 @@ from typing import Any
 
 import simpy
 
-from midstream.communication.choosing import Gateways
+from midstream.communication.choosing import Gateways, Route
 from midstream.communication.presence import Presence
 from midstream.communication.wire import Reply, Status
+from midstream.errors import PlanError
 from midstream.link_watch import ECHO_BYTES, LinkWatch
 from midstream.options import option_of
 from midstream.partitioning import Candidate
@@ -126,7 +127,12 @@ class SimulatedDevice:
     def _serve(self, number: int) -> Steps:
         now_s = self._environment.now
         self._hear(now_s)
-        choice = self._policy.choose(number, self._known(number))
+        try:
+            choice = self._policy.choose(number, self._known(number))
+        except PlanError:
+            # Nothing is allowed without a gateway, and none can be asked.
+            yield from self._unanswered(number)
+            return
         asked = _Asked(number, now_s, choice)
         self._probe(now_s)
         asked.sent_bytes, self._probes_bytes = self._probes_bytes, 0.0
@@ -142,6 +148,14 @@ class SimulatedDevice:
             self._finish(asked, "local")
             return
         yield from self._offloaded(asked, begun if candidate.head else None, planning)
+
+    def _unanswered(self, number: int) -> Steps:
+        """An input for which there is no plan: it counts as long as others do that nobody answers."""
+        asked = _Asked(number, self._environment.now, Choice(self._kind.made.table.candidates[0], Route(())))
+        self._probe(asked.began_s)
+        asked.sent_bytes, self._probes_bytes = self._probes_bytes, 0.0
+        yield self._environment.timeout(give_up_ms(self._objective.deadline_ms, 0.0) / 1e3)
+        self._finish(asked, "local", answered=False)
 
     def _offloaded(self, asked: _Asked, begun: str | None, planning: Planning | None) -> Steps:
         """What follows the head elsewhere, as planned or as is better now that the payload is known."""
