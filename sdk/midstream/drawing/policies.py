@@ -92,10 +92,15 @@ def render(
 def _draw_bars(axes: Axes, bars: Sequence[Bar], deadline_ms: float | None) -> None:
     means, tails = [bar.mean_ms for bar in bars], [bar.p95_ms for bar in bars]
     places = range(len(bars))
-    axes.barh(places, means, height=0.62, color=[_COLOURS.get(bar.name, _OTHER) for bar in bars], label="mean")
-    axes.hlines(places, means, tails, color=_P95, linewidth=0.9)
-    axes.scatter(tails, places, marker="|", s=110, color=_P95, linewidth=1.8, label="95th percentile", zorder=3)
+    colours = [_COLOURS.get(bar.name, _OTHER) for bar in bars]
     wide = bool(means) and min(means) > 0 and max(tails) > _WIDE * float(np.median(means))
+    if wide:
+        # A bar's length says nothing where the axis has no zero.
+        axes.scatter(means, places, s=90, color=colours, zorder=3)
+    else:
+        axes.barh(places, means, height=0.62, color=colours)
+    axes.hlines(places, means, tails, color=_P95, linewidth=0.9)
+    axes.scatter(tails, places, marker="|", s=110, color=_P95, linewidth=1.8, zorder=2)
     if wide:
         axes.set_xscale("log")
         axes.set_xlim(min(means) / 2, max(tails) * 4)
