@@ -76,8 +76,11 @@ class SimulatedGateway:
         left_s: float,
         size_bytes: int,
         done: Callable[[Served], None] | None,
-    ) -> None:
-        """A request has come that is expected to take so long, and has so long; ``done`` is told what becomes of it."""
+    ) -> bool:
+        """A request has come that is expected to take so long, and has so long; ``done`` is told what becomes of it.
+
+        Returns whether it runs at once.
+        """
         now_s = self._environment.now
         for ticket in self._queue.expired(now_s):
             self._refuse(self._jobs.pop(ticket.number), "its deadline has passed")
@@ -86,11 +89,12 @@ class SimulatedGateway:
         admission = self._queue.offer(ticket, now_s)
         if admission is not Admission.ACCEPTED:
             self._refuse(job, admission.value)
-            return
+            return False
         self._jobs[ticket.number] = job
         if len(self._running) < self._workers:
             self._begin()
         self._report()
+        return ticket.number in self._running
 
     def _begin(self) -> None:
         while (ticket := self._queue.take()) is not None:

@@ -39,6 +39,7 @@ PolicyName = Literal[
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 # Those that take the whole input's codec by their name.
 SENDING: Mapping[str, str] = {"raw": "raw", "jpeg75": "jpeg75", "jpeg90": "jpeg90"}
+_NOBODY = Route(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class Always:
 
     def choose(self, number: int, known: Known) -> Choice:
         """The candidate."""
-        return Choice(self._candidate, _any_route(known))
+        return Choice(self._candidate, _any_route(self._candidate, known))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,8 @@ class Foreseen:
     def choose(self, number: int, known: Known) -> Choice:
         """The candidate found for it."""
         chosen = self._chosen[number]
+        if not chosen.candidate.offloads:
+            return Choice(chosen.candidate, _NOBODY)
         name = self._kind.presences[chosen.gateway].gateway_id
         return Choice(chosen.candidate, known.gateways.route(1, [name], known.request_id, forced=True))
 
@@ -179,7 +182,8 @@ class Partitioner:
         if self._energy:
             busy, idle, radio = self._watts
             value = busy * self._device + idle * away + radio * (self._payload + self._reply)
-        return Choice(self._candidates[int(value.argmin())], _any_route(known))
+        candidate = self._candidates[int(value.argmin())]
+        return Choice(candidate, _any_route(candidate, known))
 
 
 class Engine:
@@ -228,6 +232,8 @@ def state_of(route: Route, known: Known) -> SystemState:
     )
 
 
-def _any_route(known: Known) -> Route:
-    """The gateways that a forced plan goes to: the least busy one."""
+def _any_route(candidate: Candidate, known: Known) -> Route:
+    """The gateways that a forced plan goes to: the least busy one, if any."""
+    if not candidate.offloads:
+        return _NOBODY
     return known.gateways.route(1, None, known.request_id, forced=True)

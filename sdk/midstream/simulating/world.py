@@ -247,10 +247,9 @@ class SimulatedDevice:
 
         work_ms = candidate.gateway_ms + candidate.decode_ms
         left_s = until_s - environment.now
-        self._world.gateways[gateway_id].offer(
-            work_ms / 1e3, work_ms * self._draws.gateway[number] / 1e3, left_s, candidate.payload_bytes, settle
-        )
-        if not answered.triggered:
+        work_s = work_ms * self._draws.gateway[number] / 1e3
+        begins = self._world.gateways[gateway_id].offer(work_ms / 1e3, work_s, left_s, candidate.payload_bytes, settle)
+        if not answered.triggered and not (begins and work_s < left_s):
             environment.timeout(left_s).callbacks.append(lambda _: settle(None))
         return answered
 
