@@ -119,7 +119,12 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar], deadline_ms: float | None) -> No
         )
     axes.set_yticks(places, [bar.name for bar in bars], fontsize=9, color=INK)
     axes.set_ylim(len(bars) - 0.4, -0.6)
-    axes.set_xlabel("latency in ms: mean, and the 95th percentile" + (" (logarithmic)" if wide else ""), color=INK)
+    axes.set_xlabel(
+        "latency in ms: mean, and the 95th percentile"
+        + (" (logarithmic)" if wide else "")
+        + ("; dotted: deadline" if deadline_ms is not None else ""),
+        color=INK,
+    )
     _mark_deadline(axes, deadline_ms, down=True)
     _plain(axes, "x")
     axes.tick_params(axis="y", length=0)
