@@ -66,32 +66,41 @@ def test_no_choice_for_five_requests_is_better(kind_of: KindOf, seed: int, cores
     assert clairvoyant(scenario, draws) <= best_of_all(scenario, draws) * (1 + 1e-6)
 
 
-def test_at_a_gateway_that_others_keep_busy_it_comes_within_five_percent(kind_of: KindOf) -> None:
-    """Here the gateway serves by deadlines, and the search takes it to serve in the order of coming."""
-    for seed in range(3):
-        scenario = scenario_of(kind_of(), Trace.steady(50_000, 4), 5, 25.0, seed=seed, gateway_load=0.7)
-        draws = draws_of(scenario)
-        assert clairvoyant(scenario, draws) <= best_of_all(scenario, draws) * 1.05
+@pytest.mark.parametrize("seed", range(4))
+def test_no_choice_is_better_at_a_gateway_that_others_keep_busy(kind_of: KindOf, seed: int) -> None:
+    scenario = scenario_of(kind_of(), Trace.steady(50_000, 4), 5, 25.0, seed=seed, gateway_load=0.7)
+    draws = draws_of(scenario)
+    assert clairvoyant(scenario, draws) <= best_of_all(scenario, draws) * (1 + 1e-6)
 
 
-def test_two_devices_that_share_a_worker_come_within_two_percent(kind_of: KindOf) -> None:
-    """Here the gateway serves by deadlines, and the search takes it to serve in the order of coming."""
-    for seed in range(3):
-        scenario = scenario_of(kind_of(), rough_trace(seed), 3, 30.0, seed=seed, devices=2)
-        draws = draws_of(scenario)
-        assert clairvoyant(scenario, draws) <= best_of_all(scenario, draws) * 1.02
+@pytest.mark.parametrize("seed", range(4))
+def test_no_choice_is_better_for_two_devices_that_share_a_worker(kind_of: KindOf, seed: int) -> None:
+    scenario = scenario_of(kind_of(), rough_trace(seed), 3, 30.0, seed=seed, devices=2, gateway_load=0.3)
+    draws = draws_of(scenario)
+    assert clairvoyant(scenario, draws) <= best_of_all(scenario, draws) * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("rate_hz", [1.0, 30.0])
 @pytest.mark.parametrize("cores", [1, 4])
 def test_what_is_foreseen_happens(kind_of: KindOf, rate_hz: float, cores: int) -> None:
     for seed in range(10):
-        scenario = scenario_of(kind_of(cores=cores), rough_trace(seed), 12, rate_hz, seed=seed, overhead_ms=3.0)
+        scenario = scenario_of(
+            kind_of(cores=cores),
+            rough_trace(seed),
+            12,
+            rate_hz,
+            seed=seed,
+            overhead_ms=3.0,
+            gateway_load=0.4,
+            devices=2,
+        )
         draws = draws_of(scenario)
         chosen = Foresight(scenario, draws, 4).best()
         outcome = foreseen(scenario, draws, chosen)
-        assert by_arrival(outcome) == pytest.approx([each.latency_ms for each in chosen[0]], rel=1e-9)
-        assert sum(outcome.energy_mj) == pytest.approx(sum(each.energy_mj for each in chosen[0]), rel=1e-9)
+        expected = [each.latency_ms for mine in chosen for each in mine]
+        assert [ms for device in (0, 1) for ms in outcome.of_device(device)[1]] == pytest.approx(expected, rel=1e-9)
+        energy_mj = sum(each.energy_mj for mine in chosen for each in mine)
+        assert sum(outcome.energy_mj) == pytest.approx(energy_mj, rel=1e-9)
 
 
 def test_the_same_choice_for_all_comes_to_what_is_foreseen(kind_of: KindOf) -> None:
