@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -246,7 +246,7 @@ TASKS = (
 def made(task: Task) -> Examples:
     """The task's data, from the cache where it is there; the trained model is in the cache afterwards."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    data = CACHE / f"{task.name}.npz"
+    data = data_file(task)
     if not data.exists():
         examples = task.examples()
         arrays: dict[str, Any] = {f"inputs_{part}": value for part, value in examples.inputs.items()}
@@ -255,12 +255,18 @@ def made(task: Task) -> Examples:
     with np.load(data) as file:
         inputs = {part: file[f"inputs_{part}"] for part in PARTS}
         labels = {part: file[f"labels_{part}"] for part in PARTS}
-    if not all(_model(task, kind).exists() for kind in ("tflite", "onnx")):
+    if not all(model_file(task, kind).exists() for kind in get_args(Format)):
         _write(task, task.train(inputs["model"], labels["model"]))
     return Examples(inputs, labels)
 
 
-def _model(task: Task, kind: str) -> Path:
+def data_file(task: Task) -> Path:
+    """Where the task's data is, once `made` has been called."""
+    return CACHE / f"{task.name}.npz"
+
+
+def model_file(task: Task, kind: Format) -> Path:
+    """Where the trained model is, once `made` has been called."""
     return CACHE / f"{task.name}.{kind}"
 
 
@@ -275,8 +281,8 @@ def _write(task: Task, model: Any) -> None:
     signature = [tf.TensorSpec((1, *shape), tf.float32, name)]
     function = tf.function(lambda given: {"scores": model(given, training=False)}, input_signature=signature)
     frozen = convert_variables_to_constants_v2(function.get_concrete_function())
-    _model(task, "tflite").write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert())
-    tf2onnx.convert.from_function(function, signature, opset=17, output_path=str(_model(task, "onnx")))
+    model_file(task, "tflite").write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert())
+    tf2onnx.convert.from_function(function, signature, opset=17, output_path=str(model_file(task, "onnx")))
 
 
 @dataclass(frozen=True)
@@ -308,7 +314,7 @@ def command(*arguments: str) -> Any:
 def measured(task: Task, kind: Format, examples: Examples, folder: Path) -> Found | str:
     """Convert, learn the exit as a user would, and try it on the third part; or why there is no exit."""
     bundle = folder / f"{task.name}-{kind}.bundle"
-    command("convert", str(_model(task, kind)), "-o", str(bundle), "--tolerance", str(TOLERANCE))
+    command("convert", str(model_file(task, kind)), "-o", str(bundle), "--tolerance", str(TOLERANCE))
     opened = Bundle.open(bundle)
     name, output = opened.inputs[0].name, opened.outputs[0].name
     inputs = folder / f"{task.name}-{kind}.npz"

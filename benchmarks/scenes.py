@@ -63,6 +63,20 @@ def people(kind: Kind, count: int, seed: int) -> list[Picture]:
     return [_varied(_piece(frame, rng, 0.6, 1.0), rng) for _ in range(count)]
 
 
+def faces(kind: Kind, count: int, seed: int) -> list[Picture]:
+    """Photographs with one or two smaller pictures of a person on them, darker, lighter, mirrored."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for piece in photographs(kind, count, seed):
+        scene = np.asarray(cv2.resize(piece, (256, 256), interpolation=cv2.INTER_AREA), np.uint8)
+        for person in people(kind, int(rng.integers(1, 3)), int(rng.integers(1 << 31))):
+            side = int(rng.integers(110, 240))
+            y, x = rng.integers(0, 256 - side, 2)
+            scene[y : y + side, x : x + side] = cv2.resize(person, (side, side), interpolation=cv2.INTER_AREA)
+        found.append(scene)
+    return found
+
+
 def signs(kind: Kind, count: int, seed: int) -> list[Picture]:
     """Photographs with some lines of text on them; every fourth is a piece of the page instead."""
     rng = np.random.default_rng(seed)
@@ -183,5 +197,5 @@ def _set(
 
 
 MAKERS: dict[str, Callable[[Kind, int, int], Sequence[Picture]]] = {
-    "photographs": photographs, "people": people, "signs": signs, "lines": lines,
+    "photographs": photographs, "people": people, "faces": faces, "signs": signs, "lines": lines,
 }  # fmt: skip

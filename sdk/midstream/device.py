@@ -416,6 +416,7 @@ class Device:
     def _state(self, route: Route, analysis: Analysis | None, *, always: bool) -> SystemState:
         """What is known now; of the link, too, where there is no gateway, if ``always``."""
         presence = route.first
+        uplink_wait_ms, downlink_wait_ms = self._exchange.backlog_ms()
         return SystemState(
             self._exchange.link() if presence is not None or always else None,
             gateway_wait_ms=0.0 if presence is None else self._exchange.wait_ms(presence.gateway_id),
@@ -423,6 +424,8 @@ class Device:
             complexity=None if analysis is None else analysis.score,
             gateway_queue=0 if presence is None else self._exchange.queue(presence.gateway_id),
             further={each.gateway_id: self._exchange.tier(each.gateway_id) for each in route.further},
+            uplink_wait_ms=uplink_wait_ms,
+            downlink_wait_ms=downlink_wait_ms,
         )
 
     def _begin(self, asked: _Asked, plan: Plan) -> _Begun:
@@ -433,10 +436,10 @@ class Device:
         if cut is None:
             return _Begun(None, asked.tensors, {}, None)
         mark = time.perf_counter()
-        with self._planning.running(cut):
+        with self._planning.running(cut) as run:
             crossing, outputs, codes = self.bundle.run_head_for(cut, codec, asked.tensors)
         asked.timings["device"] = _since(mark)
-        self._planning.ran_head(cut, asked.timings["device"])
+        self._planning.ran_head(cut, run.took_ms)
         return _Begun(cut, crossing, outputs, codes)
 
     def _exited(self, asked: _Asked, begun: _Begun) -> Tensors | None:
@@ -503,10 +506,10 @@ class Device:
     ) -> Result:
         """The answer of those who get this; of this device where they give none in time."""
         assert route.first is not None
-        give_up_ms = self._give_up_ms(begun.cut, asked.objective.deadline_ms)
+        until_ms = self._until_ms(asked, begun, plan)
         made = {} if plan.cut is None else begun.outputs
         mark = time.perf_counter()
-        wait_ms = give_up_ms - asked.elapsed_ms
+        wait_ms = until_ms - asked.elapsed_ms
         pending = self._exchange.ask(
             self._request(asked, plan, route, encoded, wait_ms),
             route.first,
@@ -530,8 +533,6 @@ class Device:
         asked.timings["decode"] = _since(mark)
         if answer is None:
             return self._locally(asked, begun, plan, problem, sent, received)
-        if not plan.onward:
-            self._exchange.came_back(sent, received, asked.timings["link"])
         self._planning.sent(plan, asked.features, sum(len(tensor.data) for tensor in encoded))
         self._planning.answered(plan, route, pending.bearers, pending.reply)
         machines = tuple(DEVICE if stage.machine == DEVICE else GATEWAY for stage in plan.stages)
@@ -586,11 +587,11 @@ class Device:
                 "run here, as the whole model takes more memory than max_device_memory_bytes allows"
             )
         mark = time.perf_counter()
-        with self._planning.running(None) if begun.cut is None else nullcontext():
+        with self._planning.running(None) if begun.cut is None else nullcontext() as run:
             outputs = self.bundle.run_tail(begun.cut, begun.crossing)
-        took = _since(mark)
-        asked.timings["device"] += took
-        self._planning.ran_rest(begun.cut, took)
+        took_ms = _since(mark)
+        asked.timings["device"] += took_ms
+        self._planning.ran_rest(begun.cut, took_ms if run is None else run.took_ms)
         answer = self._ordered(begun.outputs | outputs)
         return Result(answer, plan, asked.timings, asked.analysis, (DEVICE,), sent_bytes, received_bytes, fallback=why)
 
@@ -599,13 +600,16 @@ class Device:
         with self._lock:
             self._late_ms = max(late_ms, _LATE_DECAY * self._late_ms)
 
-    def _give_up_ms(self, begun: str | None, limit_ms: float | None) -> float:
+    def _until_ms(self, asked: _Asked, begun: _Begun, plan: Plan) -> float:
         """When to stop waiting, in ms after the request began: in time to finish here, where that can be in time."""
+        limit_ms = asked.objective.deadline_ms
         if limit_ms is None:
-            return PATIENCE_MS
+            if not asked.free or not self._planning.fits(None, asked.objective):
+                return PATIENCE_MS
+            return asked.elapsed_ms + self._planning.patience_ms(plan, begun.cut, asked.objective)
         with self._lock:
             late_ms = min(self._late_ms, _LATE_SHARE * limit_ms)
-        return give_up_ms(limit_ms, self._planning.rest_ms(begun), late_ms)
+        return give_up_ms(limit_ms, self._planning.rest_ms(begun.cut), late_ms)
 
     def _ordered(self, outputs: Tensors) -> Tensors:
         return {spec.name: outputs[spec.name] for spec in self.bundle.outputs}

@@ -29,7 +29,7 @@ from midstream.communication.transport import Message
 from midstream.communication.versions import decode_notice, disagreement, is_notice
 from midstream.communication.wire import Buffer, Limits, Priority, Request, Status, decode_reply, encode_request
 from midstream.errors import WireError
-from midstream.link_watch import ECHO_BYTES, LinkWatch
+from midstream.link_watch import ECHO_BYTES, LinkWatch, Transfer
 from midstream.partitioning import LinkState, Tier
 
 _log = logging.getLogger("midstream.exchange")
@@ -85,7 +85,8 @@ class Exchange:
             self._mail,
             device_id,
             self._watch.chunk_bytes,
-            on_transfer=self._after_request,
+            begins=self._begins,
+            ends=self._ends,
             gone=self._gone,
             packing=packing,
         )
@@ -201,10 +202,10 @@ class Exchange:
         with self._lock:
             return self._watch.estimate.state()
 
-    def came_back(self, sent_bytes: int, received_bytes: int, link_ms: float) -> None:
-        """Learn of the downlink from a reply: ``link_ms`` are those of both ways, without the gateway's own time."""
+    def backlog_ms(self) -> tuple[float, float]:
+        """What is under way up, and to come down: what a transfer that began now would wait for either."""
         with self._lock:
-            self._watch.came_back(sent_bytes, received_bytes, link_ms)
+            return self._watch.uplink_wait_ms(time.monotonic()), self._watch.downlink_wait_ms()
 
     def probe(self) -> None:
         """Measure the link beside the requests, if that was not done lately, and see how gateways are that failed."""
@@ -218,8 +219,10 @@ class Exchange:
         topic = topics.probe_topic(self._device_id)
         limit = self._transport.payload_limit(topic, expiry_s=1)
         small, large = (max(0, min(size, limit)) for size in (ECHO_BYTES, most))
-        self._transport.publish(topic, bytes(small), expiry_s=1, on_ack=self._after_echo)
-        self._transport.publish(topic, bytes(large), expiry_s=1, on_ack=lambda ms: self._after_probe(large, ms))
+        echo = self._begins(small)
+        self._transport.publish(topic, bytes(small), expiry_s=1, on_ack=lambda ms: self._after_echo(echo, ms))
+        probe = self._begins(large)
+        self._transport.publish(topic, bytes(large), expiry_s=1, on_ack=lambda _: self._ends(probe))
 
     def ask(
         self,
@@ -249,22 +252,38 @@ class Exchange:
         asked: list[Destination] = []
         sent_bytes = received_bytes = 0
         destination: Destination | None = self._destination(request, gateway, directly)
-        while destination is not None:
-            began = time.monotonic()
-            left_ms = max(1, int((until - began) * 1e3))
-            attempt = replace(request, deadline_ms=min(request.deadline_ms, left_ms)) if asked else request
-            expected = self._expected(destination.gateway_id or gateway.gateway_id, request, reply_bytes)
-            pending = self._sender.ask(attempt, destination, until - began, expected, outputs, cancellation)
-            sent_bytes += pending.sent_bytes
-            received_bytes += pending.received_bytes
-            asked.append(destination)
-            instead = pending.lost and not directly and not request.onward and time.monotonic() < until
-            destination = self._instead(gateway, request, asked, began) if instead else None
+        with self._lock:
+            self._watch.awaits(reply_bytes)
+        try:
+            while destination is not None:
+                began = time.monotonic()
+                left_ms = max(1, int((until - began) * 1e3))
+                attempt = replace(request, deadline_ms=min(request.deadline_ms, left_ms)) if asked else request
+                expected = self._expected(destination.gateway_id or gateway.gateway_id, request, reply_bytes)
+                pending = self._sender.ask(attempt, destination, until - began, expected, outputs, cancellation)
+                self._came_back(pending)
+                sent_bytes += pending.sent_bytes
+                received_bytes += pending.received_bytes
+                asked.append(destination)
+                instead = pending.lost and not directly and not request.onward and time.monotonic() < until
+                destination = self._instead(gateway, request, asked, began) if instead else None
+        finally:
+            with self._lock:
+                self._watch.awaits(-reply_bytes)
         pending.sent_bytes, pending.received_bytes = sent_bytes, received_bytes
         if pending.reply is not None or cancellation is None or not cancellation.cancelled:
             self._settle(pending)
         self._call_off(request.request_id, asked if pending.reply is None else asked[:-1])
         return pending
+
+    def _came_back(self, pending: Pending) -> None:
+        """Learn of the downlink from a reply that one gateway has sent to one request."""
+        reply, transfer = pending.reply, pending.transfer
+        if reply is None or transfer is None or pending.request.onward or pending.message_id != pending.request_id:
+            return
+        with self._lock:
+            gateway_ms = reply.queue_ms + reply.compute_ms
+            self._watch.came_back(transfer.way, pending.received_bytes, gateway_ms, time.monotonic())
 
     def _destination(self, request: Request, gateway: Presence, directly: bool) -> Destination:
         """Where a request goes first: to the gateway, or to its pool where that can be asked in its stead."""
@@ -380,6 +399,7 @@ class Exchange:
         else:
             with self._lock:
                 self._gateways.clear()
+                self._watch.nothing_under_way()
             self._sender.fail(_LOST, urgent=False)
 
     def _on_message(self, message: Message) -> None:
@@ -468,20 +488,16 @@ class Exchange:
             for pending in asked:
                 self._sender.answer(pending, reply, len(data))
 
-    def _after_echo(self, ms: float) -> None:
+    def _after_echo(self, echo: Transfer, ms: float) -> None:
         with self._lock:
-            self._watch.after_echo(ms)
+            self._watch.after_echo(ms, echo, time.monotonic())
             self._mail.round_trip_s = self._watch.estimate.rtt_ms / 1e3
 
-    def _after_probe(self, size: int, ms: float) -> None:
+    def _begins(self, size_bytes: int) -> Transfer:
         with self._lock:
-            self._watch.after_probe(size, ms, time.monotonic())
-            self._set_in_flight()
+            return self._watch.begins(size_bytes, time.monotonic())
 
-    def _after_request(self, size: int, ms: float) -> None:
+    def _ends(self, transfer: Transfer, acknowledged: bool = True) -> None:
         with self._lock:
-            self._watch.after_request(size, ms, time.monotonic())
-            self._set_in_flight()
-
-    def _set_in_flight(self) -> None:
-        self._transport.main.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._watch.chunk_bytes()
+            self._watch.ends(transfer, time.monotonic(), acknowledged=acknowledged)
+            self._transport.main.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._watch.chunk_bytes()

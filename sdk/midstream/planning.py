@@ -44,6 +44,7 @@ from midstream.partitioning import (
 )
 from midstream.partitioning.correction import WHOLE, Corrections, Factors
 from midstream.partitioning.exploration import Exploration, Place, place_of
+from midstream.partitioning.fallback import patience_ms
 from midstream.partitioning.link import DEVIATION
 
 _log = logging.getLogger("midstream.planning")
@@ -56,6 +57,8 @@ _NONE = Factors()
 # What is worse by less than this share, and of times by less than this, is no reason to decide again.
 _NEWS_SHARE, _NEWS_MS = 0.1, 1.0
 _LEAST_MJ = 1e-9
+# How a period is averaged; a pause counts as so many periods at most.
+_PACE_GAIN, _MOST_LONGER = 0.1, 4.0
 # Of so many sets of gateways the candidates, and what decisions have come to, are kept.
 _MAX_KNOWN = 32
 _GOLDEN = (5**0.5 - 1) / 2
@@ -132,6 +135,29 @@ class _Occupied:
         return max(0.0, self.expected_ms - (now_s - self.since_s) * 1e3)
 
 
+@dataclass(slots=True)
+class _Pace:
+    """How often inputs come, as the last of them have."""
+
+    period_ms: float | None = None
+    last_s: float | None = None
+
+    def came(self, now_s: float) -> None:
+        """Another one has come."""
+        if self.last_s is not None:
+            gap_ms = (now_s - self.last_s) * 1e3
+            known = gap_ms if self.period_ms is None else self.period_ms
+            self.period_ms = known + _PACE_GAIN * (min(gap_ms, _MOST_LONGER * known) - known)
+        self.last_s = now_s
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of a slice."""
+
+    took_ms: float = 0.0
+
+
 def _turns() -> Iterator[float]:
     """0 to 1, spread evenly however many are taken: multiples of the golden ratio, without their whole parts."""
     for number in itertools.count(1):
@@ -178,6 +204,7 @@ class Planning:
         self._lock = threading.Lock()
         self._occupied: dict[str | None, _Occupied] = {}
         self._turns = _turns()
+        self._pace = _Pace()
         self._corrections = Corrections()
         self._sizes = SizeEstimates(bundle.ladder)
         self._known: dict[Names, _Known] = {}
@@ -249,6 +276,8 @@ class Planning:
 
         Raises CodecError on a forced codec that is unknown, PlanError on one that cannot carry what crosses.
         """
+        with self._lock:
+            self._pace.came(self._clock())
         state = self._corrected(state, route.first)
         known = self._known_with((*route.gateways[:1], *route.further))
         if forced is None:
@@ -347,19 +376,26 @@ class Planning:
         self._learned()
 
     @contextmanager
-    def running(self, cut: str | None) -> Iterator[None]:
-        """While a cut's head is run, or the whole model (None): who comes meanwhile waits for it."""
+    def running(self, cut: str | None) -> Iterator[Run]:
+        """While a cut's head is run, or the whole model (None): who comes meanwhile waits for it.
+
+        What it took, without its own wait, is there once it is through.
+        """
+        run = Run()
         costs = self._bundle.costs
         with self._lock:
             alone_ms = costs.whole_ms if cut is None else costs.cuts[cut].head_ms
             expected_ms = self._corrections.device.factor(WHOLE if cut is None else cut) * alone_ms
             occupied = self._occupied.setdefault(cut, _Occupied())
-            occupied.enter(expected_ms, self._clock())
+            entered_s = self._clock()
+            occupied.enter(expected_ms, entered_s)
         try:
-            yield
+            yield run
         finally:
             with self._lock:
-                occupied.leave(expected_ms, self._clock())
+                now_s = self._clock()
+                run.took_ms = (now_s - max(entered_s, occupied.since_s)) * 1e3
+                occupied.leave(expected_ms, now_s)
 
     def ran_head(self, cut: str, took_ms: float) -> None:
         """Learn how long this device took for the head of a cut."""
@@ -383,6 +419,17 @@ class Planning:
             # Careful: a device counts as faster than it was only once that was measured.
             slower = max(self._slowdown(), self._slowdown_then)
             return slower * self._corrections.device.factor(_rest(cut)) * self._measured_rest_ms(cut)
+
+    def patience_ms(self, plan: Plan, begun: str | None, objective: Objective) -> float:
+        """How long to wait for what a plan, without a deadline, is expected to bring once its head has run."""
+        worth_ms = self.rest_ms(begun)
+        if begun is None:
+            with self._lock:
+                occupied = self._occupied.get(None)
+                worth_ms += 0.0 if occupied is None or not occupied.inside else occupied.wait_ms(self._clock())
+        if objective.kind == "energy" and self._power.idle_w:
+            worth_ms *= self._power.busy_w / self._power.idle_w
+        return patience_ms(plan.predicted_ms, worth_ms)
 
     def _slowdown(self) -> float:
         """How much slower than idle the device is now.
@@ -478,6 +525,7 @@ class Planning:
         """
         now_s = self._clock()
         with self._lock:
+            period_ms = self._pace.period_ms
             waits_ms = {cut: occupied.wait_ms(now_s) for cut, occupied in self._occupied.items() if occupied.inside}
             device_load = 1.0 - 1.0 / self._slowdown()
             if self._whole_ratio is not None:
@@ -489,19 +537,15 @@ class Planning:
                 bias_ms = self._corrections.wait_bias_ms(presence.gateway_id, now_s)
                 known = self._corrections.gateway(presence.gateway_id)
                 gateway_spread = 0.0 if known is None else DEVIATION * known.spread
-        # What `replace` would do takes three times as long, at each decision.
-        return SystemState(
-            state.link,
-            device_load,
-            state.gateway_load,
-            max(0.0, state.gateway_wait_ms + bias_ms),
-            {cut: max(0.0, ms + bias_ms) for cut, ms in state.gateway_waits_ms.items()},
-            state.complexity,
-            state.gateway_queue,
-            spread,
-            gateway_spread,
-            state.further,
-            waits_ms,
+        return replace(
+            state,
+            device_load=device_load,
+            device_waits_ms=waits_ms,
+            device_spread=spread,
+            period_ms=period_ms,
+            gateway_spread=gateway_spread,
+            gateway_wait_ms=max(0.0, state.gateway_wait_ms + bias_ms),
+            gateway_waits_ms={cut: max(0.0, ms + bias_ms) for cut, ms in state.gateway_waits_ms.items()},
         )
 
     def _inputs(self, table: Table, places: NDArray[np.intp], features: Mapping[str, float] | None) -> Inputs:

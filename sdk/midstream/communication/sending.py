@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from midstream.cancelling import Cancellation
 from midstream.communication.attempts import Attempts
@@ -50,12 +51,12 @@ class Expected:
 
 @dataclass
 class _Transfer:
-    """A message of which the broker has not acknowledged every chunk."""
+    """A message of which the broker has not acknowledged every chunk; ``way`` is what its way up is known by."""
 
     size_bytes: int
     chunks: int
     unacked: int
-    began: float
+    way: Any
 
 
 @dataclass
@@ -130,10 +131,11 @@ class Sender:
     A request to one gateway of which nothing is heard is sent again under the same id, as long as an answer could come
     in time; so is one to a pool, to the member that has taken it. Whoever passes requests on is sent each once only.
 
-    ``chunk_bytes`` says how long a chunk may be now; ``on_transfer`` hears how many bytes were acknowledged in how many
-    ms; ``gone`` names one of these gateways that is not there any more. With ``packing``, small requests that are asked
-    at the same time go out in one message where that costs none of them its deadline: ``packs`` counts these messages,
-    ``packed_requests`` what was in them.
+    ``chunk_bytes`` says how long a chunk may be now; ``begins`` is told how many bytes are sent, and ``ends``, with
+    what that gave, whether they were acknowledged or nobody waits for them any more; ``gone`` names one of these
+    gateways that is not there any more. With ``packing``, small requests that are asked at the same time go out in one
+    message where that costs none of them its deadline: ``packs`` counts these messages, ``packed_requests`` what was in
+    them.
     """
 
     def __init__(
@@ -142,7 +144,8 @@ class Sender:
         mail: Mail,
         device_id: str,
         chunk_bytes: Callable[[], int],
-        on_transfer: Callable[[int, float], None],
+        begins: Callable[[int], Any],
+        ends: Callable[[Any, bool], None],
         gone: Callable[[Iterable[str]], str | None],
         *,
         packing: bool,
@@ -151,7 +154,8 @@ class Sender:
         self._mail = mail
         self._device_id = device_id
         self._chunk_bytes = chunk_bytes
-        self._on_transfer = on_transfer
+        self._begins = begins
+        self._ends = ends
         self._gone = gone
         self._packing = packing
         self._lock = threading.Lock()
@@ -307,6 +311,8 @@ class Sender:
                     del self._sent[unwanted]
         if unwanted is not None:
             self._transport.withdraw(unwanted)
+        if pending.transfer is not None and unwanted is not None:
+            self._ends(pending.transfer.way, False)
         if pending.request_id != unwanted:
             self._transport.withdraw(pending.request_id)
         for gateway_id in pending.destination.answerers:
@@ -446,7 +452,10 @@ class Sender:
                 way=LossyWay(expected.round_trip_ms, expected.uplink_kbps or math.inf),
             )
             qos, now = self._mail.qos(destination.key, len(whole)), time.monotonic()
-            transfer = _Transfer(sum(map(len, chunks)), len(chunks), qos * len(chunks), now)
+            size_bytes = sum(map(len, chunks))
+            for way in {id(each.transfer): each.transfer.way for each in asked if each.transfer is not None}.values():
+                self._ends(way, False)
+            transfer = _Transfer(size_bytes, len(chunks), qos * len(chunks), self._begins(size_bytes))
             for message, pending in zip(messages, asked, strict=True):
                 pending.sent_bytes += transfer.size_bytes * len(message) // sum(map(len, messages))
                 pending.transfer = transfer
@@ -486,7 +495,7 @@ class Sender:
     def _acked(self, transfer: _Transfer) -> None:
         transfer.unacked -= 1
         if not transfer.unacked:
-            self._on_transfer(transfer.size_bytes, (time.monotonic() - transfer.began) * 1e3)
+            self._ends(transfer.way, True)
 
 
 def fail(asked: Sequence[Pending], problem: str) -> None:

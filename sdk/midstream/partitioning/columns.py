@@ -6,7 +6,7 @@ The formulas are explained in ``docs/planner.md``. Times in ms, energy in mJ, si
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -92,6 +92,7 @@ class Columns:
             ],
             float,
         ).reshape(-1, 6)
+        self._reply_share = np.array([each.reply_share for each in chosen], float)
         self._exit = np.array([each.exit is not None for each in chosen], float)
         self._answered = np.array([each.exit_share for each in chosen], float)
         self._has_exits = bool(self._exit.any())
@@ -147,6 +148,8 @@ class Columns:
             if self._far is not None:
                 later += self._beyond_ms(self._far, state, inputs)
         now = self._now_ms(state)
+        if state.link_is_up and (state.uplink_wait_ms or state.downlink_wait_ms):
+            later = later + self._backlog_ms(state, inputs, now, later)
         latest = now + later
         return (now + self.onward(inputs) * later if self._has_exits else latest), latest
 
@@ -182,6 +185,9 @@ class Columns:
                 later += idle_w * self._waits_ms(state)
             if self._far is not None:
                 later += idle_w * self._beyond_ms(self._far, state, inputs)
+            if state.uplink_wait_ms or state.downlink_wait_ms:
+                alone, latest = (self.latency_ms(each, inputs)[1] for each in (without_backlog(state), state))
+                later += idle_w * (latest - alone)
         return np.asarray(busy_w * self.device_ms + self.onward(inputs) * later)
 
     def period_ms(self, state: SystemState, inputs: Inputs) -> Numbers:
@@ -244,6 +250,27 @@ class Columns:
             found = found + self._far.congestion_ms(state)
         return np.asarray(CONGESTION_WEIGHT * self.onward(inputs) * found)
 
+    def held_up_ms(self, state: SystemState, inputs: Inputs) -> Numbers:
+        """What candidates are charged for what the next input would wait for them, on the device and on its link.
+
+        Where a slice, or one way of the link, is busy for b already and this adds w, the next input, in the period p,
+        finds b + w − p left, and waits up to w longer for it.
+        """
+        period_ms, link = state.period_ms, state.link
+        if period_ms is None:
+            return np.zeros(len(self))
+        onward, slower = self.onward(inputs), stretch(state.device_load)
+        work = slower * (self.device_ms + onward * self._later[:, _REST])
+        waits = self._own_waits_ms(state) if state.device_waits_ms else 0.0
+        found = _held_up_ms(work, waits, period_ms)
+        if link is not None and state.link_is_up:
+            ready = self._now_ms(state) + self._later[:, _ENCODE]
+            up = self.payloads(inputs) * (8.0 / link.uplink_kbps)
+            found += onward * _held_up_ms(up, np.maximum(0.0, state.uplink_wait_ms - ready), period_ms)
+            down = (self._later[:, _REPLY] + self._reply(inputs)) * (8.0 / link.downlink_kbps)
+            found += onward * _held_up_ms(down, np.maximum(0.0, state.downlink_wait_ms - ready - up), period_ms)
+        return found
+
     def prices(self, state: SystemState, objective: Objective, inputs: Inputs) -> Prices:
         """All of them."""
         latency, latest = self.times_ms(state, objective, inputs)
@@ -304,6 +331,13 @@ class Columns:
         """What further machines add to the latency, where the gateway itself does nothing without its wait."""
         return far.latency_ms(state, self.payloads(inputs)) - far.past_gateway * _wait_ms(state)
 
+    def _backlog_ms(self, state: SystemState, inputs: Inputs, now: Numbers, later: Numbers) -> Numbers:
+        """What each waits on the link for what the device has under way there: none for itself, all on both ways."""
+        reply = (self._later[:, _REPLY] + self._reply(inputs)) * (8.0 / state.link.downlink_kbps) if state.link else 0.0
+        up = np.maximum(0.0, state.uplink_wait_ms - (now + self._later[:, _ENCODE]))
+        down = np.maximum(0.0, state.downlink_wait_ms - (now + later + up - reply))
+        return np.asarray(self._later[:, _OFFLOADS] * (up + down))
+
     def _now_ms(self, state: SystemState) -> Numbers:
         """What the device always does first, with what that waits for."""
         now = self.device_ms * stretch(state.device_load)
@@ -319,7 +353,7 @@ class Columns:
         if inputs.reply_bytes is None:
             return 0.0
         known = self._later[:, _REPLY]
-        return np.asarray(np.where(known > 0, inputs.reply_bytes - known, 0.0))
+        return np.asarray(np.where(known > 0, inputs.reply_bytes * self._reply_share - known, 0.0))
 
 
 class _Far:
@@ -401,6 +435,15 @@ class _Far:
 def _wait_ms(state: SystemState) -> float:
     """The wait that is the same for all tails; where they differ, each has its own on top of none."""
     return 0.0 if state.gateway_waits_ms else state.gateway_wait_ms
+
+
+def _held_up_ms(work: Numbers, wait: Numbers | float, period_ms: float) -> Numbers:
+    return np.asarray(np.minimum(work, np.maximum(0.0, wait + work - period_ms)))
+
+
+def without_backlog(state: SystemState) -> SystemState:
+    """The state as if nothing were under way."""
+    return replace(state, uplink_wait_ms=0.0, downlink_wait_ms=0.0)
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ import numpy as np
 
 from midstream.exits import Exit
 from midstream.inputs import ImageInput
-from midstream.ladder import Ladder, Place
+from midstream.ladder import Ladder, Place, ReplySize
 from midstream.manifest import Costs, Cut, Graph, Layer, Manifest
 from midstream.partitioning.families import families, work
 from midstream.partitioning.plan import GATEWAY, LOCAL_CODEC
@@ -101,7 +101,8 @@ class Candidate:
     Of this, ``rest_ms`` is the device's own.
 
     ``legs`` are stages on further machines, in their order, after the gateway's; without a ``tail`` the gateway has
-    none. ``device_bytes`` is the memory that the device's layers take, 0 where that is not known.
+    none. ``device_bytes`` is the memory that the device's layers take, 0 where that is not known. Of the outputs' own
+    bytes, ``reply_share`` comes back, as they are packed.
     """
 
     cut: str | None
@@ -122,6 +123,7 @@ class Candidate:
     rest_ms: float = 0.0
     legs: tuple[Leg, ...] = ()
     device_bytes: int = 0
+    reply_share: float = 1.0
 
     @property
     def offloads(self) -> bool:
@@ -267,7 +269,7 @@ def candidates(
             found += _as_assumed(place, manifest, rungs)
     if ladder is None or ladder.reply is None:
         return tuple(found)
-    return with_reply(found, manifest, ladder.reply.mean_bytes)
+    return with_reply(found, manifest, ladder.reply)
 
 
 def with_exit(options: Sequence[Candidate], early_exit: Exit, device: MachineTimes) -> tuple[Candidate, ...]:
@@ -305,12 +307,17 @@ def with_exit(options: Sequence[Candidate], early_exit: Exit, device: MachineTim
     return (*options, *found)
 
 
-def with_reply(options: Sequence[Candidate], manifest: Manifest, reply_bytes: float) -> tuple[Candidate, ...]:
-    """The options with this size of what comes back, where the model's outputs have no fixed one."""
-    if all(None not in spec.shape for spec in manifest.outputs):
-        return tuple(options)
-    size = math.ceil(reply_bytes)
-    return tuple(replace(option, reply_bytes=size) if option.reply_bytes else option for option in options)
+def with_reply(options: Sequence[Candidate], manifest: Manifest, reply: ReplySize) -> tuple[Candidate, ...]:
+    """The options with what comes back as it was measured: packed, but for raw requests; and as large as it was on
+    average, where the model's outputs have no fixed size.
+    """
+    varies = any(None in spec.shape for spec in manifest.outputs)
+    found = []
+    for option in options:
+        share = 1.0 if option.codec == "raw" else reply.packed_share
+        size = math.ceil(share * (reply.mean_bytes if varies else option.reply_bytes))
+        found.append(replace(option, reply_bytes=size, reply_share=share) if option.reply_bytes else option)
+    return tuple(found)
 
 
 def _as_measured(place: Candidate, measured: Place, device: float, gateway: float) -> Iterator[Candidate]:

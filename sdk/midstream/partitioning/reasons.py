@@ -71,8 +71,10 @@ class Reasons:
     @property
     def reply_bytes(self) -> int:
         """What is expected to come back from elsewhere: the input's own size where that is known."""
-        known = self.table.candidates[self.row].reply_bytes
-        return known if self.inputs.reply_bytes is None or not known else round(self.inputs.reply_bytes)
+        chosen = self.table.candidates[self.row]
+        if self.inputs.reply_bytes is None or not chosen.reply_bytes:
+            return chosen.reply_bytes
+        return round(self.inputs.reply_bytes * chosen.reply_share)
 
     @property
     def explores(self) -> bool:

@@ -53,7 +53,9 @@ class SystemState:
     at single cuts (None: the whole input) where it differs, ``gateway_queue`` how many requests wait there: others,
     that work there makes wait longer. ``further`` has the other machines by name. ``device_spread`` and
     ``gateway_spread`` are the standard deviations of times there in shares of them; ``complexity`` is the input's score
-    of 0–100. ``device_waits_ms`` is what a cut's head, or the whole model (None), waits for others of its kind here.
+    of 0–100. ``device_waits_ms`` is what a cut's head, or the whole model (None), waits for others of its kind here;
+    ``uplink_wait_ms`` and ``downlink_wait_ms`` what the device has under way on its link still takes. ``period_ms`` is
+    in how long the next input is expected.
     """
 
     link: LinkState | None
@@ -67,6 +69,9 @@ class SystemState:
     gateway_spread: float = 0.0
     further: Mapping[str, Tier] = field(default_factory=dict)
     device_waits_ms: Mapping[str | None, float] = field(default_factory=dict)
+    uplink_wait_ms: float = 0.0
+    downlink_wait_ms: float = 0.0
+    period_ms: float | None = None
 
     @property
     def link_is_up(self) -> bool:
@@ -103,6 +108,9 @@ class SystemState:
                     and 0 <= link.rtt_spread_ms <= MAX_FIGURE
                 )
             )
+            and 0 <= self.uplink_wait_ms <= MAX_FIGURE
+            and 0 <= self.downlink_wait_ms <= MAX_FIGURE
+            and (self.period_ms is None or 0 <= self.period_ms <= MAX_FIGURE)
             and (
                 not self.device_waits_ms or all(0 <= wait_ms <= MAX_FIGURE for wait_ms in self.device_waits_ms.values())
             )
@@ -121,9 +129,13 @@ class SystemState:
             "gateway_queue": self.gateway_queue,
             "device_spread": self.device_spread,
             "gateway_spread": self.gateway_spread,
+            "uplink_wait_ms": self.uplink_wait_ms,
+            "downlink_wait_ms": self.downlink_wait_ms,
             **{f"wait at {cut or 'the input'!r}": wait_ms for cut, wait_ms in self.gateway_waits_ms.items()},
             **{f"wait here for {cut or 'the model'!r}": ms for cut, ms in self.device_waits_ms.items()},
         }
+        if self.period_ms is not None:
+            figures["period_ms"] = self.period_ms
         if self.complexity is not None:
             figures["complexity"] = self.complexity
         if self.link is not None:

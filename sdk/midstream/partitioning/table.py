@@ -178,6 +178,8 @@ class Table:
             value = value + columns.charge(state, objective, inputs)
         if objective.kind in ("latency", "throughput") and self._others_wait(state):
             value = value + columns.congestion_ms(state, inputs)
+        if objective.kind == "latency" and state.period_ms is not None:
+            value = value + columns.held_up_ms(state, inputs)
         return value
 
     def _others_wait(self, state: SystemState) -> bool:

@@ -47,6 +47,7 @@ class Known:
     """What a device knows when an input comes: its link, its gateways and their last reports, the input's score."""
 
     request_id: bytes
+    now_s: float
     watch: LinkWatch
     gateways: Gateways
     score: float
@@ -229,6 +230,8 @@ def state_of(route: Route, known: Known) -> SystemState:
         gateway_wait_ms=0.0 if report is None else report.wait_ms,
         complexity=known.score,
         gateway_queue=0.0 if report is None else report.queue_length,
+        uplink_wait_ms=known.watch.uplink_wait_ms(known.now_s),
+        downlink_wait_ms=known.watch.downlink_wait_ms(),
     )
 
 

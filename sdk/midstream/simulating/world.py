@@ -23,7 +23,7 @@ from midstream.communication.choosing import Gateways, Route
 from midstream.communication.presence import Presence
 from midstream.communication.wire import Reply, Status
 from midstream.errors import PlanError
-from midstream.link_watch import ECHO_BYTES, LinkWatch
+from midstream.link_watch import ECHO_BYTES, LinkWatch, Transfer
 from midstream.options import option_of
 from midstream.partitioning import Candidate
 from midstream.partitioning.fallback import PATIENCE_MS, give_up_ms
@@ -192,17 +192,18 @@ class SimulatedDevice:
     ) -> Steps:
         environment, choice = self._environment, asked.choice
         presence = choice.route.first
-        rest_ms = self._kind.rest_ms(begun) if planning is None else planning.rest_ms(begun)
-        limit_ms = PATIENCE_MS if self._policy.patient else give_up_ms(self._objective.deadline_ms, rest_ms)
-        until_s = asked.began_s + limit_ms / 1e3
+        until_s = asked.began_s + self._until_ms(asked, begun, planning) / 1e3
         now_s = environment.now
         way = option(candidate)
         size = payload + REQUEST_BYTES
-        start_s, arrives_s = self._up.send(now_s, size, until_s)
+        _, arrives_s = self._up.send(now_s, size, until_s)
+        transfer = self._watch.begins(int(size), now_s)
+        awaited = candidate.reply_bytes + REPLY_BYTES
+        self._watch.awaits(awaited)
         asked.sent_bytes += size if arrives_s < math.inf else 0.0
         served: Served | None = None
         if presence is not None and arrives_s < until_s:
-            self._acknowledged(size, start_s, arrives_s)
+            self._acknowledged(transfer, arrives_s)
             yield environment.timeout(arrives_s - now_s + self._overhead_s)
             served = yield self._asking(candidate, presence.gateway_id, asked.number, until_s)
         reply = Reply(b"", Status.OK, (), "raw", 0.0, 0.0)
@@ -212,10 +213,14 @@ class SimulatedDevice:
             back_s += self._overhead_s
             if back_s <= until_s:
                 yield environment.timeout(back_s - environment.now)
+                self._watch.awaits(-awaited)
                 asked.received_bytes += reply_bytes
                 reply = Reply(b"", Status.OK, (), "raw", served.queue_s * 1e3, served.work_s * 1e3)
+                self._hear(environment.now)
+                gateway_ms = reply.queue_ms + reply.compute_ms
+                self._watch.came_back(transfer, reply_bytes, gateway_ms, environment.now)
                 if planning is not None:
-                    self._learn(asked, candidate, planning, reply, int(payload), now_s)
+                    self._learn(asked, planning, reply, int(payload))
                 self._finish(asked, way)
                 return
         if served is None or served.refusal is None:
@@ -225,6 +230,8 @@ class SimulatedDevice:
             _, back_s = self._down.send(environment.now, REPLY_BYTES)
             back_s = min(until_s, back_s + self._overhead_s)
             yield environment.timeout(max(0.0, back_s - environment.now))
+        self._watch.awaits(-awaited)
+        self._watch.ends(transfer, environment.now, acknowledged=False)
         if planning is not None and presence is not None:
             if served is not None and served.refusal is not None:
                 self._gateways.answered(presence.gateway_id)
@@ -235,6 +242,15 @@ class SimulatedDevice:
             return
         yield from self._rest(asked, begun, planning)
         self._finish(asked, way, fallback=True)
+
+    def _until_ms(self, asked: _Asked, begun: str | None, planning: Planning | None) -> float:
+        """When to stop waiting, as in `Device`."""
+        limit_ms, plan = self._objective.deadline_ms, asked.choice.plan
+        if self._policy.patient or (limit_ms is None and (planning is None or plan is None or not self._fits_device())):
+            return PATIENCE_MS
+        if limit_ms is None and planning is not None and plan is not None:
+            return self._elapsed_ms(asked) + planning.patience_ms(plan, begun, self._objective)
+        return give_up_ms(limit_ms, self._kind.rest_ms(begun) if planning is None else planning.rest_ms(begun))
 
     def _asking(self, candidate: Candidate, gateway_id: str, number: int, until_s: float) -> simpy.Event:
         """What becomes of a request that is now at the gateway; None where the device has given up before."""
@@ -259,10 +275,10 @@ class SimulatedDevice:
         work_s = ms * self._draws.device[asked.number] / 1e3
         _, end_s = self._board.run(now_s, cut, work_s)
         asked.computed_s += work_s
-        with nullcontext() if planning is None else planning.running(cut):
+        with nullcontext() if planning is None else planning.running(cut) as run:
             yield self._environment.timeout(end_s - now_s)
-        if planning is not None:
-            planning.ran_head(cut, (end_s - now_s) * 1e3)
+        if planning is not None and run is not None:
+            planning.ran_head(cut, run.took_ms)
 
     def _rest(self, asked: _Asked, begun: str | None, planning: Planning | None) -> Steps:
         """Run what follows a cut here; None: the whole model."""
@@ -270,10 +286,10 @@ class SimulatedDevice:
         work_s = self._kind.rest_ms(begun) * self._draws.device[asked.number] / 1e3
         _, end_s = self._board.run(now_s, ("rest", begun), work_s)
         asked.computed_s += work_s
-        with nullcontext() if planning is None or begun is not None else planning.running(None):
+        with nullcontext() if planning is None or begun is not None else planning.running(None) as run:
             yield self._environment.timeout(end_s - now_s)
         if planning is not None:
-            planning.ran_rest(begun, (end_s - now_s) * 1e3)
+            planning.ran_rest(begun, work_s * 1e3 if run is None else run.took_ms)
 
     def _encoded(self, asked: _Asked, candidate: Candidate) -> Steps:
         if candidate.encode_ms:
@@ -298,17 +314,13 @@ class SimulatedDevice:
         for gateway_id in there if asked is None else (asked.gateway_id,):
             loads[gateway_id] = there[gateway_id].report_at(heard_s)
         request_id = (self._number << 64 | number).to_bytes(16)
-        return Known(request_id, self._watch, self._gateways, self._draws.scores[number])
+        return Known(request_id, now_s, self._watch, self._gateways, self._draws.scores[number])
 
-    def _learn(
-        self, asked: _Asked, candidate: Candidate, planning: Planning, reply: Reply, payload: int, sent_s: float
-    ) -> None:
+    def _learn(self, asked: _Asked, planning: Planning, reply: Reply, payload: int) -> None:
         choice = asked.choice
         presence, plan = choice.route.first, choice.plan
         assert presence is not None and plan is not None
         self._gateways.answered(presence.gateway_id)
-        link_ms = (self._environment.now - sent_s) * 1e3 - reply.queue_ms - reply.compute_ms
-        self._watch.came_back(payload + REQUEST_BYTES, candidate.reply_bytes + REPLY_BYTES, link_ms)
         planning.sent(plan, None, payload)
         planning.answered(plan, choice.route, {presence.gateway_id}, reply)
 
@@ -354,10 +366,11 @@ class SimulatedDevice:
         if at_s < math.inf:
             heapq.heappush(self._news, (at_s, next(self._order), heard))
 
-    def _acknowledged(self, size: float, start_s: float, arrives_s: float) -> None:
+    def _acknowledged(self, transfer: Transfer, arrives_s: float) -> None:
         """The broker's acknowledgement of a transfer comes half a round trip after it."""
-        at_s = arrives_s + self._up.half_rtt_s(arrives_s)
-        self._then(at_s, lambda: self._watch.after_request(int(size), (at_s - start_s) * 1e3, at_s))
+        if arrives_s < math.inf:
+            at_s = arrives_s + self._up.half_rtt_s(arrives_s)
+            self._then(at_s, lambda: self._watch.ends(transfer, at_s))
 
     def _probe(self, now_s: float) -> None:
         """Look at the link, and at gateways that failed, as a device does with each free plan."""
@@ -370,14 +383,11 @@ class SimulatedDevice:
         size = watch.probe_bytes(now_s) if self._policy.probes else None
         if size is None:
             return
-        for bytes_sent, heard in ((ECHO_BYTES, self._echoed), (size, self._probed)):
-            _, there_s = self._up.send(now_s, bytes_sent + REPLY_BYTES)
-            at_s = there_s + self._up.half_rtt_s(there_s) if there_s < math.inf else math.inf
-            self._then(at_s, partial(heard, bytes_sent, (at_s - now_s) * 1e3, at_s))
-            self._probes_bytes += bytes_sent + REPLY_BYTES
-
-    def _echoed(self, size: int, ms: float, at_s: float) -> None:
-        self._watch.after_echo(ms)
-
-    def _probed(self, size: int, ms: float, at_s: float) -> None:
-        self._watch.after_probe(size, ms, at_s)
+        echo = self._watch.begins(ECHO_BYTES, now_s)
+        _, there_s = self._up.send(now_s, ECHO_BYTES + REPLY_BYTES)
+        if there_s < math.inf:
+            at_s = there_s + self._up.half_rtt_s(there_s)
+            self._then(at_s, partial(self._watch.after_echo, (at_s - now_s) * 1e3, echo, at_s))
+        probe = self._watch.begins(size, now_s)
+        self._acknowledged(probe, self._up.send(now_s, size + REPLY_BYTES)[1])
+        self._probes_bytes += ECHO_BYTES + size + 2 * REPLY_BYTES
