@@ -344,3 +344,8 @@ def test_policies_that_can_do_nothing_are_left_out_with_the_reason(real: RealKin
     assert found.outcomes == {}
     assert set(found.notes) == set(POLICIES)
     assert all(note.startswith("left out: ") for note in found.notes.values())
+
+
+def test_a_time_in_which_no_input_comes_is_refused(kind_of: KindOf) -> None:
+    with pytest.raises(InputError, match=r"no input comes in 1 s at 0\.001 a second"):
+        simulate(Scenario((kind_of(),), Trace.steady(1e3, 5), 0.001, 1.0))

@@ -84,6 +84,9 @@ class Foresight:
         kept: list[Way] = []
         lefts: list[dict[object, float]] = []
         for _, at in ranked:
+            # Late, as most ways do not come so far.
+            if next_s < math.inf:
+                ways[at].catch_up(next_s)
             left = ways[at].left(next_s)
             if any(_no_worse(other, left) for other in lefts):
                 continue

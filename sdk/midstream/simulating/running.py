@@ -54,6 +54,10 @@ def simulate(
     """
     names = [_known(name) for name in dict.fromkeys(policies)]
     draws = [Draws(scenario, number) for number in range(scenario.devices)]
+    if not any(map(len, draws)):
+        raise InputError(
+            f"no input comes in {scenario.seconds:g} s at {scenario.rate_hz:g} a second; simulate for longer"
+        )
     outcomes: dict[str, Outcome] = {}
     notes: dict[str, str] = {}
     for name in names:

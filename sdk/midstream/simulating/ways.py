@@ -218,7 +218,7 @@ class Way:
             self._next(now_s, _ENCODE if candidate.encode_ms else _SEND, asked)
 
     def until(self, time_s: float) -> None:
-        """Let go on what is under way, up to this time; others' jobs come, too, where that is not for ever."""
+        """Let go on what is under way, up to this time."""
         while self.pending and self.pending[0][0] < time_s:
             now_s, place, _, step, asked = heapq.heappop(self.pending)
             if asked is None:
@@ -226,10 +226,12 @@ class Way:
                 self._look(~place, now_s)
             else:
                 self._go_on(now_s, step, asked)
-        if time_s < math.inf:
-            for number, there in enumerate(self._store.others):
-                if self.gateways[number].is_due(there, time_s):
-                    self._look(number, time_s)
+
+    def catch_up(self, time_s: float) -> None:
+        """Let others' jobs come to all gateways, up to this time."""
+        for number, there in enumerate(self._store.others):
+            if self.gateways[number].is_due(there, time_s):
+                self._look(number, time_s)
 
     def projected(self) -> float:
         """What it will have cost if no more requests come."""
