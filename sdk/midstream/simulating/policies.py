@@ -218,8 +218,9 @@ class Engine:
         return Choice(candidate, route, plan)
 
     def probe_every_s(self, choice: Choice) -> float | None:
-        """As the planner says."""
-        assert self.planning is not None and choice.plan is not None
+        """As the planner says; where there is no plan, as often as where one could change."""
+        if self.planning is None or choice.plan is None:
+            return PROBE_EVERY_S
         return self.planning.probe_every_s(choice.plan, self._objective)
 
 

@@ -152,7 +152,7 @@ class SimulatedDevice:
     def _unanswered(self, number: int) -> Steps:
         """An input for which there is no plan: it counts as long as others do that nobody answers."""
         asked = _Asked(number, self._environment.now, Choice(self._kind.made.table.candidates[0], Route(())))
-        self._probe(asked.began_s)
+        self._probe(asked.began_s, asked.choice)
         asked.sent_bytes, self._probes_bytes = self._probes_bytes, 0.0
         yield self._environment.timeout(give_up_ms(self._objective.deadline_ms, 0.0) / 1e3)
         self._finish(asked, "local", answered=False)
