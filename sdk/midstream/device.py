@@ -45,6 +45,7 @@ from midstream.errors import CodecError, InputError, MissingExtraError, PeerErro
 from midstream.exchange import Exchange
 from midstream.files import check_writable
 from midstream.inputs import ImageInput, prepare_image
+from midstream.link_watch import PROBE_EVERY_S
 from midstream.partitioning import (
     DEVICE,
     GATEWAY,
@@ -320,7 +321,7 @@ class Device:
         plan, route = self._plan(asked, None if free else self._planning.forced(cut, codec, machines))
         timings["plan"] = _since(mark)
         if free or route.first is None:
-            self._exchange.probe()
+            self._exchange.probe(self._planning.probe_every_s(plan, asked.objective) if free else PROBE_EVERY_S)
         cancellation.check()
         begun = self._begin(asked, plan)
         exited = None if plan.exit is None else self._exited(asked, begun)

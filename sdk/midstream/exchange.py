@@ -29,7 +29,7 @@ from midstream.communication.transport import Message
 from midstream.communication.versions import decode_notice, disagreement, is_notice
 from midstream.communication.wire import Buffer, Limits, Priority, Request, Status, decode_reply, encode_request
 from midstream.errors import WireError
-from midstream.link_watch import ECHO_BYTES, LinkWatch, Transfer
+from midstream.link_watch import ECHO_BYTES, PROBE_EVERY_S, LinkWatch, Transfer
 from midstream.partitioning import LinkState, Tier
 
 _log = logging.getLogger("midstream.exchange")
@@ -207,13 +207,13 @@ class Exchange:
         with self._lock:
             return self._watch.uplink_wait_ms(time.monotonic()), self._watch.downlink_wait_ms()
 
-    def probe(self) -> None:
-        """Measure the link beside the requests, if that was not done lately, and see how gateways are that failed."""
+    def probe(self, every_s: float = PROBE_EVERY_S) -> None:
+        """Measure the link beside requests, where it was not within that time, and see how gateways are that failed."""
         now = time.monotonic()
         self._probe_resting(now)
         self._look_again(now)
         with self._lock:
-            most = self._watch.probe_bytes(now)
+            most = self._watch.probe_bytes(now, every_s)
         if most is None:
             return
         topic = topics.probe_topic(self._device_id)

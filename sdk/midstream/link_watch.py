@@ -50,9 +50,9 @@ class LinkWatch:
         wanted = self.estimate.uplink_kbps / 8 * _CHUNK_MS if self.estimate.uplink_samples else 0.0
         return min(CHUNK_BYTES, max(_SMALLEST_CHUNK_BYTES, int(wanted)))
 
-    def probe_bytes(self, now_s: float) -> int | None:
-        """How large a probe to send now, beside an echo; None where the link was measured lately."""
-        if now_s - self._probed_s < PROBE_EVERY_S:
+    def probe_bytes(self, now_s: float, every_s: float = PROBE_EVERY_S) -> int | None:
+        """How large a probe to send now, beside an echo; None where the link was measured within that time."""
+        if now_s - self._probed_s < every_s:
             return None
         self._probed_s = now_s
         # Where the link may have fallen, what was a moment on it before can now hold up all that follows.
@@ -112,9 +112,8 @@ class LinkWatch:
 
     def after_echo(self, ms: float, transfer: Transfer, now_s: float) -> None:
         """A small message was acknowledged: the round trip, unless it had to wait for others."""
-        if transfer in self._under_way:
-            self.ends(transfer, now_s, acknowledged=False)
-        if not transfer.behind:
+        self.ends(transfer, now_s, acknowledged=False)
+        if not transfer.behind or ms < self.estimate.rtt_ms:
             self.estimate = self.estimate.after_echo(ms)
 
     def came_back(self, transfer: Transfer, received_bytes: int, gateway_ms: float, now_s: float) -> None:

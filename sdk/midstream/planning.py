@@ -26,6 +26,7 @@ from midstream.errors import BundleError, PlanError
 from midstream.files import read_at_most
 from midstream.inputs import ImageInput
 from midstream.learned_file import MAX_LEARNED_BYTES, Learned, learned_from_bytes, learned_to_bytes
+from midstream.link_watch import PROBE_EVERY_S
 from midstream.options import Made, Option, Options, option_of
 from midstream.partitioning import (
     GATEWAY,
@@ -59,6 +60,8 @@ _NEWS_SHARE, _NEWS_MS = 0.1, 1.0
 _LEAST_MJ = 1e-9
 # How a period is averaged; a pause counts as so many periods at most.
 _PACE_GAIN, _MOST_LONGER = 0.1, 4.0
+# Where nothing hangs on it, and where energy is what counts, the link is probed so many times as seldom.
+_SELDOM, _FRUGAL = 60.0, 5.0
 # Of so many sets of gateways the candidates, and what decisions have come to, are kept.
 _MAX_KNOWN = 32
 _GOLDEN = (5**0.5 - 1) / 2
@@ -430,6 +433,15 @@ class Planning:
         if objective.kind == "energy" and self._power.idle_w:
             worth_ms *= self._power.busy_w / self._power.idle_w
         return patience_ms(plan.predicted_ms, worth_ms)
+
+    def probe_every_s(self, plan: Plan, objective: Objective) -> float:
+        """How often to look at the link: seldom where no link, however good, would give another plan.
+
+        Probes are sent for nothing then, and draw more than a small model does.
+        """
+        if plan.offloads or plan.reasons.offloading_could_pay:
+            return PROBE_EVERY_S * (_FRUGAL if objective.kind == "energy" else 1.0)
+        return PROBE_EVERY_S * _SELDOM
 
     def _slowdown(self) -> float:
         """How much slower than idle the device is now.

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from midstream.partitioning.costs import Candidate
+from midstream.partitioning.fallback import reserved_ms
 from midstream.partitioning.state import Objective, SystemState, Tariff, stretch
 from midstream.profiles import Power
 
@@ -92,6 +93,7 @@ class Columns:
             ],
             float,
         ).reshape(-1, 6)
+        self._fallback_ms = np.array([each.fallback_ms for each in chosen], float)
         self._reply_share = np.array([each.reply_share for each in chosen], float)
         self._exit = np.array([each.exit is not None for each in chosen], float)
         self._answered = np.array([each.exit_share for each in chosen], float)
@@ -254,10 +256,11 @@ class Columns:
         """What candidates are charged for what the next input would wait for them, on the device and on its link.
 
         Where a slice, or one way of the link, is busy for b already and this adds w, the next input, in the period p,
-        finds b + w − p left, and waits up to w longer for it.
+        finds b + w − p left, and waits up to w longer for it. While nothing waits for anything, nothing is charged: who
+        asks again only when it has its answer never waits.
         """
         period_ms, link = state.period_ms, state.link
-        if period_ms is None:
+        if period_ms is None or not (state.device_waits_ms or state.uplink_wait_ms or state.downlink_wait_ms):
             return np.zeros(len(self))
         onward, slower = self.onward(inputs), stretch(state.device_load)
         work = slower * (self.device_ms + onward * self._later[:, _REST])
@@ -270,6 +273,15 @@ class Columns:
             down = (self._later[:, _REPLY] + self._reply(inputs)) * (8.0 / link.downlink_kbps)
             found += onward * _held_up_ms(down, np.maximum(0.0, state.downlink_wait_ms - ready - up), period_ms)
         return found
+
+    def timely(self, latest_ms: Numbers, state: SystemState, deadline_ms: float) -> NDArray[np.bool_]:
+        """Which keep the deadline even where no answer comes: those that the device gives up early enough to finish.
+
+        Answers are to come by then, and with the reserve that the device has for its own work.
+        """
+        rest = np.asarray(self._fallback_ms * stretch(state.device_load))
+        until = np.where(rest > 0, deadline_ms - reserved_ms(rest), deadline_ms)
+        return np.asarray(np.where(rest > 0, reserved_ms(latest_ms), latest_ms) <= until)
 
     def prices(self, state: SystemState, objective: Objective, inputs: Inputs) -> Prices:
         """All of them."""

@@ -102,7 +102,8 @@ class Candidate:
 
     ``legs`` are stages on further machines, in their order, after the gateway's; without a ``tail`` the gateway has
     none. ``device_bytes`` is the memory that the device's layers take, 0 where that is not known. Of the outputs' own
-    bytes, ``reply_share`` comes back, as they are packed.
+    bytes, ``reply_share`` comes back, as they are packed. Where no answer comes, the device takes ``fallback_ms`` for
+    what others were to do; 0 where that is not known.
     """
 
     cut: str | None
@@ -124,6 +125,7 @@ class Candidate:
     legs: tuple[Leg, ...] = ()
     device_bytes: int = 0
     reply_share: float = 1.0
+    fallback_ms: float = 0.0
 
     @property
     def offloads(self) -> bool:
@@ -253,7 +255,7 @@ def candidates(
     local = Candidate(None, everything, (), device.whole_ms, device_bytes=taken.get(None, 0))
     if gateway is None:
         return (local,)
-    places = [] if manifest.stateful else [_whole_input(manifest, graph, gateway)]
+    places = [] if manifest.stateful else [replace(_whole_input(manifest, graph, gateway), fallback_ms=device.whole_ms)]
     places += [
         replace(_at_cut(manifest, graph, cut, device, gateway), device_bytes=taken.get(cut.id, 0))
         for cut in manifest.cuts
@@ -295,6 +297,7 @@ def with_exit(options: Sequence[Candidate], early_exit: Exit, device: MachineTim
                 option,
                 device_ms=asked_ms,
                 rest_ms=0.0 if option.offloads else tail_ms,
+                fallback_ms=tail_ms if option.offloads else 0.0,
                 lossless=False,
                 agreement=None
                 if option.agreement is None
@@ -375,6 +378,7 @@ def _at_cut(manifest: Manifest, graph: Graph, cut: Cut, device: MachineTimes, ga
         tail=tuple(layer.index for layer in graph.layers if layer.index not in head),
         device_ms=device.head_ms[cut.id],
         gateway_ms=gateway.tail_ms[cut.id],
+        fallback_ms=device.tail_ms.get(cut.id, 0.0),
         payload_bytes=cut.payload_bytes,
         reply_bytes=_reply_bytes(manifest, graph, head, cut.head_outputs),
         codec="raw",

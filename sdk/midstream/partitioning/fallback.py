@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Times = TypeVar("Times", float, NDArray[np.float64])
+
 # Without a deadline a gateway that says nothing is given up after this long at last.
 PATIENCE_MS = 10_000.0
 # The device's own rest is expected to take up to this much longer than measured.
@@ -19,8 +26,13 @@ def give_up_ms(deadline_ms: float | None, rest_ms: float, late_ms: float = 0.0) 
     """
     if deadline_ms is None:
         return PATIENCE_MS
-    latest_ms = deadline_ms - rest_ms * _RESERVE - _RESERVE_MS - late_ms
+    latest_ms = deadline_ms - reserved_ms(rest_ms) - late_ms
     return latest_ms if latest_ms > 0 else deadline_ms
+
+
+def reserved_ms(ms: Times) -> Times:
+    """What is set aside for work that is expected to take so long."""
+    return ms * _RESERVE + _RESERVE_MS
 
 
 def patience_ms(predicted_ms: float, worth_ms: float) -> float:

@@ -17,7 +17,7 @@ from midstream.communication.choosing import Gateways, Route
 from midstream.communication.load import LoadReport
 from midstream.deciding import Deciding
 from midstream.errors import PlanError
-from midstream.link_watch import LinkWatch
+from midstream.link_watch import PROBE_EVERY_S, LinkWatch
 from midstream.options import option_of
 from midstream.partitioning import Candidate, Objective, Plan, SystemState
 from midstream.partitioning.replay import PlannerName
@@ -66,8 +66,7 @@ class Policy(Protocol):
     """Decides for the inputs of one device, in their order.
 
     ``planning`` is what learns and decides again, where it is midstream's own. Where plans are ``free``, gateways that
-    have failed are left alone for a while. Who is ``patient`` waits for answers as long as a request can, and who
-    ``probes`` looks at the link once a second.
+    have failed are left alone for a while. Who is ``patient`` waits for answers as long as a request can.
     """
 
     @property
@@ -82,12 +81,11 @@ class Policy(Protocol):
     def patient(self) -> bool:
         """See above."""
 
-    @property
-    def probes(self) -> bool:
-        """See above."""
-
     def choose(self, number: int, known: Known) -> Choice:
         """What to do with the input of this number."""
+
+    def probe_every_s(self, choice: Choice) -> float | None:
+        """How often to look at the link; None: not at all."""
 
 
 class Always:
@@ -96,7 +94,6 @@ class Always:
     planning = None
     free = False
     patient = False
-    probes = False
 
     def __init__(self, candidate: Candidate) -> None:
         self._candidate = candidate
@@ -104,6 +101,10 @@ class Always:
     def choose(self, number: int, known: Known) -> Choice:
         """The candidate."""
         return Choice(self._candidate, _any_route(self._candidate, known))
+
+    def probe_every_s(self, choice: Choice) -> float | None:
+        """The link does not matter."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,6 @@ class Foreseen:
     planning = None
     free = False
     patient = True
-    probes = False
 
     def __init__(self, kind: Kind, chosen: Sequence[Chosen]) -> None:
         self._kind = kind
@@ -135,6 +135,10 @@ class Foreseen:
             return Choice(chosen.candidate, _NOBODY)
         name = self._kind.presences[chosen.gateway].gateway_id
         return Choice(chosen.candidate, known.gateways.route(1, [name], known.request_id, forced=True))
+
+    def probe_every_s(self, choice: Choice) -> float | None:
+        """The link is known."""
+        return None
 
 
 class Partitioner:
@@ -149,7 +153,6 @@ class Partitioner:
     planning = None
     free = False
     patient = False
-    probes = True
 
     def __init__(self, kind: Kind, objective: Objective, *, averaged: bool) -> None:
         tensors = {cut.id: len(cut.tensors) for cut in kind.bundle.cuts}
@@ -186,13 +189,16 @@ class Partitioner:
         candidate = self._candidates[int(value.argmin())]
         return Choice(candidate, _any_route(candidate, known))
 
+    def probe_every_s(self, choice: Choice) -> float | None:
+        """As often as midstream at most."""
+        return PROBE_EVERY_S
+
 
 class Engine:
     """Midstream's own planner, as a device runs it: `Planning` with what it learns, and its `Gateways`."""
 
     free = True
     patient = False
-    probes = True
 
     def __init__(self, kind: Kind, objective: Objective, planner: PlannerName, clock: Clock) -> None:
         deciding = Deciding(planner, objective, kind.bundle.digest.hex(), kind.power, None)
@@ -210,6 +216,13 @@ class Engine:
         candidate = self._kind.candidate(option_of(plan))
         assert candidate is not None
         return Choice(candidate, route, plan)
+
+    def probe_every_s(self, choice: Choice) -> float | None:
+        """As the planner says; as often as can be where it found no plan."""
+        assert self.planning is not None
+        if choice.plan is None:
+            return PROBE_EVERY_S
+        return self.planning.probe_every_s(choice.plan, self._objective)
 
 
 class Clock(Protocol):

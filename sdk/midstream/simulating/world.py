@@ -134,7 +134,7 @@ class SimulatedDevice:
             yield from self._unanswered(number)
             return
         asked = _Asked(number, now_s, choice)
-        self._probe(now_s)
+        self._probe(now_s, choice)
         asked.sent_bytes, self._probes_bytes = self._probes_bytes, 0.0
         candidate, planning = choice.candidate, self._policy.planning
         begun = candidate.cut if candidate.exit is None else candidate.exit
@@ -152,7 +152,7 @@ class SimulatedDevice:
     def _unanswered(self, number: int) -> Steps:
         """An input for which there is no plan: it counts as long as others do that nobody answers."""
         asked = _Asked(number, self._environment.now, Choice(self._kind.made.table.candidates[0], Route(())))
-        self._probe(asked.began_s)
+        self._probe(asked.began_s, asked.choice)
         asked.sent_bytes, self._probes_bytes = self._probes_bytes, 0.0
         yield self._environment.timeout(give_up_ms(self._objective.deadline_ms, 0.0) / 1e3)
         self._finish(asked, "local", answered=False)
@@ -372,7 +372,7 @@ class SimulatedDevice:
             at_s = arrives_s + self._up.half_rtt_s(arrives_s)
             self._then(at_s, lambda: self._watch.ends(transfer, at_s))
 
-    def _probe(self, now_s: float) -> None:
+    def _probe(self, now_s: float, choice: Choice) -> None:
         """Look at the link, and at gateways that failed, as a device does with each free plan."""
         watch = self._watch
         if self._policy.free:
@@ -380,7 +380,8 @@ class SimulatedDevice:
                 _, there_s = self._up.send(now_s, REQUEST_BYTES)
                 if there_s < math.inf:
                     self._then(there_s + self._down.half_rtt_s(there_s), partial(self._gateways.echoed, gateway_id))
-        size = watch.probe_bytes(now_s) if self._policy.probes else None
+        every_s = self._policy.probe_every_s(choice)
+        size = None if every_s is None else watch.probe_bytes(now_s, every_s)
         if size is None:
             return
         echo = self._watch.begins(ECHO_BYTES, now_s)
