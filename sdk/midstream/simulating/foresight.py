@@ -4,7 +4,7 @@ Requests are taken in the order in which they come, and each way to here is a si
 goes on, step by step in the order of time, until the next request comes. What is left of each choice is when every
 core, slice, wire and worker is free again, and what is still under way. Of two ways to the same request, one that is no
 worse in any of these and has cost no more so far makes the other superfluous, so that the search finds the best while
-no more than ``width`` ways are left.
+no more than ``width`` ways are left. After `MOST_STEPS` of them, as where requests pile up, only the best is followed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from midstream.simulating.policies import Chosen
 from midstream.simulating.scenario import Kind, Scenario
 from midstream.simulating.ways import Asked, Store, Way, counted
 
+MOST_STEPS = 250_000
 # When everything is up, as far as constraints go.
 UP = SystemState(LinkState(1e3, 1e3, 1.0))
 
@@ -27,7 +28,7 @@ UP = SystemState(LinkState(1e3, 1e3, 1.0))
 class Foresight:
     """The search for the best choices of a scenario."""
 
-    def __init__(self, scenario: Scenario, draws: Sequence[Draws], width: int = 32) -> None:
+    def __init__(self, scenario: Scenario, draws: Sequence[Draws], width: int = 16) -> None:
         self._scenario = scenario
         self._store = Store(scenario, draws)
         self._width = width
@@ -42,6 +43,7 @@ class Foresight:
         candidates = [choices(kind, self._scenario.objective) for kind in self._scenario.kinds]
         ways = [Way(self._store)]
         gateways = range(self._scenario.gateways)
+        steps = 0
         for place, (arrives_s, device, number) in enumerate(self._order):
             next_s = self._order[place + 1][0] if place + 1 < len(self._order) else math.inf
             found = []
@@ -51,7 +53,8 @@ class Foresight:
                         found.append(after := way.copy())
                         after.begin(Asked(device, number, arrives_s, candidate, gateway))
                         after.until(next_s)
-            ways = self._kept(found, next_s)
+            steps += len(found)
+            ways = self._kept(found, next_s, self._width if steps < MOST_STEPS else 1)
         return self._traced(ways[0], self._order)
 
     def always(self, candidate: Candidate) -> list[Chosen]:
@@ -76,10 +79,10 @@ class Foresight:
             choice = choice.before
         return [each[::-1] for each in found]
 
-    def _kept(self, ways: list[Way], next_s: float) -> list[Way]:
+    def _kept(self, ways: list[Way], next_s: float, width: int) -> list[Way]:
         """Those that may still be the best, the cheapest first; what is free before the next request comes is free."""
         ranked = sorted(((way.projected(), at) for at, way in enumerate(ways)))
-        if self._width == 1:
+        if width == 1:
             return [ways[ranked[0][1]]]
         kept: list[Way] = []
         lefts: list[dict[object, float]] = []
@@ -92,7 +95,7 @@ class Foresight:
                 continue
             kept.append(ways[at])
             lefts.append(left)
-            if len(kept) == self._width:
+            if len(kept) == width:
                 break
         return kept
 

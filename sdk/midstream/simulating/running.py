@@ -8,9 +8,8 @@ from typing import Any
 
 from midstream.errors import InputError, PlanError, printable
 from midstream.partitioning import Candidate
-from midstream.partitioning.table import refusal
 from midstream.simulating.draws import Draws
-from midstream.simulating.foresight import UP, Foresight, choices, cost
+from midstream.simulating.foresight import Foresight, choices, cost
 from midstream.simulating.policies import POLICIES, SENDING, Always, Engine, Foreseen, Partitioner, PolicyName
 from midstream.simulating.results import Outcome, Summary
 from midstream.simulating.scenario import Scenario
@@ -18,6 +17,8 @@ from midstream.simulating.world import PolicyOf, World
 
 # Of static choices so many, the best by the search's own sums, are simulated.
 _MOST_STATIC = 3
+# So many ways are followed.
+_WIDTH = 16
 # With more devices than this, the search keeps only the best way so far.
 _MOST_SEARCHED = 8
 
@@ -126,8 +127,7 @@ def _run(scenario: Scenario, draws: Sequence[Draws], policy_of: PolicyOf) -> Out
 
 
 def _foreseen(scenario: Scenario, draws: Sequence[Draws]) -> Outcome:
-    width = 32 if scenario.devices <= _MOST_SEARCHED else 1
-    best = Foresight(scenario, draws, width).best()
+    best = Foresight(scenario, draws, _WIDTH if scenario.devices <= _MOST_SEARCHED else 1).best()
     return _run(scenario, draws, lambda device, kind, world: Foreseen(kind, best[device]))
 
 
@@ -137,7 +137,7 @@ def _best_static(scenario: Scenario, draws: Sequence[Draws], notes: dict[str, st
         raise _ImpossibleError("one choice cannot be the same for several bundles")
     (kind,) = scenario.kinds
     objective = scenario.objective
-    allowed = [each for each in kind.made.table.candidates if refusal(each, UP, objective) is None]
+    allowed = choices(kind, objective)
     search = Foresight(scenario, draws, 1)
 
     def total(candidate: Candidate) -> float:
