@@ -20,7 +20,7 @@ from midstream.simulating.policies import Chosen
 from midstream.simulating.scenario import Kind, Scenario
 from midstream.simulating.ways import Asked, Store, Way, counted
 
-MOST_STEPS = 250_000
+MOST_STEPS = 50_000
 # When everything is up, as far as constraints go.
 UP = SystemState(LinkState(1e3, 1e3, 1.0))
 
