@@ -1,4 +1,4 @@
-"""Policies over the same link with the same inputs, one after the other, on real processes; and as they are simulated."""
+"""Policies over the same link with the same inputs, one after the other, on real processes; and as simulated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from midstream.traces import Trace
 
 GATEWAY_ID = "gateway-1"
 # What a run takes beside its seconds, and what measuring takes before, about.
-_RUN_S, _MEASURING_S = 2.0, 25.0
+_RUN_S, _MEASURING_S = 2.0, 40.0
 # From when the device is told to begin: what it has sent to connect is through by then.
 _SETTLE_S = 1.0
 _GATEWAY, _DEVICE = "midstream.benching.gateway_process", "midstream.benching.device_process"

@@ -1,4 +1,4 @@
-"""What each policy of a bench is told to do: forced plans, or who decides. Pure: from the scenario as it was measured."""
+"""What each policy of a bench is told to do: forced plans, or who decides; from the scenario as it was measured."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def forced_to(plan: Sequence[str | None] | None) -> Forced:
 
 
 def _partitioned(partitioner: Partitioner, number: int, device: Device) -> Forced:
-    """What a published planner decides by the link as it was seen; it looks at it as often as the device itself does."""
+    """What a published planner decides by the link as it was seen, at which it looks as often as `Device` does."""
     device.probe()
     watch = LinkWatch()
     watch.estimate = device.link_estimate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import fmean, median
 
 from midstream.benching.measured import Coded, Key, Measured
@@ -11,52 +12,77 @@ from midstream.bundle import Bundle
 from midstream.device import Device, Result
 from midstream.errors import PeerError
 from midstream.partitioning import MachineTimes
+from midstream.simulating.world import REPLY_BYTES
 from midstream.tensors import Tensors
 
-# Runs of each slice, requests at each cut; of these the first does not count.
-_RUNS, _REQUESTS = 8, 5
-_CODING_S = 20.0
+# Runs of each slice before those that count, requests at each cut, and in the smallest code.
+_RUNS, _REQUESTS, _SMALL_REQUESTS = 10, 4, 10
+# A machine that has just done the same is quicker than one that was idle for a while.
+_PAUSE_S = 0.2
+_CODING_S = _SLICES_S = 20.0
 _CODED_INPUTS = 8
-# Larger messages say what this machine's loopback takes, which the link then hides.
-_SMALL_BYTES = 64 << 10
+_DEADLINE_MS = 60_000.0
 
 
 def measure(
     bundle: Bundle, device: Device, inputs: Sequence[Tensors], keys: Sequence[Key], slowdown: float, quota: bool
 ) -> Measured:
-    """Everything the simulation wants to know. ``slowdown`` is what the device is to be paced to.
-
-    Paced slices take the quickest run's time stretched: they are run without pace. Under a ``quota`` it is the median.
-    """
+    """Everything the simulation wants to know. ``slowdown`` is what the device is to be paced to, unless by a quota."""
     bundle.slowdown = 1.0
-    typical: Callable[[Sequence[float]], float] = median if quota else min
-    runs = _RUNS if not quota else 3
-
-    def timed(run: Callable[[], object]) -> float:
-        run()
-        return slowdown * typical([_took_ms(run) for _ in range(runs)])
-
-    crossing = {cut.id: [bundle.run_head(cut.id, each)[0] for each in inputs[:_CODED_INPUTS]] for cut in bundle.cuts}
-    here = MachineTimes(
-        timed(lambda: bundle.run_tail(None, inputs[0])),
-        {cut.id: timed(lambda name=cut.id: bundle.run_head(name, inputs[0])) for cut in bundle.cuts},  # type: ignore[misc]
-        {cut: timed(lambda name=cut: bundle.run_tail(name, crossing[name][0])) for cut in crossing},  # type: ignore[misc]
-    )
-    tensors: dict[str | None, Sequence[Tensors]] = {None: inputs[:_CODED_INPUTS]}
+    some = inputs[:_CODED_INPUTS]
+    crossing = {cut.id: [bundle.run_head(cut.id, each)[0] for each in some] for cut in bundle.cuts}
+    tensors: dict[str | None, Sequence[Tensors]] = {None: some}
     tensors.update(crossing)
     coded, left_out = _encoded(bundle, tensors, keys, slowdown)
-    answers = {cut: _asked(device, inputs, cut) for cut in (None, *crossing)}
-    gateway = {cut: median(each.timings_ms["gateway"] for each in found) for cut, found in answers.items()}
+    answers = {cut: _asked(device, inputs, cut, "raw", _REQUESTS) for cut in (None, *crossing)}
     every = [each for found in answers.values() for each in found]
-    small = [each for each in every if each.sent_bytes < _SMALL_BYTES] or answers[None]
-    bundle.slowdown = slowdown if not quota else 1.0
+    # Its decoding takes next to nothing, so that what the gateway takes more is for packing its answer.
+    smallest = min(coded, key=lambda key: coded[key].payload_bytes)
+    small = _asked(device, inputs, *smallest, _SMALL_REQUESTS)
+    here = _slices(bundle, inputs[0], {cut: found[0] for cut, found in crossing.items()}, slowdown, quota)
+    gateway = {cut: _median_ms(found, "gateway") for cut, found in answers.items()}
+    replies = {cut: median(each.received_bytes for each in found) - REPLY_BYTES for cut, found in answers.items()}
+    packed = median(each.received_bytes for each in small) - REPLY_BYTES
+    place = smallest[0]
     return Measured(
         here,
         MachineTimes(gateway[None], {}, {cut: ms for cut, ms in gateway.items() if cut is not None}),
         coded,
+        replies,
+        max(0.0, packed) / max(1.0, replies[place]) if smallest[1] != "raw" else 1.0,
+        max(0.0, _median_ms(small, "gateway") - gateway[place]) if smallest[1] != "raw" else 0.0,
         median(each.timings_ms["analysis"] + each.timings_ms["plan"] for each in every),
         median(_beside_ms(each) for each in small),
         left_out,
+    )
+
+
+def _slices(
+    bundle: Bundle, inputs: Tensors, crossing: Mapping[str, Tensors], slowdown: float, quota: bool
+) -> MachineTimes:
+    """What whole model, heads and tails take, slowed down: once each while the time lasts, the others as it says.
+
+    Before that, paced ones are run without pace until their quickest run is known. Leaves the bundle slowed down.
+    """
+    runs: dict[tuple[str, str], Callable[[], object]] = {("whole", ""): partial(bundle.run_tail, None, inputs)}
+    for cut, tensors in crossing.items():
+        runs["head", cut] = partial(bundle.run_head, cut, inputs)
+        runs["tail", cut] = partial(bundle.run_tail, cut, tensors)
+    alone = {name: min(_took_ms(run) for _ in range(2 if quota else _RUNS)) for name, run in runs.items()}
+    if not quota:
+        bundle.slowdown = slowdown
+    until = time.perf_counter() + _SLICES_S
+    found: dict[tuple[str, str], float] = {}
+    for name, run in runs.items():
+        if found and time.perf_counter() > until:
+            break
+        found[name] = _took_ms(run)
+    factor = found["whole", ""] / alone["whole", ""]
+    times = {name: found.get(name, ms * factor) for name, ms in alone.items()}
+    return MachineTimes(
+        times["whole", ""],
+        {cut: times["head", cut] for cut in crossing},
+        {cut: times["tail", cut] for cut in crossing},
     )
 
 
@@ -81,15 +107,20 @@ def _encoded(
     return found, notes if missing else ()
 
 
-def _asked(device: Device, inputs: Sequence[Tensors], cut: str | None) -> list[Result]:
-    found = [
-        device.infer(inputs[number % len(inputs)], cut=cut or "input", codec="raw", deadline_ms=60_000.0)
-        for number in range(_REQUESTS + 1)
-    ][1:]
-    for each in found:
-        if each.fallback is not None:
-            raise PeerError(f"the gateway of the bench does not answer: {each.fallback}")
-    return found
+def _asked(device: Device, inputs: Sequence[Tensors], cut: str | None, codec: str, count: int) -> list[Result]:
+    """Requests with time between them, as inputs have; the first does not count."""
+    found = []
+    for number in range(count + 1):
+        time.sleep(_PAUSE_S)
+        given = inputs[number % len(inputs)]
+        found.append(device.infer(given, cut=cut or "input", codec=codec, deadline_ms=_DEADLINE_MS))
+        if (problem := found[-1].fallback) is not None:
+            raise PeerError(f"the gateway of the bench does not answer: {problem}")
+    return found[1:]
+
+
+def _median_ms(results: Sequence[Result], part: str) -> float:
+    return median(each.timings_ms[part] for each in results)
 
 
 def _beside_ms(result: Result) -> float:

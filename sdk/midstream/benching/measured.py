@@ -9,7 +9,7 @@ from typing import Any
 
 from midstream.bundle import Bundle
 from midstream.ladder import Ladder, MeasuredRung, Place
-from midstream.partitioning import Candidate, MachineTimes
+from midstream.partitioning import Candidate, MachineTimes, Table
 from midstream.profiles import Profile
 from midstream.simulating.scenario import Kind
 
@@ -31,11 +31,16 @@ class Measured:
 
     ``own_ms`` is what the device does for each input beside running the model: analysis and planning. ``overhead_ms``
     is what a request on a link without limits takes beside the parts: broker, processes, the reply's decoding.
+    ``reply_bytes`` are what comes back by cut, without headers, to raw requests. To others the gateway packs it, which
+    no model of costs knows: into ``packed_share`` of that, in ``packing_ms``.
     """
 
     device: MachineTimes
     gateway: MachineTimes
     coded: Mapping[Key, Coded]
+    reply_bytes: Mapping[str | None, float]
+    packed_share: float
+    packing_ms: float
     own_ms: float
     overhead_ms: float
     notes: tuple[str, ...] = field(default=())
@@ -65,7 +70,21 @@ class Measured:
             if bundle.ladder is None
             else replace(bundle.ladder, whole_ms=whole_ms, places=places)
         )
-        return Kind.measured(found, board, device, self.gateway)
+        return self._answering(Kind.measured(found, board, device, self.gateway))
+
+    def _answering(self, kind: Kind) -> Kind:
+        """With the replies as they really are; whoever plans still takes them to be as the bundle says."""
+        made = kind.made
+        found = [self._answered(each) if each.tail else each for each in made.table.candidates]
+        return replace(kind, made=replace(made, table=Table(found, kind.power)))
+
+    def _answered(self, candidate: Candidate) -> Candidate:
+        reply_bytes, packs = self.reply_bytes[candidate.cut], candidate.codec != "raw"
+        return replace(
+            candidate,
+            reply_bytes=round(reply_bytes * (self.packed_share if packs else 1.0)),
+            decode_ms=candidate.decode_ms + packs * self.packing_ms,
+        )
 
     def _rung(self, candidate: Candidate, whole_ms: float) -> MeasuredRung:
         """A candidate at its true cost, in the terms of a ladder that a machine of this speed has calibrated."""
@@ -90,6 +109,9 @@ class Measured:
                 {"cut": cut, "codec": codec, "payload_bytes": each.payload_bytes, "encode_ms": each.encode_ms}
                 for (cut, codec), each in self.coded.items()
             ],
+            "replies": [{"cut": cut, "bytes": size} for cut, size in self.reply_bytes.items()],
+            "packed_share": self.packed_share,
+            "packing_ms": self.packing_ms,
             "own_ms": self.own_ms,
             "overhead_ms": self.overhead_ms,
             "notes": list(self.notes),
@@ -102,6 +124,9 @@ class Measured:
             MachineTimes(**found["device"]),
             MachineTimes(**found["gateway"]),
             {(each["cut"], each["codec"]): Coded(each["payload_bytes"], each["encode_ms"]) for each in found["coded"]},
+            {each["cut"]: each["bytes"] for each in found["replies"]},
+            found["packed_share"],
+            found["packing_ms"],
             found["own_ms"],
             found["overhead_ms"],
             tuple(found["notes"]),
