@@ -115,10 +115,13 @@ def bench(setup: Setup, told: Told = lambda _: None) -> Benched:
     if first_up(setup.trace) is None:
         raise InputError(f"trace {setup.trace.name!r} is down all the time: no policy could do anything but wait")
     bundle = Bundle.open(setup.bundle)
+    profiled = Kind.of(bundle, setup.board, setup.board)
+    # What it cannot be is said before anything is begun.
+    setup.scenario(profiled, 0.0)
     with _machines(setup, bundle, told) as (device, link, slowed, inputs):
         told("measuring slices, encodings and requests")
         unshape(link)
-        keys = _worth_measuring(Kind.of(bundle, setup.board, setup.board), setup.objective)
+        keys = _worth_measuring(profiled, setup.objective)
         answered = device.ask(do="measure", keys=keys, quota=slowed.method == "quota")
         measured = Measured.from_json(answered)
         kind = measured.kind(bundle, setup.board)

@@ -43,7 +43,6 @@ class DeviceProcess:
     """Answers the messages of a bench: open, whole, pace, measure, begin, run, in this order."""
 
     def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
         self._bundle: PacedBundle
         self._inputs: list[Tensors]
         self._objective: Objective
@@ -52,7 +51,7 @@ class DeviceProcess:
         self._measured: Measured
         self._policy: _Policy
         self._device: Device
-        self._running = ExitStack()
+        self._running = stack.enter_context(ExitStack())
 
     def answer(self, message: Mapping[str, Any]) -> Any:
         """Do what is asked."""
@@ -105,7 +104,6 @@ class DeviceProcess:
         self._policy = self._policy_of(policy)
         planner = policy["planner"] if policy["kind"] == "planner" else "adaptive"
         self._device = self._running.enter_context(self._new_device(planner=planner))
-        self._stack.callback(self._running.close)
         self._connected(self._device)
 
     def run(self, start_s: float, arrivals_s: Sequence[float]) -> dict[str, Any]:
@@ -135,6 +133,7 @@ class DeviceProcess:
             "way": way,
             "answered": True,
             "choice": [plan.cut, plan.codec] if plan.offloads else None,
+            "score": None if result.analysis is None else result.analysis.score,
             "timings_ms": result.timings_ms,
             "computed_ms": self._computed_ms(result),
             "sent_bytes": result.sent_bytes,

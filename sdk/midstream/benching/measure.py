@@ -9,14 +9,18 @@ from statistics import fmean, median
 
 from midstream.benching.measured import Coded, Key, Measured
 from midstream.bundle import Bundle
+from midstream.communication.codecs import encode
 from midstream.device import Device, Result
+from midstream.engines.paced import FIRST_RUNS
 from midstream.errors import PeerError
 from midstream.partitioning import MachineTimes
 from midstream.simulating.world import REPLY_BYTES
 from midstream.tensors import Tensors
 
 # Runs of each slice before those that count, requests at each cut, and in the smallest code.
-_RUNS, _REQUESTS, _SMALL_REQUESTS = 10, 4, 10
+_RUNS, _REQUESTS, _SMALL_REQUESTS = FIRST_RUNS, 4, 10
+# Runs that count: paced ones are alike.
+_QUOTA_RUNS = 5
 # A machine that has just done the same is quicker than one that was idle for a while.
 _PAUSE_S = 0.2
 _CODING_S = _SLICES_S = 20.0
@@ -36,31 +40,42 @@ def measure(
     coded, left_out = _encoded(bundle, tensors, keys, slowdown)
     answers = {cut: _asked(device, inputs, cut, "raw", _REQUESTS) for cut in (None, *crossing)}
     every = [each for found in answers.values() for each in found]
-    # Its decoding takes next to nothing, so that what the gateway takes more is for packing its answer.
     smallest = min(coded, key=lambda key: coded[key].payload_bytes)
     small = _asked(device, inputs, *smallest, _SMALL_REQUESTS)
     here = _slices(bundle, inputs[0], {cut: found[0] for cut, found in crossing.items()}, slowdown, quota)
     gateway = {cut: _median_ms(found, "gateway") for cut, found in answers.items()}
-    replies = {cut: median(each.received_bytes for each in found) - REPLY_BYTES for cut, found in answers.items()}
-    packed = median(each.received_bytes for each in small) - REPLY_BYTES
-    place = smallest[0]
+    replies = {
+        cut: max(0.0, median(each.received_bytes for each in found) - REPLY_BYTES) for cut, found in answers.items()
+    }
+    packed_share, packing_ms = _packed([bundle.run_tail(None, each) for each in some])
     return Measured(
         here,
         MachineTimes(gateway[None], {}, {cut: ms for cut, ms in gateway.items() if cut is not None}),
         coded,
         replies,
-        max(0.0, packed) / max(1.0, replies[place]) if smallest[1] != "raw" else 1.0,
-        max(0.0, _median_ms(small, "gateway") - gateway[place]) if smallest[1] != "raw" else 0.0,
+        packed_share,
+        packing_ms,
         median(each.timings_ms["analysis"] + each.timings_ms["plan"] for each in every),
         median(_beside_ms(each) for each in small),
         left_out,
     )
 
 
+def _packed(outputs: Sequence[Tensors]) -> tuple[float, float]:
+    """What share of these outputs is left where a gateway packs them as its answers, and what that takes here."""
+    took_ms, sizes = [], []
+    for each in outputs:
+        start = time.perf_counter()
+        encoded = encode("lossless", each, {})
+        took_ms.append((time.perf_counter() - start) * 1e3)
+        sizes.append(sum(len(tensor.data) for tensor in encoded))
+    return sum(sizes) / sum(value.nbytes for each in outputs for value in each.values()), median(took_ms)
+
+
 def _slices(
     bundle: Bundle, inputs: Tensors, crossing: Mapping[str, Tensors], slowdown: float, quota: bool
 ) -> MachineTimes:
-    """What whole model, heads and tails take, slowed down: once each while the time lasts, the others as it says.
+    """What whole model, heads and tails take, slowed down: each while the time lasts, the others as the whole model.
 
     Before that, paced ones are run without pace until their quickest run is known. Leaves the bundle slowed down.
     """
@@ -76,7 +91,7 @@ def _slices(
     for name, run in runs.items():
         if found and time.perf_counter() > until:
             break
-        found[name] = _took_ms(run)
+        found[name] = median(_took_ms(run) for _ in range(_QUOTA_RUNS if quota else 1))
     factor = found["whole", ""] / alone["whole", ""]
     times = {name: found.get(name, ms * factor) for name, ms in alone.items()}
     return MachineTimes(

@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 from midstream.benching.quota import Quota
 from midstream.benching.workers import Worker
+from midstream.engines.paced import FIRST_RUNS
 
 Slowing = Literal["auto", "quota", "pacing"]
 # What a quota may miss, in the middle and between runs, before pacing is taken instead.
 _OFF, _SPREAD = 0.1, 0.2
 # A process has a millisecond at a time: shorter models would run at full speed, or wait for their next turn.
 _SHORTEST_MS = 5.0
-_ROUNDS, _SLOW_ROUNDS = 20, 5
+# The runs that pacing goes by.
+_ROUNDS, _SLOW_ROUNDS = FIRST_RUNS, 5
 
 
 @dataclass(frozen=True, slots=True)

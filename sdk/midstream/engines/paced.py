@@ -1,7 +1,7 @@
 """A session that takes as long as a slower board would: it sleeps for the rest of each run's stretched time.
 
-What is stretched is the quickest run seen, not the run itself: what other programs take of this machine would be
-stretched with it.
+What is stretched is the quickest of the first runs, not the run itself: what other programs take of this machine would
+be stretched with it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from midstream.tensors import Tensor, Tensors
 
 # A runtime's first run at a size plans its memory, the second allocates it: work that must not be stretched.
 _WARM_RUNS = 2
+# So many runs say how long it takes. What later ones take is up to what else the machine does.
+FIRST_RUNS = 10
 _Size = tuple[tuple[int, ...], ...]
 
 
@@ -27,16 +29,21 @@ class Pace:
 
 
 class Stretched:
-    """Work of one kind, each time as long as the quickest of it stretched as the pace says; not thread-safe."""
+    """Work of one kind, each time as long as the quickest of its first runs, stretched as the pace says.
+
+    Not thread-safe, but that at worst a run is forgotten.
+    """
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
-        self._quickest_s: dict[Hashable, float] = {}
+        self._seen_s: dict[Hashable, list[float]] = {}
 
     def saw(self, kind: Hashable, took_s: float) -> float:
-        """Remember how long it took once; the quickest by now."""
-        self._quickest_s[kind] = found = min(took_s, self._quickest_s.get(kind, took_s))
-        return found
+        """How long it took once; the quickest of the first runs, which stays as it is after some."""
+        seen = self._seen_s.setdefault(kind, [])
+        if len(seen) < FIRST_RUNS:
+            seen.append(took_s)
+        return min(seen)
 
     @contextmanager
     def run(self, kind: Hashable) -> Iterator[None]:
@@ -50,7 +57,7 @@ class Stretched:
 
 
 class PacedSession:
-    """Another session, each run as long as the quickest stretched as the pace says; at 1 or less it is as it is.
+    """Another session, each run as long as the quickest of the first ones stretched; at 1 or less it is as it is.
 
     Before the first stretched run at a size come two that are not and do not count; state is as if they had not been.
     """
