@@ -12,7 +12,7 @@ from midstream.bundle import Bundle
 from midstream.communication.codecs import encode
 from midstream.device import Device, Result
 from midstream.engines.paced import FIRST_RUNS
-from midstream.errors import PeerError
+from midstream.errors import PeerError, PlanError
 from midstream.partitioning import MachineTimes
 from midstream.simulating.world import REPLY_BYTES
 from midstream.tensors import Tensors
@@ -32,25 +32,32 @@ def measure(
     bundle: Bundle, device: Device, inputs: Sequence[Tensors], keys: Sequence[Key], slowdown: float, quota: bool
 ) -> Measured:
     """Everything the simulation wants to know. ``slowdown`` is what the device is to be paced to, unless by a quota."""
+    if not keys:
+        raise PlanError(
+            f"nothing of bundle {bundle.name!r} can be sent to a gateway: there is nothing to choose between"
+        )
     bundle.slowdown = 1.0
     some = inputs[:_CODED_INPUTS]
     crossing = {cut.id: [bundle.run_head(cut.id, each)[0] for each in some] for cut in bundle.cuts}
     tensors: dict[str | None, Sequence[Tensors]] = {None: some}
     tensors.update(crossing)
     coded, left_out = _encoded(bundle, tensors, keys, slowdown)
-    answers = {cut: _asked(device, inputs, cut, "raw", _REQUESTS) for cut in (None, *crossing)}
+    places = (*crossing,) if bundle.manifest.stateful else (None, *crossing)
+    answers = {cut: _asked(device, inputs, cut, "raw", _REQUESTS) for cut in places}
     every = [each for found in answers.values() for each in found]
     smallest = min(coded, key=lambda key: coded[key].payload_bytes)
     small = _asked(device, inputs, *smallest, _SMALL_REQUESTS)
+    packed_share, packing_ms = _packed([bundle.run_tail(None, each) for each in some])
     here = _slices(bundle, inputs[0], {cut: found[0] for cut, found in crossing.items()}, slowdown, quota)
     gateway = {cut: _median_ms(found, "gateway") for cut, found in answers.items()}
     replies = {
         cut: max(0.0, median(each.received_bytes for each in found) - REPLY_BYTES) for cut, found in answers.items()
     }
-    packed_share, packing_ms = _packed([bundle.run_tail(None, each) for each in some])
     return Measured(
         here,
-        MachineTimes(gateway[None], {}, {cut: ms for cut, ms in gateway.items() if cut is not None}),
+        MachineTimes(
+            gateway.get(None, here.whole_ms / slowdown), {}, {cut: ms for cut, ms in gateway.items() if cut is not None}
+        ),
         coded,
         replies,
         packed_share,
@@ -65,9 +72,10 @@ def _packed(outputs: Sequence[Tensors]) -> tuple[float, float]:
     """What share of these outputs is left where a gateway packs them as its answers, and what that takes here."""
     took_ms, sizes = [], []
     for each in outputs:
-        start = time.perf_counter()
+        # Of a core, so that a quota of the device's is none of the gateway's.
+        start = time.thread_time()
         encoded = encode("lossless", each, {})
-        took_ms.append((time.perf_counter() - start) * 1e3)
+        took_ms.append((time.thread_time() - start) * 1e3)
         sizes.append(sum(len(tensor.data) for tensor in encoded))
     return sum(sizes) / sum(value.nbytes for each in outputs for value in each.values()), median(took_ms)
 
