@@ -45,6 +45,7 @@ from midstream.errors import CodecError, InputError, MissingExtraError, PeerErro
 from midstream.exchange import Exchange
 from midstream.files import check_writable
 from midstream.inputs import ImageInput, prepare_image
+from midstream.link_watch import PROBE_EVERY_S
 from midstream.partitioning import (
     DEVICE,
     GATEWAY,
@@ -335,7 +336,7 @@ class Device:
         plan, route = self._plan(asked, None if free else self._planning.forced(cut, codec, machines))
         timings["plan"] = _since(mark)
         if free or route.first is None:
-            self._exchange.probe()
+            self._exchange.probe(self._planning.probe_every_s(plan, asked.objective) if free else PROBE_EVERY_S)
         cancellation.check()
         begun = self._begin(asked, plan)
         exited = None if plan.exit is None else self._exited(asked, begun)
@@ -521,10 +522,10 @@ class Device:
     ) -> Result:
         """The answer of those who get this; of this device where they give none in time."""
         assert route.first is not None
-        give_up_ms = self._give_up_ms(begun.cut, asked.objective.deadline_ms)
+        until_ms = self._until_ms(asked, begun, plan)
         made = {} if plan.cut is None else begun.outputs
         mark = time.perf_counter()
-        wait_ms = give_up_ms - asked.elapsed_ms
+        wait_ms = until_ms - asked.elapsed_ms
         pending = self._exchange.ask(
             self._request(asked, plan, route, encoded, wait_ms),
             route.first,
@@ -548,8 +549,6 @@ class Device:
         asked.timings["decode"] = _since(mark)
         if answer is None:
             return self._locally(asked, begun, plan, problem, sent, received)
-        if not plan.onward:
-            self._exchange.came_back(sent, received, asked.timings["link"])
         self._planning.sent(plan, asked.features, sum(len(tensor.data) for tensor in encoded))
         self._planning.answered(plan, route, pending.bearers, pending.reply)
         machines = tuple(DEVICE if stage.machine == DEVICE else GATEWAY for stage in plan.stages)
@@ -617,13 +616,16 @@ class Device:
         with self._lock:
             self._late_ms = max(late_ms, _LATE_DECAY * self._late_ms)
 
-    def _give_up_ms(self, begun: str | None, limit_ms: float | None) -> float:
+    def _until_ms(self, asked: _Asked, begun: _Begun, plan: Plan) -> float:
         """When to stop waiting, in ms after the request began: in time to finish here, where that can be in time."""
+        limit_ms = asked.objective.deadline_ms
         if limit_ms is None:
-            return PATIENCE_MS
+            if not asked.free or not self._planning.fits(None, asked.objective):
+                return PATIENCE_MS
+            return asked.elapsed_ms + self._planning.patience_ms(plan, begun.cut, asked.objective)
         with self._lock:
             late_ms = min(self._late_ms, _LATE_SHARE * limit_ms)
-        return give_up_ms(limit_ms, self._planning.rest_ms(begun), late_ms)
+        return give_up_ms(limit_ms, self._planning.rest_ms(begun.cut), late_ms)
 
     def _ordered(self, outputs: Tensors) -> Tensors:
         return {spec.name: outputs[spec.name] for spec in self.bundle.outputs}

@@ -29,7 +29,7 @@ from midstream.communication.transport import Message
 from midstream.communication.versions import decode_notice, disagreement, is_notice
 from midstream.communication.wire import Buffer, Limits, Priority, Request, Status, decode_reply, encode_request
 from midstream.errors import WireError
-from midstream.link_watch import ECHO_BYTES, LinkWatch, Transfer
+from midstream.link_watch import ECHO_BYTES, PROBE_EVERY_S, LinkWatch, Transfer
 from midstream.partitioning import LinkEstimate, LinkState, Tier
 
 _log = logging.getLogger("midstream.exchange")
@@ -219,18 +219,13 @@ class Exchange:
         with self._lock:
             return self._watch.uplink_wait_ms(time.monotonic()), self._watch.downlink_wait_ms()
 
-    def came_back(self, sent_bytes: int, received_bytes: int, link_ms: float) -> None:
-        """Learn of the downlink from a reply: ``link_ms`` are those of both ways, without the gateway's own time."""
-        with self._lock:
-            self._watch.came_back(sent_bytes, received_bytes, link_ms)
-
-    def probe(self) -> None:
-        """Measure the link beside the requests, if that was not done lately, and see how gateways are that failed."""
+    def probe(self, every_s: float = PROBE_EVERY_S) -> None:
+        """Measure the link beside requests, where it was not within that time, and see how gateways are that failed."""
         now = time.monotonic()
         self._probe_resting(now)
         self._look_again(now)
         with self._lock:
-            most = self._watch.probe_bytes(now)
+            most = self._watch.probe_bytes(now, every_s)
         if most is None:
             return
         topic = topics.probe_topic(self._device_id)
@@ -280,6 +275,7 @@ class Exchange:
                 attempt = replace(request, deadline_ms=min(request.deadline_ms, left_ms)) if asked else request
                 expected = self._expected(destination.gateway_id or gateway.gateway_id, request, reply_bytes)
                 pending = self._sender.ask(attempt, destination, until - began, expected, outputs, cancellation)
+                self._came_back(pending)
                 sent_bytes += pending.sent_bytes
                 received_bytes += pending.received_bytes
                 asked.append(destination)
@@ -293,6 +289,15 @@ class Exchange:
             self._settle(pending)
         self._call_off(request.request_id, asked if pending.reply is None else asked[:-1])
         return pending
+
+    def _came_back(self, pending: Pending) -> None:
+        """Learn of the downlink from a reply that one gateway has sent to one request."""
+        reply, transfer = pending.reply, pending.transfer
+        if reply is None or transfer is None or pending.request.onward or pending.message_id != pending.request_id:
+            return
+        with self._lock:
+            gateway_ms = reply.queue_ms + reply.compute_ms
+            self._watch.came_back(transfer.way, pending.received_bytes, gateway_ms, time.monotonic())
 
     def _destination(self, request: Request, gateway: Presence, directly: bool) -> Destination:
         """Where a request goes first: to the gateway, or to its pool where that can be asked in its stead."""

@@ -146,11 +146,18 @@ class ReplySize:
     """Bytes of the whole model's outputs: the mean, how far inputs differ from it (`MeasuredRung.spread`), and a model.
 
     They vary where the length of an answer follows from the input: how many boxes, words or steps there are.
+    ``packed_bytes`` is their mean as replies to all codecs but raw bring them, lossless; None where nobody measured it.
     """
 
     mean_bytes: float
     spread: float
     size: SizeModel | None = None
+    packed_bytes: float | None = None
+
+    @property
+    def packed_share(self) -> float:
+        """What of them is left when they are packed."""
+        return 1.0 if self.packed_bytes is None or not self.mean_bytes else self.packed_bytes / self.mean_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,11 +97,21 @@ def _size_to_json(size: SizeModel | None) -> dict[str, Any] | None:
 
 
 def _reply_to_json(reply: ReplySize) -> dict[str, Any]:
-    return {"mean_bytes": reply.mean_bytes, "spread": reply.spread, "size": _size_to_json(reply.size)}
+    return {
+        "mean_bytes": reply.mean_bytes,
+        "spread": reply.spread,
+        "size": _size_to_json(reply.size),
+        "packed_bytes": reply.packed_bytes,
+    }
 
 
 def _reply_from_json(value: dict[str, Any]) -> ReplySize:
-    return ReplySize(_bytes(value["mean_bytes"]), number(value["spread"]), _size_from_json(value["size"]))
+    # Not in the first files of this version.
+    packed = value.get("packed_bytes")
+    size = _size_from_json(value["size"])
+    return ReplySize(
+        _bytes(value["mean_bytes"]), number(value["spread"]), size, None if packed is None else _bytes(packed)
+    )
 
 
 def _ladder_from_json(body: dict[str, Any]) -> Ladder:

@@ -18,17 +18,19 @@ ECHO_BYTES, _MOST_PROBE_BYTES = 64, 32 << 10
 # A chunk is what the link takes in this time, but not less than says something about its bandwidth.
 _CHUNK_MS = 100.0
 _SMALLEST_CHUNK_BYTES = 8 << 10
-# What of a round trip's time is left for the downlink must be at least this share to say something about it.
-_DOWN_SHARE = 0.25
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Transfer:
-    """What was handed over to be sent, and when; ``behind`` others that were not acknowledged yet."""
+    """What was handed over to be sent, and when; ``behind`` others that were not acknowledged yet.
+
+    ``acknowledged_s`` is when all of it was.
+    """
 
     size_bytes: int
     began_s: float
     behind: bool
+    acknowledged_s: float | None = None
 
 
 class LinkWatch:
@@ -36,7 +38,7 @@ class LinkWatch:
 
     def __init__(self) -> None:
         self.estimate = LinkEstimate()
-        self._probed_s = self._freed_s = -math.inf
+        self._probed_s = self._freed_s = self._came_s = -math.inf
         self._under_way: set[Transfer] = set()
         self._bytes = 0
         # When what is under way will have left, as far as is known.
@@ -48,9 +50,9 @@ class LinkWatch:
         wanted = self.estimate.uplink_kbps / 8 * _CHUNK_MS if self.estimate.uplink_samples else 0.0
         return min(CHUNK_BYTES, max(_SMALLEST_CHUNK_BYTES, int(wanted)))
 
-    def probe_bytes(self, now_s: float) -> int | None:
-        """How large a probe to send now, beside an echo; None where the link was measured lately."""
-        if now_s - self._probed_s < PROBE_EVERY_S:
+    def probe_bytes(self, now_s: float, every_s: float = PROBE_EVERY_S) -> int | None:
+        """How large a probe to send now, beside an echo; None where the link was measured within that time."""
+        if now_s - self._probed_s < every_s:
             return None
         self._probed_s = now_s
         # Where the link may have fallen, what was a moment on it before can now hold up all that follows.
@@ -80,7 +82,7 @@ class LinkWatch:
             else:
                 taken_ms = (now_s - transfer.began_s) * 1e3
                 self._learn(self.estimate.after_acknowledged(transfer.size_bytes, taken_ms), now_s)
-            self._freed_s = now_s
+            self._freed_s = transfer.acknowledged_s = now_s
         # What follows has been on its way for as long as the acknowledgement was.
         ahead_s = self.estimate.rtt_ms / 1e3 if acknowledged else 0.0
         self._busy_until_s = now_s + max(0.0, self._takes_s(self._bytes) - ahead_s)
@@ -110,21 +112,20 @@ class LinkWatch:
 
     def after_echo(self, ms: float, transfer: Transfer, now_s: float) -> None:
         """A small message was acknowledged: the round trip, unless it had to wait for others."""
-        if transfer in self._under_way:
-            self.ends(transfer, now_s, acknowledged=False)
-        if not transfer.behind:
+        self.ends(transfer, now_s, acknowledged=False)
+        if not transfer.behind or ms < self.estimate.rtt_ms:
             self.estimate = self.estimate.after_echo(ms)
 
-    def came_back(self, sent_bytes: int, received_bytes: int, link_ms: float) -> None:
-        """Learn of the downlink from a reply: ``link_ms`` are those of both ways, without the gateway's own time.
+    def came_back(self, transfer: Transfer, received_bytes: int, gateway_ms: float, now_s: float) -> None:
+        """Learn of the downlink from the reply to a request that the gateway had for so long.
 
-        What is left of them without the round trip and what the uplink takes is the downlink's; where that is less than
-        a quarter, it says more about the other two.
+        The acknowledgement left the broker when the request did: by what the reply comes later, and the gateway has not
+        had, it was on the downlink, unless others were there before it.
         """
-        link = self.estimate
-        down_ms = link_ms - link.rtt_ms - sent_bytes * 8 / link.uplink_kbps
-        if link.uplink_samples and down_ms >= _DOWN_SHARE * link_ms:
-            self.estimate = link.after_transfer(received_bytes, down_ms, down=True)
+        if transfer.acknowledged_s is not None:
+            began_s = max(transfer.acknowledged_s + gateway_ms / 1e3, self._came_s)
+            self.estimate = self.estimate.after_transfer(received_bytes, (now_s - began_s) * 1e3, down=True)
+        self._came_s = now_s
 
     def _takes_s(self, size_bytes: int) -> float:
         return size_bytes * 8 / self.estimate.uplink_kbps / 1e3

@@ -26,6 +26,7 @@ from midstream.errors import BundleError, PlanError
 from midstream.files import read_at_most
 from midstream.inputs import ImageInput
 from midstream.learned_file import MAX_LEARNED_BYTES, Learned, learned_from_bytes, learned_to_bytes
+from midstream.link_watch import PROBE_EVERY_S
 from midstream.options import Made, Option, Options, option_of
 from midstream.partitioning import (
     GATEWAY,
@@ -44,6 +45,7 @@ from midstream.partitioning import (
 )
 from midstream.partitioning.correction import WHOLE, Corrections, Factors
 from midstream.partitioning.exploration import Exploration, Place, place_of
+from midstream.partitioning.fallback import patience_ms
 from midstream.partitioning.link import DEVIATION
 
 _log = logging.getLogger("midstream.planning")
@@ -56,6 +58,10 @@ _NONE = Factors()
 # What is worse by less than this share, and of times by less than this, is no reason to decide again.
 _NEWS_SHARE, _NEWS_MS = 0.1, 1.0
 _LEAST_MJ = 1e-9
+# How a period is averaged; a pause counts as so many periods at most.
+_PACE_GAIN, _MOST_LONGER = 0.1, 4.0
+# Where nothing hangs on it, and where energy is what counts, the link is probed so many times as seldom.
+_SELDOM, _FRUGAL = 60.0, 5.0
 # Of so many sets of gateways the candidates, and what decisions have come to, are kept.
 _MAX_KNOWN = 32
 _GOLDEN = (5**0.5 - 1) / 2
@@ -133,6 +139,22 @@ class _Occupied:
 
 
 @dataclass(slots=True)
+class _Pace:
+    """How often inputs come, as the last of them have."""
+
+    period_ms: float | None = None
+    last_s: float | None = None
+
+    def came(self, now_s: float) -> None:
+        """Another one has come."""
+        if self.last_s is not None:
+            gap_ms = (now_s - self.last_s) * 1e3
+            known = gap_ms if self.period_ms is None else self.period_ms
+            self.period_ms = known + _PACE_GAIN * (min(gap_ms, _MOST_LONGER * known) - known)
+        self.last_s = now_s
+
+
+@dataclass(slots=True)
 class Run:
     """One run of a slice."""
 
@@ -185,6 +207,7 @@ class Planning:
         self._lock = threading.Lock()
         self._occupied: dict[str | None, _Occupied] = {}
         self._turns = _turns()
+        self._pace = _Pace()
         self._corrections = Corrections()
         self._sizes = SizeEstimates(bundle.ladder)
         self._known: dict[Names, _Known] = {}
@@ -256,6 +279,8 @@ class Planning:
 
         Raises CodecError on a forced codec that is unknown, PlanError on one that cannot carry what crosses.
         """
+        with self._lock:
+            self._pace.came(self._clock())
         state = self._corrected(state, route.first)
         known = self._known_with((*route.gateways[:1], *route.further))
         if forced is None:
@@ -398,6 +423,26 @@ class Planning:
             slower = max(self._slowdown(), self._slowdown_then)
             return slower * self._corrections.device.factor(_rest(cut)) * self._measured_rest_ms(cut)
 
+    def patience_ms(self, plan: Plan, begun: str | None, objective: Objective) -> float:
+        """How long to wait for what a plan, without a deadline, is expected to bring once its head has run."""
+        worth_ms = self.rest_ms(begun)
+        if begun is None:
+            with self._lock:
+                occupied = self._occupied.get(None)
+                worth_ms += 0.0 if occupied is None or not occupied.inside else occupied.wait_ms(self._clock())
+        if objective.kind == "energy" and self._power.idle_w:
+            worth_ms *= self._power.busy_w / self._power.idle_w
+        return patience_ms(plan.predicted_ms, worth_ms)
+
+    def probe_every_s(self, plan: Plan, objective: Objective) -> float:
+        """How often to look at the link: seldom where no link, however good, would give another plan.
+
+        Probes are sent for nothing then, and draw more than a small model does.
+        """
+        if plan.offloads or plan.reasons.offloading_could_pay:
+            return PROBE_EVERY_S * (_FRUGAL if objective.kind == "energy" else 1.0)
+        return PROBE_EVERY_S * _SELDOM
+
     def _slowdown(self) -> float:
         """How much slower than idle the device is now.
 
@@ -492,6 +537,7 @@ class Planning:
         """
         now_s = self._clock()
         with self._lock:
+            period_ms = self._pace.period_ms
             waits_ms = {cut: occupied.wait_ms(now_s) for cut, occupied in self._occupied.items() if occupied.inside}
             device_load = 1.0 - 1.0 / self._slowdown()
             if self._whole_ratio is not None:
@@ -508,6 +554,7 @@ class Planning:
             device_load=device_load,
             device_waits_ms=waits_ms,
             device_spread=spread,
+            period_ms=period_ms,
             gateway_spread=gateway_spread,
             gateway_wait_ms=max(0.0, state.gateway_wait_ms + bias_ms),
             gateway_waits_ms={cut: max(0.0, ms + bias_ms) for cut, ms in state.gateway_waits_ms.items()},

@@ -104,6 +104,11 @@ def calibrate(
     return Calibration(ladder, tried)
 
 
+def packed_bytes(outputs: Tensors) -> int:
+    """What a reply with these outputs brings, lossless."""
+    return sum(len(tensor.data) for tensor in encode("lossless", outputs, {}))
+
+
 def _answers(bundle: Bundle, inputs: Sequence[Tensors]) -> tuple[list[Tensors], list[float]]:
     """The whole model's answers, all of which are kept to judge by, and the milliseconds that each took."""
     references: list[Tensors] = []
@@ -220,7 +225,9 @@ class _Session:
     def reply(self) -> ReplySize:
         """What comes back of the whole model."""
         sizes = [sum(tensor.nbytes for tensor in reference.values()) for reference in self._references]
-        return ReplySize(fmean(sizes), spread(sizes), fit_size(self._features, sizes) if len(set(sizes)) > 1 else None)
+        packed = [packed_bytes(reference) for reference in self._references]
+        model = fit_size(self._features, sizes) if len(set(sizes)) > 1 else None
+        return ReplySize(fmean(sizes), spread(sizes), model, fmean(packed))
 
     def _judged(self, cut: str | None, trials: list[Trial]) -> list[Trial]:
         """Those that were not given up, after all inputs."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from midstream.partitioning.costs import Candidate
+from midstream.partitioning.fallback import reserved_ms
 from midstream.partitioning.state import Objective, SystemState, Tariff, stretch
 from midstream.profiles import Power
 
@@ -92,6 +93,8 @@ class Columns:
             ],
             float,
         ).reshape(-1, 6)
+        self._fallback_ms = np.array([each.fallback_ms for each in chosen], float)
+        self._reply_share = np.array([each.reply_share for each in chosen], float)
         self._exit = np.array([each.exit is not None for each in chosen], float)
         self._answered = np.array([each.exit_share for each in chosen], float)
         self._has_exits = bool(self._exit.any())
@@ -249,6 +252,36 @@ class Columns:
             found = found + self._far.congestion_ms(state)
         return np.asarray(CONGESTION_WEIGHT * self.onward(inputs) * found)
 
+    def held_up_ms(self, state: SystemState, inputs: Inputs) -> Numbers:
+        """What candidates are charged for what the next input would wait for them, on the device and on its link.
+
+        Where a slice, or one way of the link, is busy for b already and this adds w, the next input, in the period p,
+        finds b + w − p left, and waits up to w longer for it.
+        """
+        period_ms, link = state.period_ms, state.link
+        if period_ms is None:
+            return np.zeros(len(self))
+        onward, slower = self.onward(inputs), stretch(state.device_load)
+        work = slower * (self.device_ms + onward * self._later[:, _REST])
+        waits = self._own_waits_ms(state) if state.device_waits_ms else 0.0
+        found = _held_up_ms(work, waits, period_ms)
+        if link is not None and state.link_is_up:
+            ready = self._now_ms(state) + self._later[:, _ENCODE]
+            up = self.payloads(inputs) * (8.0 / link.uplink_kbps)
+            found += onward * _held_up_ms(up, np.maximum(0.0, state.uplink_wait_ms - ready), period_ms)
+            down = (self._later[:, _REPLY] + self._reply(inputs)) * (8.0 / link.downlink_kbps)
+            found += onward * _held_up_ms(down, np.maximum(0.0, state.downlink_wait_ms - ready - up), period_ms)
+        return found
+
+    def timely(self, latest_ms: Numbers, state: SystemState, deadline_ms: float) -> NDArray[np.bool_]:
+        """Which keep the deadline even where no answer comes: those that the device gives up early enough to finish.
+
+        Answers are to come by then, and with the reserve that the device has for its own work.
+        """
+        rest = np.asarray(self._fallback_ms * stretch(state.device_load))
+        until = np.where(rest > 0, deadline_ms - reserved_ms(rest), deadline_ms)
+        return np.asarray(np.where(rest > 0, reserved_ms(latest_ms), latest_ms) <= until)
+
     def prices(self, state: SystemState, objective: Objective, inputs: Inputs) -> Prices:
         """All of them."""
         latency, latest = self.times_ms(state, objective, inputs)
@@ -331,7 +364,7 @@ class Columns:
         if inputs.reply_bytes is None:
             return 0.0
         known = self._later[:, _REPLY]
-        return np.asarray(np.where(known > 0, inputs.reply_bytes - known, 0.0))
+        return np.asarray(np.where(known > 0, inputs.reply_bytes * self._reply_share - known, 0.0))
 
 
 class _Far:
@@ -413,6 +446,10 @@ class _Far:
 def _wait_ms(state: SystemState) -> float:
     """The wait that is the same for all tails; where they differ, each has its own on top of none."""
     return 0.0 if state.gateway_waits_ms else state.gateway_wait_ms
+
+
+def _held_up_ms(work: Numbers, wait: Numbers | float, period_ms: float) -> Numbers:
+    return np.asarray(np.minimum(work, np.maximum(0.0, wait + work - period_ms)))
 
 
 def without_backlog(state: SystemState) -> SystemState:

@@ -10,7 +10,7 @@ import numpy as np
 
 from midstream.exits import Exit
 from midstream.inputs import ImageInput
-from midstream.ladder import Ladder, Place
+from midstream.ladder import Ladder, Place, ReplySize
 from midstream.manifest import Costs, Cut, Graph, Layer, Manifest
 from midstream.partitioning.families import families, work
 from midstream.partitioning.plan import GATEWAY, LOCAL_CODEC
@@ -101,7 +101,9 @@ class Candidate:
     Of this, ``rest_ms`` is the device's own.
 
     ``legs`` are stages on further machines, in their order, after the gateway's; without a ``tail`` the gateway has
-    none. ``device_bytes`` is the memory that the device's layers take, 0 where that is not known.
+    none. ``device_bytes`` is the memory that the device's layers take, 0 where that is not known. Of the outputs' own
+    bytes, ``reply_share`` comes back, as they are packed. Where no answer comes, the device takes ``fallback_ms`` for
+    what others were to do; 0 where that is not known.
     """
 
     cut: str | None
@@ -122,6 +124,8 @@ class Candidate:
     rest_ms: float = 0.0
     legs: tuple[Leg, ...] = ()
     device_bytes: int = 0
+    reply_share: float = 1.0
+    fallback_ms: float = 0.0
 
     @property
     def offloads(self) -> bool:
@@ -251,7 +255,7 @@ def candidates(
     local = Candidate(None, everything, (), device.whole_ms, device_bytes=taken.get(None, 0))
     if gateway is None:
         return (local,)
-    places = [] if manifest.stateful else [_whole_input(manifest, graph, gateway)]
+    places = [] if manifest.stateful else [replace(_whole_input(manifest, graph, gateway), fallback_ms=device.whole_ms)]
     places += [
         replace(_at_cut(manifest, graph, cut, device, gateway), device_bytes=taken.get(cut.id, 0))
         for cut in manifest.cuts
@@ -267,7 +271,7 @@ def candidates(
             found += _as_assumed(place, manifest, rungs)
     if ladder is None or ladder.reply is None:
         return tuple(found)
-    return with_reply(found, manifest, ladder.reply.mean_bytes)
+    return with_reply(found, manifest, ladder.reply)
 
 
 def with_exit(options: Sequence[Candidate], early_exit: Exit, device: MachineTimes) -> tuple[Candidate, ...]:
@@ -293,6 +297,7 @@ def with_exit(options: Sequence[Candidate], early_exit: Exit, device: MachineTim
                 option,
                 device_ms=asked_ms,
                 rest_ms=0.0 if option.offloads else tail_ms,
+                fallback_ms=tail_ms if option.offloads else 0.0,
                 lossless=False,
                 agreement=None
                 if option.agreement is None
@@ -305,12 +310,17 @@ def with_exit(options: Sequence[Candidate], early_exit: Exit, device: MachineTim
     return (*options, *found)
 
 
-def with_reply(options: Sequence[Candidate], manifest: Manifest, reply_bytes: float) -> tuple[Candidate, ...]:
-    """The options with this size of what comes back, where the model's outputs have no fixed one."""
-    if all(None not in spec.shape for spec in manifest.outputs):
-        return tuple(options)
-    size = math.ceil(reply_bytes)
-    return tuple(replace(option, reply_bytes=size) if option.reply_bytes else option for option in options)
+def with_reply(options: Sequence[Candidate], manifest: Manifest, reply: ReplySize) -> tuple[Candidate, ...]:
+    """The options with what comes back as it was measured: packed, but for raw requests; and as large as it was on
+    average, where the model's outputs have no fixed size.
+    """
+    varies = any(None in spec.shape for spec in manifest.outputs)
+    found = []
+    for option in options:
+        share = 1.0 if option.codec == "raw" else reply.packed_share
+        size = math.ceil(share * (reply.mean_bytes if varies else option.reply_bytes))
+        found.append(replace(option, reply_bytes=size, reply_share=share) if option.reply_bytes else option)
+    return tuple(found)
 
 
 def _as_measured(place: Candidate, measured: Place, device: float, gateway: float) -> Iterator[Candidate]:
@@ -368,6 +378,7 @@ def _at_cut(manifest: Manifest, graph: Graph, cut: Cut, device: MachineTimes, ga
         tail=tuple(layer.index for layer in graph.layers if layer.index not in head),
         device_ms=device.head_ms[cut.id],
         gateway_ms=gateway.tail_ms[cut.id],
+        fallback_ms=device.tail_ms.get(cut.id, 0.0),
         payload_bytes=cut.payload_bytes,
         reply_bytes=_reply_bytes(manifest, graph, head, cut.head_outputs),
         codec="raw",

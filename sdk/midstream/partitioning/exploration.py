@@ -64,7 +64,7 @@ class Exploration:
         left = EXPLORATION_SHARE * self._total - self._excess
         near = value <= chosen.value + min(left, _NEARLY * chosen.value)
         if objective.deadline_ms is not None:
-            near &= latest <= objective.deadline_ms
+            near &= table.timely(columns, latest, state, objective)
         if objective.energy_budget_mj is not None:
             near &= columns.energy_mj(state, inputs) <= objective.energy_budget_mj
         now = table.candidates[chosen.row]

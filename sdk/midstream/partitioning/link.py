@@ -58,6 +58,7 @@ class LinkEstimate:
     rtt_off_ms: float = 0.0
     last_up_kbps: tuple[float, ...] = ()
     last_down_kbps: tuple[float, ...] = ()
+    last_rtt_ms: tuple[float, ...] = ()
 
     @property
     def doubtful(self) -> bool:
@@ -74,7 +75,11 @@ class LinkEstimate:
         if payload_bytes <= 0 or not ms > 0:
             return self
         if payload_bytes < TELLING_BYTES and ms <= max(self.rtt_ms, TELLING_MS):
-            return self if down else self._at_least(payload_bytes * 8 / (ms + self.rtt_ms))
+            if not down:
+                return self._at_least(payload_bytes * 8 / (ms + self.rtt_ms))
+            # A quick reply shows that the downlink is not slow, though not how fast.
+            least = min(payload_bytes * 8 / max(ms, 1.0), self.uplink_kbps)
+            return replace(self, downlink_kbps=max(self.downlink_kbps, least))
         kbps = payload_bytes * 8 / ms
         if not PLAUSIBLE_KBPS[0] <= kbps <= PLAUSIBLE_KBPS[1]:
             return self
@@ -118,8 +123,10 @@ class LinkEstimate:
         off_ms = self.rtt_off_ms
         if self.echoes:
             off_ms = _blended(off_ms, min(abs(rtt_ms - self.rtt_ms), MAX_JUMP * self.rtt_ms), self.echoes)
-        average = _blend(self.rtt_ms, rtt_ms, self.echoes)
-        return replace(self, rtt_ms=average, echoes=self.echoes + 1, rtt_off_ms=off_ms)
+        last = (*self.last_rtt_ms, rtt_ms)[-3:]
+        # The middle one of the last three, the lower of two: one echo that was held up says nothing of the others.
+        average = _blend(self.rtt_ms, sorted(last)[(len(last) - 1) // 2], self.echoes)
+        return replace(self, rtt_ms=average, echoes=self.echoes + 1, rtt_off_ms=off_ms, last_rtt_ms=last)
 
     def state(self) -> LinkState:
         """The estimate as the planner takes it."""

@@ -57,6 +57,10 @@ class Explained(Protocol):
         """Which of the candidates it took."""
 
     @property
+    def offloading_could_pay(self) -> bool:
+        """Whether anything but the device alone could be best over any link."""
+
+    @property
     def reply_bytes(self) -> int:
         """What is expected to come back from elsewhere."""
 

@@ -69,10 +69,17 @@ class Reasons:
         return self.chosen.row
 
     @property
+    def offloading_could_pay(self) -> bool:
+        """Whether anything but the device alone could be best over any link."""
+        return self.table.offloading_could_pay(self.state, self.objective)
+
+    @property
     def reply_bytes(self) -> int:
         """What is expected to come back from elsewhere: the input's own size where that is known."""
-        known = self.table.candidates[self.row].reply_bytes
-        return known if self.inputs.reply_bytes is None or not known else round(self.inputs.reply_bytes)
+        chosen = self.table.candidates[self.row]
+        if self.inputs.reply_bytes is None or not chosen.reply_bytes:
+            return chosen.reply_bytes
+        return round(self.inputs.reply_bytes * chosen.reply_share)
 
     @property
     def explores(self) -> bool:
@@ -201,7 +208,8 @@ class Reasons:
         prices: Prices = columns.prices(self.state, self.objective, self.inputs)
         valued = self.table.valued(columns, self.state, self.objective, self.inputs)
         congestion = columns.congestion_ms(self.state, self.inputs)
-        deadline_ms, budget_mj = self.objective.deadline_ms, self.objective.energy_budget_mj
+        timely = self.table.timely(columns, prices.latest_ms, self.state, self.objective)
+        budget_mj = self.objective.energy_budget_mj
         return [
             _Entry(
                 int(row),
@@ -214,7 +222,7 @@ class Reasons:
                 float(columns.device_ms[at]),
                 float(prices.energy_mj[at]),
                 float(congestion[at]),
-                deadline_ms is None or bool(prices.latest_ms[at] <= deadline_ms),
+                bool(timely[at]),
                 budget_mj is None or bool(prices.energy_mj[at] <= budget_mj),
             )
             for at, row in enumerate(columns.rows)

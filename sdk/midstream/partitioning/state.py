@@ -54,7 +54,8 @@ class SystemState:
     that work there makes wait longer. ``further`` has the other machines by name. ``device_spread`` and
     ``gateway_spread`` are the standard deviations of times there in shares of them; ``complexity`` is the input's score
     of 0–100. ``device_waits_ms`` is what a cut's head, or the whole model (None), waits for others of its kind here;
-    ``uplink_wait_ms`` and ``downlink_wait_ms`` what the device has under way on its link still takes.
+    ``uplink_wait_ms`` and ``downlink_wait_ms`` what the device has under way on its link still takes. ``period_ms`` is
+    in how long the next input is expected.
     """
 
     link: LinkState | None
@@ -70,6 +71,7 @@ class SystemState:
     device_waits_ms: Mapping[str | None, float] = field(default_factory=dict)
     uplink_wait_ms: float = 0.0
     downlink_wait_ms: float = 0.0
+    period_ms: float | None = None
 
     @property
     def link_is_up(self) -> bool:
@@ -108,6 +110,7 @@ class SystemState:
             )
             and 0 <= self.uplink_wait_ms <= MAX_FIGURE
             and 0 <= self.downlink_wait_ms <= MAX_FIGURE
+            and (self.period_ms is None or 0 <= self.period_ms <= MAX_FIGURE)
             and (
                 not self.device_waits_ms or all(0 <= wait_ms <= MAX_FIGURE for wait_ms in self.device_waits_ms.values())
             )
@@ -131,6 +134,8 @@ class SystemState:
             **{f"wait at {cut or 'the input'!r}": wait_ms for cut, wait_ms in self.gateway_waits_ms.items()},
             **{f"wait here for {cut or 'the model'!r}": ms for cut, ms in self.device_waits_ms.items()},
         }
+        if self.period_ms is not None:
+            figures["period_ms"] = self.period_ms
         if self.complexity is not None:
             figures["complexity"] = self.complexity
         if self.link is not None:

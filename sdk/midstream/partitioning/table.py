@@ -6,6 +6,7 @@ The formulas are explained in ``docs/planner.md``. Times in ms, energy in mJ, si
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -14,10 +15,13 @@ from numpy.typing import NDArray
 from midstream.errors import PlanError
 from midstream.partitioning.columns import COMPLEXITY_WEIGHT, MEAN, Columns, Inputs, Numbers
 from midstream.partitioning.costs import Candidate
+from midstream.partitioning.link import LinkState
 from midstream.partitioning.plan import DEVICE, GATEWAY, Stage
 from midstream.partitioning.state import Objective, SystemState
 from midstream.profiles import Power
 
+# No link is better.
+IDEAL = LinkState(1e9, 1e9, 0.0)
 Option = Literal["local", "input", "split"]
 Because = Literal["best", "stands", "explores", "shares"]
 OPTIONS: tuple[Option, ...] = get_args(Option)
@@ -57,6 +61,7 @@ class Table:
         self._machines = frozenset(leg.machine for each in self.candidates for leg in each.legs)
         self._alone: dict[int, Columns] = {}
         self._allowed: dict[tuple[object, ...], tuple[Columns, frozenset[str]]] = {}
+        self._could_pay: dict[tuple[object, ...], bool] = {}
         self._staged = _Staged(self.candidates) if self._machines else None
         local = [row for row in order if not self.candidates[row].offloads and self.candidates[row].exit is None]
         self._local = local[0] if local else None
@@ -98,10 +103,11 @@ class Table:
     ) -> Chosen:
         """The best candidate, or the ``standing`` one of the decision before where it is nearly as good.
 
-        Of those predicted to meet the deadline, and within the energy budget, the best by the objective; where none is
-        within the budget that which draws least in time, and where none is in time the fastest. Equals by latency, then
-        by less work on the device. The standing one is kept where it is allowed, in time, within the budget, and ranked
-        behind the best by no more than `HYSTERESIS` of its value. For throughput, inputs may be answered here by turns
+        Of those predicted to meet the deadline (`timely`), and within the energy budget, the best by the objective;
+        where none is within the budget that which draws least in time, and where none is in time the fastest. Equals by
+        latency, then by less work on the device. The standing one is kept where it is allowed, in time, within the
+        budget, and ranked behind the best by no more than `HYSTERESIS` of its value. For throughput, inputs may be
+        answered here by turns
         (`Inputs.turn`), and values are those of the mixture; the score has no say then, as the device is always at
         work. Raises PlanError where none is allowed.
         """
@@ -118,7 +124,7 @@ class Table:
             return Chosen(int(columns.rows[place]), float(latency[place]), float(value[place]), because, best)
 
         if objective.deadline_ms is not None:
-            timely = latest <= objective.deadline_ms
+            timely = self.timely(columns, latest, state, objective)
             if not timely.any():
                 best = int(latest.argmin())
                 return taken(best)
@@ -145,6 +151,37 @@ class Table:
                 found = taken(staged)
         if mix is not None and mix.is_here(columns.place(found.row)):
             return taken(mix.local, "shares", found.row)
+        return found
+
+    def timely(
+        self, columns: Columns, latest_ms: Numbers, state: SystemState, objective: Objective
+    ) -> NDArray[np.bool_]:
+        """Which of them meet the deadline even where no answer comes; where none does, which are predicted to meet it.
+
+        Where the device may not run the whole model, it cannot answer for others.
+        """
+        if objective.deadline_ms is None:
+            return np.ones(len(columns), bool)
+        if self.fits_device(objective):
+            safely = columns.timely(latest_ms, state, objective.deadline_ms)
+            if safely.any():
+                return safely
+        return np.asarray(latest_ms <= objective.deadline_ms)
+
+    def offloading_could_pay(self, state: SystemState, objective: Objective) -> bool:
+        """Whether anything but the device alone would be best if the link and the gateway were as good as any."""
+        key = (objective.kind, objective.min_agreement, objective.keep_input_local, objective.max_device_memory_bytes)
+        found = self._could_pay.get(key)
+        if found is None:
+            ideal = SystemState(
+                IDEAL, further={name: replace(tier, link=IDEAL) for name, tier in state.further.items()}
+            )
+            columns, _ = self.allowed(ideal, objective)
+            value = columns.value(objective, ideal, MEAN)[0]
+            local = columns.place(self._local)
+            if len(self._could_pay) >= _MOST_REMEMBERED:
+                self._could_pay = {}
+            found = self._could_pay[key] = local is None or bool(value[local] > value.min())
         return found
 
     def valued(self, columns: Columns, state: SystemState, objective: Objective, inputs: Inputs) -> Valued:
@@ -178,6 +215,8 @@ class Table:
             value = value + columns.charge(state, objective, inputs)
         if objective.kind in ("latency", "throughput") and self._others_wait(state):
             value = value + columns.congestion_ms(state, inputs)
+        if objective.kind == "latency" and state.period_ms is not None:
+            value = value + columns.held_up_ms(state, inputs)
         return value
 
     def _others_wait(self, state: SystemState) -> bool:

@@ -17,7 +17,7 @@ from midstream.communication.choosing import Gateways, Route
 from midstream.communication.load import LoadReport
 from midstream.deciding import Deciding
 from midstream.errors import InputError
-from midstream.link_watch import LinkWatch
+from midstream.link_watch import PROBE_EVERY_S, LinkWatch
 from midstream.options import option_of
 from midstream.partitioning import Candidate, Objective, Plan, SystemState
 from midstream.partitioning.replay import PlannerName
@@ -65,8 +65,7 @@ class Policy(Protocol):
     """Decides for the inputs of one device, in their order.
 
     ``planning`` is what learns and decides again, where it is midstream's own. Where plans are ``free``, gateways that
-    have failed are left alone for a while. Who is ``patient`` waits for answers as long as a request can, and who
-    ``probes`` looks at the link once a second.
+    have failed are left alone for a while. Who is ``patient`` waits for answers as long as a request can.
     """
 
     @property
@@ -81,12 +80,11 @@ class Policy(Protocol):
     def patient(self) -> bool:
         """See above."""
 
-    @property
-    def probes(self) -> bool:
-        """See above."""
-
     def choose(self, number: int, known: Known) -> Choice:
         """What to do with the input of this number."""
+
+    def probe_every_s(self, choice: Choice) -> float | None:
+        """How often to look at the link; None: not at all."""
 
 
 class Always:
@@ -95,7 +93,6 @@ class Always:
     planning = None
     free = False
     patient = False
-    probes = False
 
     def __init__(self, candidate: Candidate) -> None:
         self._candidate = candidate
@@ -103,6 +100,10 @@ class Always:
     def choose(self, number: int, known: Known) -> Choice:
         """The candidate."""
         return Choice(self._candidate, _any_route(known))
+
+    def probe_every_s(self, choice: Choice) -> float | None:
+        """The link does not matter."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,6 @@ class Foreseen:
     planning = None
     free = False
     patient = True
-    probes = False
 
     def __init__(self, kind: Kind, chosen: Sequence[Chosen]) -> None:
         self._kind = kind
@@ -132,6 +132,10 @@ class Foreseen:
         chosen = self._chosen[number]
         name = self._kind.presences[chosen.gateway].gateway_id
         return Choice(chosen.candidate, known.gateways.route(1, [name], known.request_id, forced=True))
+
+    def probe_every_s(self, choice: Choice) -> float | None:
+        """The link is known."""
+        return None
 
 
 class Partitioner:
@@ -146,7 +150,6 @@ class Partitioner:
     planning = None
     free = False
     patient = False
-    probes = True
 
     def __init__(self, kind: Kind, objective: Objective, *, averaged: bool) -> None:
         tensors = {cut.id: len(cut.tensors) for cut in kind.bundle.cuts}
@@ -182,13 +185,16 @@ class Partitioner:
             value = busy * self._device + idle * away + radio * (self._payload + self._reply)
         return Choice(self._candidates[int(value.argmin())], _any_route(known))
 
+    def probe_every_s(self, choice: Choice) -> float | None:
+        """As often as midstream at most."""
+        return PROBE_EVERY_S
+
 
 class Engine:
     """Midstream's own planner, as a device runs it: `Planning` with what it learns, and its `Gateways`."""
 
     free = True
     patient = False
-    probes = True
 
     def __init__(self, kind: Kind, objective: Objective, planner: PlannerName, clock: Clock) -> None:
         deciding = Deciding(planner, objective, kind.bundle.digest.hex(), kind.power, None)
@@ -206,6 +212,11 @@ class Engine:
         candidate = self._kind.candidate(option_of(plan))
         assert candidate is not None
         return Choice(candidate, route, plan)
+
+    def probe_every_s(self, choice: Choice) -> float | None:
+        """As the planner says."""
+        assert self.planning is not None and choice.plan is not None
+        return self.planning.probe_every_s(choice.plan, self._objective)
 
 
 class Clock(Protocol):

@@ -119,7 +119,7 @@ class SimulatedDevice:
         self._hear(now_s)
         choice = self._policy.choose(number, self._known(number))
         asked = _Asked(number, now_s, choice)
-        self._probe(now_s)
+        self._probe(now_s, choice)
         asked.sent_bytes, self._probes_bytes = self._probes_bytes, 0.0
         candidate, planning = choice.candidate, self._policy.planning
         begun = candidate.cut if candidate.exit is None else candidate.exit
@@ -169,9 +169,7 @@ class SimulatedDevice:
     ) -> Steps:
         environment, choice = self._environment, asked.choice
         presence = choice.route.first
-        rest_ms = self._kind.rest_ms(begun) if planning is None else planning.rest_ms(begun)
-        limit_ms = PATIENCE_MS if self._policy.patient else give_up_ms(self._objective.deadline_ms, rest_ms)
-        until_s = asked.began_s + limit_ms / 1e3
+        until_s = asked.began_s + self._until_ms(asked, begun, planning) / 1e3
         now_s = environment.now
         way = option(candidate)
         size = payload + REQUEST_BYTES
@@ -195,8 +193,11 @@ class SimulatedDevice:
                 self._watch.awaits(-awaited)
                 asked.received_bytes += reply_bytes
                 reply = Reply(b"", Status.OK, (), "raw", served.queue_s * 1e3, served.work_s * 1e3)
+                self._hear(environment.now)
+                gateway_ms = reply.queue_ms + reply.compute_ms
+                self._watch.came_back(transfer, reply_bytes, gateway_ms, environment.now)
                 if planning is not None:
-                    self._learn(asked, candidate, planning, reply, int(payload), now_s)
+                    self._learn(asked, planning, reply, int(payload))
                 self._finish(asked, way)
                 return
         if served is None or served.refusal is None:
@@ -218,6 +219,15 @@ class SimulatedDevice:
             return
         yield from self._rest(asked, begun, planning)
         self._finish(asked, way, fallback=True)
+
+    def _until_ms(self, asked: _Asked, begun: str | None, planning: Planning | None) -> float:
+        """When to stop waiting, as in `Device`."""
+        limit_ms, plan = self._objective.deadline_ms, asked.choice.plan
+        if self._policy.patient or (limit_ms is None and (planning is None or plan is None or not self._fits_device())):
+            return PATIENCE_MS
+        if limit_ms is None and planning is not None and plan is not None:
+            return self._elapsed_ms(asked) + planning.patience_ms(plan, begun, self._objective)
+        return give_up_ms(limit_ms, self._kind.rest_ms(begun) if planning is None else planning.rest_ms(begun))
 
     def _asking(self, candidate: Candidate, gateway_id: str, number: int, until_s: float) -> simpy.Event:
         """What becomes of a request that is now at the gateway; None where the device has given up before."""
@@ -281,15 +291,11 @@ class SimulatedDevice:
         request_id = (self._number << 64 | number).to_bytes(16)
         return Known(request_id, self._environment.now, self._watch, self._gateways, self._draws.scores[number])
 
-    def _learn(
-        self, asked: _Asked, candidate: Candidate, planning: Planning, reply: Reply, payload: int, sent_s: float
-    ) -> None:
+    def _learn(self, asked: _Asked, planning: Planning, reply: Reply, payload: int) -> None:
         choice = asked.choice
         presence, plan = choice.route.first, choice.plan
         assert presence is not None and plan is not None
         self._gateways.answered(presence.gateway_id)
-        link_ms = (self._environment.now - sent_s) * 1e3 - reply.queue_ms - reply.compute_ms
-        self._watch.came_back(payload + REQUEST_BYTES, candidate.reply_bytes + REPLY_BYTES, link_ms)
         planning.sent(plan, None, payload)
         planning.answered(plan, choice.route, {presence.gateway_id}, reply)
 
@@ -333,7 +339,7 @@ class SimulatedDevice:
             at_s = arrives_s + self._up.half_rtt_s(arrives_s)
             self._then(at_s, lambda: self._watch.ends(transfer, at_s))
 
-    def _probe(self, now_s: float) -> None:
+    def _probe(self, now_s: float, choice: Choice) -> None:
         """Look at the link, and at gateways that failed, as a device does with each free plan."""
         watch = self._watch
         if self._policy.free:
@@ -341,7 +347,8 @@ class SimulatedDevice:
                 _, there_s = self._up.send(now_s, REQUEST_BYTES)
                 if there_s < math.inf:
                     self._then(there_s + self._down.half_rtt_s(there_s), partial(self._gateways.echoed, gateway_id))
-        size = watch.probe_bytes(now_s) if self._policy.probes else None
+        every_s = self._policy.probe_every_s(choice)
+        size = None if every_s is None else watch.probe_bytes(now_s, every_s)
         if size is None:
             return
         echo = self._watch.begins(ECHO_BYTES, now_s)
