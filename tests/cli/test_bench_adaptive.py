@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
 from midstream.bundle import Bundle
+from midstream.child import module_path
 from midstream.trace_making import make_trace
 
 from .conftest import Midstream
@@ -69,3 +74,25 @@ def test_a_link_that_is_never_up_is_refused(midstream: Midstream, gratings: Bund
     refused = midstream("bench", "adaptive", "--bundle", gratings.path, "--device", "pi4", "--trace", down)
     assert refused.code == 2
     assert "down all the time" in refused.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_every_process_ends_with_the_command(gratings: Bundle, trace: Path, number: signal.Signals) -> None:
+    given = ["--bundle", gratings.path, "--device", "pi4", "--trace", trace, "--policies", "local"]
+    command = [sys.executable, "-m", "midstream.cli.main", "bench", "adaptive", *map(str, given)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=_environ()) as running:
+        assert running.stderr is not None
+        while "measuring" not in (line := running.stderr.readline()):
+            assert line
+        others = psutil.Process(running.pid).children(recursive=True)
+        assert len(others) == 3
+        running.send_signal(number)
+        code = running.wait(20)
+        assert code == (-number if number == signal.SIGKILL else 128 + number)
+        assert "Traceback" not in running.stderr.read()
+    _, left = psutil.wait_procs(others, 10)
+    assert not left
+
+
+def _environ() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": module_path()}
