@@ -49,6 +49,7 @@ class Measured:
         """The bundle on this device: its times, payloads and encoding as measured, decoding as calibrated.
 
         What the device does for each input beside is added to its first step. Payloads are means, without a spread.
+        Whoever plans believes what the real device does: payloads, encoding and replies as calibrated.
         """
         whole_ms = self.device.whole_ms + self.own_ms
         device = MachineTimes(
@@ -56,7 +57,9 @@ class Measured:
         )
         found = copy(bundle)
         found.early_exit = None
+        found.ladder = None if bundle.ladder is None else _without_spread(bundle.ladder)
         bare = Kind.measured(found, board, device, self.gateway)
+        found = copy(found)
         rows: dict[str | None, list[MeasuredRung]] = {}
         for each in _offers(bare):
             rows.setdefault(each.cut, []).append(self._rung(each, whole_ms))
@@ -70,13 +73,10 @@ class Measured:
             if bundle.ladder is None
             else replace(bundle.ladder, whole_ms=whole_ms, places=places)
         )
-        return self._answering(Kind.measured(found, board, device, self.gateway))
-
-    def _answering(self, kind: Kind) -> Kind:
-        """With the replies as they really are; whoever plans still takes them to be as the bundle says."""
-        made = kind.made
-        found = [self._answered(each) if each.tail else each for each in made.table.candidates]
-        return replace(kind, made=replace(made, table=Table(found, kind.power)))
+        true = Kind.measured(found, board, device, self.gateway)
+        answered = [self._answered(each) if each.tail else each for each in true.made.table.candidates]
+        made = replace(true.made, table=Table(answered, true.power))
+        return replace(true, made=made, bundle=bare.bundle, options=bare.options)
 
     def _answered(self, candidate: Candidate) -> Candidate:
         reply_bytes, packs = self.reply_bytes[candidate.cut], candidate.codec != "raw"
@@ -131,6 +131,15 @@ class Measured:
             found["overhead_ms"],
             tuple(found["notes"]),
         )
+
+
+def _without_spread(ladder: Ladder) -> Ladder:
+    """The same, but that every input is like the mean."""
+    places = [
+        replace(place, rungs=tuple(replace(rung, spread=0.0, size=None) for rung in place.rungs))
+        for place in ladder.places
+    ]
+    return replace(ladder, places=tuple(places))
 
 
 def _offers(kind: Kind) -> list[Candidate]:
