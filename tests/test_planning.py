@@ -413,10 +413,10 @@ def test_what_is_over_of_a_deadline_counts(bundle: Bundle) -> None:
     hungry = Power(idle_w=1.0, busy_w=2.5, radio_uj_per_byte=0.0)
     planning, route = Planning(bundle, hungry, adaptive()), Route((presence(bundle, speed=10.0),))
     plan = planned(planning, route, Forced(INPUT_CUT, (), "lossless", None))
-    # 1.5 MB take 12 ms to send, and draw less meanwhile than any work here; once 8 of 20 ms are over, that is too late.
-    objective = Objective("energy", deadline_ms=20.0)
+    # 1.5 MB take 12 ms to send, and draw less meanwhile than work here; once 28 of 40 ms are over, that is too late.
+    objective = Objective("energy", deadline_ms=40.0)
     early, late, over = (
-        planning.again(plan, route, STATE, objective, None, 1_500_000, elapsed_ms) for elapsed_ms in (0.0, 8.0, 25.0)
+        planning.again(plan, route, STATE, objective, None, 1_500_000, elapsed_ms) for elapsed_ms in (0.0, 28.0, 45.0)
     )
     assert early is plan
     assert over is plan

@@ -115,6 +115,7 @@ def test_the_whole_input_by_hand(manifest: Manifest, graph: Graph, costs: Costs)
         lossless=True,
         agreement=1.0,
         reveals_input=True,
+        fallback_ms=10.0,
     )
     jpeg = options[None, "jpeg"]
     # 1200 pixels of 8 bits.
@@ -134,6 +135,7 @@ def test_a_cut_by_hand(manifest: Manifest, graph: Graph, costs: Costs) -> None:
         payload_bytes=375,
         reply_bytes=40,
         codec="lossless",
+        fallback_ms=3.0,
     )
 
 

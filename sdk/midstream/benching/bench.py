@@ -174,7 +174,7 @@ class _Runs:
         self._device = device
         self._link = link
         self._told = told
-        self._arrivals_s = Draws(scenario, 0).arrivals_s
+        self._arrivals_s = list(Draws(scenario, 0).arrivals_s)
         self.summaries: dict[str, Summary] = {}
         self.simulated: dict[str, Summary] = {}
         self.rows: dict[str, list[dict[str, Any]]] = {}

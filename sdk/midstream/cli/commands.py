@@ -22,6 +22,7 @@ from midstream.cli import (
     profile,
     replay,
     run_device,
+    simulate,
     trace,
 )
 
@@ -55,7 +56,21 @@ def options(
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
-for module in (inspect, calibrate, exits, plan, profile, analyze, gateway, run_device, replay, broker, bench, trace):
+for module in (
+    inspect,
+    calibrate,
+    exits,
+    plan,
+    simulate,
+    profile,
+    analyze,
+    gateway,
+    run_device,
+    replay,
+    broker,
+    bench,
+    trace,
+):
     module.register(app)
 for entry in entry_points(group="midstream.commands"):
     entry.load()(app)

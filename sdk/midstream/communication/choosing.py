@@ -91,6 +91,8 @@ class Gateways(Directory):
 
     def to_probe(self, now_s: float) -> list[str]:
         """The gateways that have rested and are to be probed now, which counts as done."""
+        if not self._breakers:
+            return []
         due = [
             one.gateway_id
             for one in self.serving()
@@ -119,8 +121,8 @@ class Gateways(Directory):
         """
         there = [gateway for gateway in self.serving() if not self.rests(gateway.gateway_id)]
         first = self._by_share(there, request_id)
-        if first is None:
-            return Route(())
+        if first is None or not most_further:
+            return Route(() if first is None else (first,))
         pool = set(first.pools)
         left = [other for other in there if other is not first and not pool.intersection(other.pools)]
         # The quickest, whatever waits there: so they are mostly the same, and so are the candidates that are kept.
@@ -138,6 +140,9 @@ class Gateways(Directory):
         have all read the same ones would rush to the same gateway. Weighted rendezvous hashing (Schindelhauer and
         Schomaker, "Weighted Distributed Hash Tables", 2005): the same request id always finds the same one.
         """
+
+        if len(gateways) == 1:
+            return gateways[0]
 
         def race(gateway: Presence) -> float:
             takes_ms = max(_LEAST_MS, self._whole_ms(gateway))

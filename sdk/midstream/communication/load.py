@@ -70,8 +70,7 @@ class LoadThrottle:
             return self.at_s
         if _is_news(last, report):
             return self.at_s + _NEWS_S
-        same = replace(report, sequence=last.sequence, uplink_kbps=last.uplink_kbps, rtt_ms=last.rtt_ms) == last
-        return self.at_s + (_AGAIN_S if same else _CHANGE_S)
+        return self.at_s + (_AGAIN_S if _is_same(last, report) else _CHANGE_S)
 
     def after(self, report: LoadReport, now_s: float) -> LoadThrottle:
         """Once this was published."""
@@ -132,14 +131,34 @@ def decode_load(payload: bytes) -> LoadReport | None:
     )
 
 
+def _is_same(last: LoadReport, report: LoadReport) -> bool:
+    """Whether they differ at most in what is told along."""
+    return (
+        report.wait_ms == last.wait_ms
+        and report.load == last.load
+        and report.queue_length == last.queue_length
+        and report.free_bytes == last.free_bytes
+        and report.waits_ms == last.waits_ms
+        and report.gateway_id == last.gateway_id
+        and report.run == last.run
+    )
+
+
 def _is_news(last: LoadReport, report: LoadReport) -> bool:
     if last.waits_ms.keys() != report.waits_ms.keys() or (last.free_bytes is None) != (report.free_bytes is None):
         return True
-    waits = [(last.wait_ms, report.wait_ms)]
-    for digest, tails in report.waits_ms.items():
-        waits += [(last.wait_at(digest, cut), wait_ms) for cut, wait_ms in tails.items()]
+    if _is_longer_or_shorter(last.wait_ms, report.wait_ms):
+        return True
     return (
-        any(abs(new - old) >= max(_NEWS_MS, _NEWS_SHARE * max(old, new)) for old, new in waits)
-        or abs(report.load - last.load) >= _NEWS_LOAD
+        abs(report.load - last.load) >= _NEWS_LOAD
         or abs((report.free_bytes or 0) - (last.free_bytes or 0)) > _NEWS_SHARE * (last.free_bytes or 0)
+        or any(
+            _is_longer_or_shorter(last.wait_at(digest, cut), wait_ms)
+            for digest, tails in report.waits_ms.items()
+            for cut, wait_ms in tails.items()
+        )
     )
+
+
+def _is_longer_or_shorter(old_ms: float, new_ms: float) -> bool:
+    return abs(new_ms - old_ms) >= max(_NEWS_MS, _NEWS_SHARE * max(old_ms, new_ms))

@@ -256,10 +256,11 @@ class Columns:
         """What candidates are charged for what the next input would wait for them, on the device and on its link.
 
         Where a slice, or one way of the link, is busy for b already and this adds w, the next input, in the period p,
-        finds b + w − p left, and waits up to w longer for it.
+        finds b + w − p left, and waits up to w longer for it. While nothing waits for anything, nothing is charged: who
+        asks again only when it has its answer never waits.
         """
         period_ms, link = state.period_ms, state.link
-        if period_ms is None:
+        if period_ms is None or not (state.device_waits_ms or state.uplink_wait_ms or state.downlink_wait_ms):
             return np.zeros(len(self))
         onward, slower = self.onward(inputs), stretch(state.device_load)
         work = slower * (self.device_ms + onward * self._later[:, _REST])

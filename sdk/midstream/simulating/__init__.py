@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+from midstream.errors import MissingExtraError
+
+if find_spec("simpy") is None:
+    raise MissingExtraError("simpy", "simulate", "A simulation")
+
 from midstream.simulating.policies import POLICIES, PolicyName
 from midstream.simulating.results import Outcome, Summary
 from midstream.simulating.running import Simulation, simulate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +13,13 @@ from typing import Any
 import simpy
 
 from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket
-from midstream.communication.load import LoadReport, LoadThrottle, rounded
+from midstream.communication.load import LoadReport, LoadThrottle
 from midstream.gateway.work import QUEUE_CAPACITY, QUEUE_CAPACITY_BYTES
 from midstream.simulating.draws import Other
+from midstream.traces import MAX_RTT_MS
+
+# So many reports are looked through for old ones.
+_MOST_REPORTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +53,14 @@ class SimulatedGateway:
         self._throttle = LoadThrottle()
         self._times_s: list[float] = []
         self._reports: list[LoadReport] = []
+        self._published = 0
         self._due_s = math.inf
         self._report()
 
     def report_at(self, time_s: float) -> LoadReport:
         """What it had published last by this time."""
+        if self._times_s[-1] <= time_s:
+            return self._reports[-1]
         return self._reports[max(0, bisect_right(self._times_s, time_s) - 1)]
 
     def others(self, jobs: list[Other], deadline_s: float) -> Generator[Any, Any, None]:
@@ -69,8 +76,11 @@ class SimulatedGateway:
         left_s: float,
         size_bytes: int,
         done: Callable[[Served], None] | None,
-    ) -> None:
-        """A request has come that is expected to take so long, and has so long; ``done`` is told what becomes of it."""
+    ) -> bool:
+        """A request has come that is expected to take so long, and has so long; ``done`` is told what becomes of it.
+
+        Returns whether it runs at once.
+        """
         now_s = self._environment.now
         for ticket in self._queue.expired(now_s):
             self._refuse(self._jobs.pop(ticket.number), "its deadline has passed")
@@ -79,11 +89,12 @@ class SimulatedGateway:
         admission = self._queue.offer(ticket, now_s)
         if admission is not Admission.ACCEPTED:
             self._refuse(job, admission.value)
-            return
+            return False
         self._jobs[ticket.number] = job
         if len(self._running) < self._workers:
             self._begin()
         self._report()
+        return ticket.number in self._running
 
     def _begin(self) -> None:
         while (ticket := self._queue.take()) is not None:
@@ -116,12 +127,20 @@ class SimulatedGateway:
         if len(self._running) >= self._workers:
             wait_s += sum(max(0.0, until - now_s) for until in self._running.values()) / self._workers
         load = len(self._running) / self._workers
-        report = rounded(LoadReport(self.gateway_id, "run", len(self._reports), len(self._queue), wait_s * 1e3, load))
+        # Rounded as `rounded` does, which has more to do.
+        report = LoadReport(
+            self.gateway_id, "run", self._published, len(self._queue), round(wait_s * 1e3, 1), round(load, 2)
+        )
         due_s = self._throttle.due_s(report)
         if due_s <= now_s:
             self._throttle = self._throttle.after(report, now_s)
+            self._published += 1
             self._times_s.append(now_s)
             self._reports.append(report)
+            if len(self._reports) > _MOST_REPORTS:
+                # Nobody is so far behind.
+                old = bisect_left(self._times_s, now_s - MAX_RTT_MS / 1e3)
+                self._times_s, self._reports = self._times_s[old:], self._reports[old:]
         elif not now_s < self._due_s <= due_s:
             self._due_s = due_s
             self._environment.timeout(due_s - now_s).callbacks.append(lambda _: self._report())

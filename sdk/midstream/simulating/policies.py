@@ -16,7 +16,7 @@ import numpy as np
 from midstream.communication.choosing import Gateways, Route
 from midstream.communication.load import LoadReport
 from midstream.deciding import Deciding
-from midstream.errors import InputError
+from midstream.errors import PlanError
 from midstream.link_watch import PROBE_EVERY_S, LinkWatch
 from midstream.options import option_of
 from midstream.partitioning import Candidate, Objective, Plan, SystemState
@@ -39,6 +39,7 @@ PolicyName = Literal[
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 # Those that take the whole input's codec by their name.
 SENDING: Mapping[str, str] = {"raw": "raw", "jpeg75": "jpeg75", "jpeg90": "jpeg90"}
+_NOBODY = Route(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Always:
 
     def choose(self, number: int, known: Known) -> Choice:
         """The candidate."""
-        return Choice(self._candidate, _any_route(known))
+        return Choice(self._candidate, _any_route(self._candidate, known))
 
     def probe_every_s(self, choice: Choice) -> float | None:
         """The link does not matter."""
@@ -130,6 +131,8 @@ class Foreseen:
     def choose(self, number: int, known: Known) -> Choice:
         """The candidate found for it."""
         chosen = self._chosen[number]
+        if not chosen.candidate.offloads:
+            return Choice(chosen.candidate, _NOBODY)
         name = self._kind.presences[chosen.gateway].gateway_id
         return Choice(chosen.candidate, known.gateways.route(1, [name], known.request_id, forced=True))
 
@@ -162,7 +165,7 @@ class Partitioner:
             and not (limit is not None and each.device_bytes > limit)
         ]
         if not self._candidates:
-            raise InputError(f"bundle {kind.name!r} has no plan that keeps the constraints without a codec")
+            raise PlanError(f"bundle {kind.name!r} has no plan that keeps the constraints without a codec")
         self._averaged = averaged
         power = kind.power
         columns = [(each.device_ms, each.gateway_ms, each.payload_bytes, each.reply_bytes, each.offloads)
@@ -183,7 +186,8 @@ class Partitioner:
         if self._energy:
             busy, idle, radio = self._watts
             value = busy * self._device + idle * away + radio * (self._payload + self._reply)
-        return Choice(self._candidates[int(value.argmin())], _any_route(known))
+        candidate = self._candidates[int(value.argmin())]
+        return Choice(candidate, _any_route(candidate, known))
 
     def probe_every_s(self, choice: Choice) -> float | None:
         """As often as midstream at most."""
@@ -214,8 +218,9 @@ class Engine:
         return Choice(candidate, route, plan)
 
     def probe_every_s(self, choice: Choice) -> float | None:
-        """As the planner says."""
-        assert self.planning is not None and choice.plan is not None
+        """As the planner says; where there is no plan, as often as where one could change."""
+        if self.planning is None or choice.plan is None:
+            return PROBE_EVERY_S
         return self.planning.probe_every_s(choice.plan, self._objective)
 
 
@@ -242,6 +247,8 @@ def state_of(route: Route, known: Known) -> SystemState:
     )
 
 
-def _any_route(known: Known) -> Route:
-    """The gateways that a forced plan goes to: the least busy one."""
+def _any_route(candidate: Candidate, known: Known) -> Route:
+    """The gateways that a forced plan goes to: the least busy one, if any."""
+    if not candidate.offloads:
+        return _NOBODY
     return known.gateways.route(1, None, known.request_id, forced=True)

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from midstream.errors import InputError
+from midstream.errors import InputError, PlanError, printable
 from midstream.partitioning import Candidate
-from midstream.partitioning.table import refusal
 from midstream.simulating.draws import Draws
-from midstream.simulating.foresight import UP, Foresight, cost
+from midstream.simulating.foresight import Foresight, choices, cost
 from midstream.simulating.policies import POLICIES, SENDING, Always, Engine, Foreseen, Partitioner, PolicyName
 from midstream.simulating.results import Outcome, Summary
 from midstream.simulating.scenario import Scenario
@@ -18,6 +17,8 @@ from midstream.simulating.world import PolicyOf, World
 
 # Of static choices so many, the best by the search's own sums, are simulated.
 _MOST_STATIC = 3
+# So many ways are followed.
+_WIDTH = 16
 # With more devices than this, the search keeps only the best way so far.
 _MOST_SEARCHED = 8
 
@@ -46,19 +47,21 @@ class _ImpossibleError(Exception):
 
 
 def simulate(
-    scenario: Scenario, policies: Sequence[PolicyName] = POLICIES, told: Callable[[str], None] = lambda _: None
+    scenario: Scenario, policies: Sequence[str] = POLICIES, told: Callable[[str], None] = lambda _: None
 ) -> Simulation:
     """Run a scenario under each policy; ``told`` is called with the name of each before it is.
 
     Raises InputError on an unknown policy.
     """
-    for name in policies:
-        if name not in POLICIES:
-            raise InputError(f"no policy is called {name!r}; known are {', '.join(POLICIES)}")
+    names = [_known(name) for name in dict.fromkeys(policies)]
     draws = [Draws(scenario, number) for number in range(scenario.devices)]
+    if not any(map(len, draws)):
+        raise InputError(
+            f"no input comes in {scenario.seconds:g} s at {scenario.rate_hz:g} a second; simulate for longer"
+        )
     outcomes: dict[str, Outcome] = {}
     notes: dict[str, str] = {}
-    for name in dict.fromkeys(policies):
+    for name in names:
         told(name)
         try:
             outcomes[name] = _outcome(scenario, draws, name, notes)
@@ -67,8 +70,17 @@ def simulate(
     return Simulation(scenario, outcomes, notes)
 
 
+def _known(wanted: str) -> PolicyName:
+    for name in POLICIES:
+        if name == wanted:
+            return name
+    raise InputError(f"no policy is called {printable(wanted, 40)!r}; known are {', '.join(POLICIES)}")
+
+
 def _outcome(scenario: Scenario, draws: Sequence[Draws], name: PolicyName, notes: dict[str, str]) -> Outcome:
     objective = scenario.objective
+    if name in ("adaptive", "bandit", "clairvoyant"):
+        _check_allowed(scenario)
     if name == "best_static":
         return _best_static(scenario, draws, notes)
     if name == "clairvoyant":
@@ -77,9 +89,21 @@ def _outcome(scenario: Scenario, draws: Sequence[Draws], name: PolicyName, notes
         return _run(scenario, draws, lambda _, kind, world: Engine(kind, objective, name, world))
     if name == "neurosurgeon" or name == "mincut_ewma":
         averaged = name == "mincut_ewma"
-        return _run(scenario, draws, lambda _, kind, world: Partitioner(kind, objective, averaged=averaged))
+        try:
+            return _run(scenario, draws, lambda _, kind, world: Partitioner(kind, objective, averaged=averaged))
+        except PlanError as error:
+            raise _ImpossibleError(str(error)) from None
     always = [_fixed(scenario, name, number) for number in range(len(scenario.kinds))]
     return _run(scenario, draws, lambda device, kind, world: Always(always[device % len(always)]))
+
+
+def _check_allowed(scenario: Scenario) -> None:
+    """Raise where nothing is allowed of some bundle, even with a link that is up."""
+    try:
+        for kind in scenario.kinds:
+            choices(kind, scenario.objective)
+    except PlanError as error:
+        raise _ImpossibleError(str(error)) from None
 
 
 def _fixed(scenario: Scenario, name: PolicyName, kind_number: int) -> Candidate:
@@ -103,8 +127,7 @@ def _run(scenario: Scenario, draws: Sequence[Draws], policy_of: PolicyOf) -> Out
 
 
 def _foreseen(scenario: Scenario, draws: Sequence[Draws]) -> Outcome:
-    width = 32 if scenario.devices <= _MOST_SEARCHED else 1
-    best = Foresight(scenario, draws, width).best()
+    best = Foresight(scenario, draws, _WIDTH if scenario.devices <= _MOST_SEARCHED else 1).best()
     return _run(scenario, draws, lambda device, kind, world: Foreseen(kind, best[device]))
 
 
@@ -114,7 +137,7 @@ def _best_static(scenario: Scenario, draws: Sequence[Draws], notes: dict[str, st
         raise _ImpossibleError("one choice cannot be the same for several bundles")
     (kind,) = scenario.kinds
     objective = scenario.objective
-    allowed = [each for each in kind.made.table.candidates if refusal(each, UP, objective) is None]
+    allowed = choices(kind, objective)
     search = Foresight(scenario, draws, 1)
 
     def total(candidate: Candidate) -> float:

@@ -7,6 +7,7 @@ lose nothing; what has not left the device when a request is given up is not sen
 
 from __future__ import annotations
 
+import gc
 import heapq
 import itertools
 import math
@@ -18,8 +19,10 @@ from typing import Any
 
 import simpy
 
-from midstream.communication.choosing import Gateways
+from midstream.communication.choosing import Gateways, Route
+from midstream.communication.presence import Presence
 from midstream.communication.wire import Reply, Status
+from midstream.errors import PlanError
 from midstream.link_watch import ECHO_BYTES, LinkWatch, Transfer
 from midstream.options import option_of
 from midstream.partitioning import Candidate
@@ -79,7 +82,14 @@ class World:
 
     def run(self) -> Outcome:
         """Until the last input is answered."""
-        self.environment.run()
+        collects = gc.isenabled()
+        # Looking for cycles among all devices again and again takes a third of the time, and there are hardly any.
+        gc.disable()
+        try:
+            self.environment.run()
+        finally:
+            if collects:
+                gc.enable()
         return self.outcome
 
 
@@ -117,7 +127,12 @@ class SimulatedDevice:
     def _serve(self, number: int) -> Steps:
         now_s = self._environment.now
         self._hear(now_s)
-        choice = self._policy.choose(number, self._known(number))
+        try:
+            choice = self._policy.choose(number, self._known(number))
+        except PlanError:
+            # Nothing is allowed without a gateway, and none can be asked.
+            yield from self._unanswered(number)
+            return
         asked = _Asked(number, now_s, choice)
         self._probe(now_s, choice)
         asked.sent_bytes, self._probes_bytes = self._probes_bytes, 0.0
@@ -134,6 +149,14 @@ class SimulatedDevice:
             return
         yield from self._offloaded(asked, begun if candidate.head else None, planning)
 
+    def _unanswered(self, number: int) -> Steps:
+        """An input for which there is no plan: it counts as long as others do that nobody answers."""
+        asked = _Asked(number, self._environment.now, Choice(self._kind.made.table.candidates[0], Route(())))
+        self._probe(asked.began_s, asked.choice)
+        asked.sent_bytes, self._probes_bytes = self._probes_bytes, 0.0
+        yield self._environment.timeout(give_up_ms(self._objective.deadline_ms, 0.0) / 1e3)
+        self._finish(asked, "local", answered=False)
+
     def _offloaded(self, asked: _Asked, begun: str | None, planning: Planning | None) -> Steps:
         """What follows the head elsewhere, as planned or as is better now that the payload is known."""
         choice = asked.choice
@@ -142,7 +165,7 @@ class SimulatedDevice:
         payload = self._payload(candidate, asked.number)
         if planning is not None and choice.plan is not None:
             self._hear(self._environment.now)
-            state = state_of(choice.route, self._known(asked.number))
+            state = state_of(choice.route, self._known(asked.number, choice.route.first))
             plan = planning.again(
                 choice.plan, choice.route, state, self._objective, None, int(payload), self._elapsed_ms(asked)
             )
@@ -240,10 +263,9 @@ class SimulatedDevice:
 
         work_ms = candidate.gateway_ms + candidate.decode_ms
         left_s = until_s - environment.now
-        self._world.gateways[gateway_id].offer(
-            work_ms / 1e3, work_ms * self._draws.gateway[number] / 1e3, left_s, candidate.payload_bytes, settle
-        )
-        if not answered.triggered:
+        work_s = work_ms * self._draws.gateway[number] / 1e3
+        begins = self._world.gateways[gateway_id].offer(work_ms / 1e3, work_s, left_s, candidate.payload_bytes, settle)
+        if not answered.triggered and not (begins and work_s < left_s):
             environment.timeout(left_s).callbacks.append(lambda _: settle(None))
         return answered
 
@@ -284,12 +306,15 @@ class SimulatedDevice:
             return candidate.payload_bytes
         return candidate.payload_bytes * math.exp(spread * self._draws.richness[number] - spread**2 / 2)
 
-    def _known(self, number: int) -> Known:
-        for gateway_id, gateway in self._world.gateways.items():
-            heard_s = self._environment.now - self._down.half_rtt_s(self._environment.now)
-            self._gateways.loads[gateway_id] = gateway.report_at(heard_s)
+    def _known(self, number: int, asked: Presence | None = None) -> Known:
+        """What the device knows now; of the gateways it has heard, or only of the one that was ``asked``."""
+        now_s = self._environment.now
+        heard_s = now_s - self._down.half_rtt_s(now_s)
+        there, loads = self._world.gateways, self._gateways.loads
+        for gateway_id in there if asked is None else (asked.gateway_id,):
+            loads[gateway_id] = there[gateway_id].report_at(heard_s)
         request_id = (self._number << 64 | number).to_bytes(16)
-        return Known(request_id, self._environment.now, self._watch, self._gateways, self._draws.scores[number])
+        return Known(request_id, now_s, self._watch, self._gateways, self._draws.scores[number])
 
     def _learn(self, asked: _Asked, planning: Planning, reply: Reply, payload: int) -> None:
         choice = asked.choice
@@ -311,7 +336,15 @@ class SimulatedDevice:
         limit_ms = self._objective.deadline_ms
         missed = not answered or (limit_ms is not None and latency_ms > limit_ms)
         self._world.outcome.add(
-            latency_ms, energy_mj, asked.sent_bytes, way, missed=missed, fallback=fallback, answered=answered
+            latency_ms,
+            energy_mj,
+            asked.sent_bytes,
+            way,
+            missed=missed,
+            fallback=fallback,
+            answered=answered,
+            began_s=asked.began_s,
+            device=self._number,
         )
         planning, plan = self._policy.planning, asked.choice.plan
         if planning is not None and plan is not None and way != "exit":
