@@ -12,6 +12,7 @@ from pathlib import Path
 
 # The shortest quota that the kernel takes, and the longest period.
 _LEAST_US, _LONGEST_US = 1_000, 1_000_000
+_NAME = "midstream-bench-"
 _ROOT = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 
@@ -53,7 +54,8 @@ def cpu_quota(root: Path = _ROOT, own: Path = _OWN) -> Iterator[Quota | None]:
     """
     found = None
     for parent, version in _places(root, own):
-        folder = parent / f"midstream-bench-{os.getpid()}"
+        _remove_left(parent)
+        folder = parent / f"{_NAME}{os.getpid()}"
         try:
             folder.mkdir()
         except OSError:
@@ -69,6 +71,14 @@ def cpu_quota(root: Path = _ROOT, own: Path = _OWN) -> Iterator[Quota | None]:
         if found is not None:
             with suppress(OSError):
                 found.folder.rmdir()
+
+
+def _remove_left(parent: Path) -> None:
+    """Remove the groups of those who were killed before they could."""
+    for left in parent.glob(f"{_NAME}*"):
+        if not Path("/proc", left.name.removeprefix(_NAME)).exists():
+            with suppress(OSError):
+                left.rmdir()
 
 
 def _places(root: Path, own: Path) -> list[tuple[Path, int]]:

@@ -10,7 +10,7 @@ import typer
 
 from midstream.cli.objective import AgreementOption, KeepInputOption, ObjectiveName
 from midstream.cli.output import JsonOption, notes, print_json, print_table, screen
-from midstream.errors import InputError, MissingExtraError
+from midstream.errors import InputError
 
 if TYPE_CHECKING:
     from midstream.benching.bench import Benched
@@ -49,12 +49,7 @@ def adaptive(
     as_json: JsonOption = False,
 ) -> None:
     """Run policies on real processes: a gateway, a broker, a slowed device, a link that follows a trace."""
-    try:
-        from midstream.benching.bench import Setup, bench
-    except ModuleNotFoundError as error:
-        if error.name != "simpy":
-            raise
-        raise MissingExtraError("simpy", "simulate", "midstream bench adaptive") from None
+    from midstream.benching.bench import Setup, bench
     from midstream.partitioning import Objective
     from midstream.profiles import load_profile
     from midstream.traces import Trace
