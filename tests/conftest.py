@@ -21,8 +21,15 @@ from midstream_converters.opening import Options
 
 ROOT = Path(__file__).resolve().parent.parent
 # Beside other tests these would meet deadlines and rates that are not theirs.
-REALTIME = ("integration", "communication", "gateway", "securing", "examples", "measuring", "sensing")
-REALTIME_FILES = ("test_link.py", "test_faulty_link.py", "test_stream.py", "test_broker.py", "test_background_file.py")
+REALTIME = ("integration", "communication", "gateway", "securing", "examples", "measuring", "sensing", "benching")
+REALTIME_FILES = (
+    "test_link.py",
+    "test_faulty_link.py",
+    "test_stream.py",
+    "test_broker.py",
+    "test_background_file.py",
+    "test_bench_adaptive.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -49,6 +49,7 @@ from midstream.link_watch import PROBE_EVERY_S
 from midstream.partitioning import (
     DEVICE,
     GATEWAY,
+    LinkEstimate,
     LinkState,
     Objective,
     Plan,
@@ -267,6 +268,20 @@ class Device:
     def link(self) -> LinkState:
         """The link as transfers and probes have shown it."""
         return self._exchange.link()
+
+    @property
+    def link_estimate(self) -> LinkEstimate:
+        """The same with the last samples, and how many there were."""
+        return self._exchange.link_estimate
+
+    @property
+    def probe_bytes(self) -> int:
+        """What was sent to measure the link, since the connection was begun."""
+        return self._exchange.probe_bytes
+
+    def probe(self) -> None:
+        """Measure the link beside the requests, where that was not done lately; `infer` does so with free plans."""
+        self._exchange.probe()
 
     def infer(
         self,

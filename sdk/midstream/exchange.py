@@ -30,7 +30,7 @@ from midstream.communication.versions import decode_notice, disagreement, is_not
 from midstream.communication.wire import Buffer, Limits, Priority, Request, Status, decode_reply, encode_request
 from midstream.errors import WireError
 from midstream.link_watch import ECHO_BYTES, PROBE_EVERY_S, LinkWatch, Transfer
-from midstream.partitioning import LinkState, Tier
+from midstream.partitioning import LinkEstimate, LinkState, Tier
 
 _log = logging.getLogger("midstream.exchange")
 
@@ -68,6 +68,7 @@ class Exchange:
         self._gateways = Gateways(bundle_digest)
         self._watch = LinkWatch()
         self._probes: dict[bytes, str] = {}
+        self._probe_bytes = 0
         self._looked = 0.0
         self._mail = Mail(
             Reassembler(limits.max_message_bytes), self._send_chunks_again, self._send_control, answers=False
@@ -202,6 +203,17 @@ class Exchange:
         with self._lock:
             return self._watch.estimate.state()
 
+    @property
+    def link_estimate(self) -> LinkEstimate:
+        """The estimate of the link, with the last samples of it."""
+        with self._lock:
+            return self._watch.estimate
+
+    @property
+    def probe_bytes(self) -> int:
+        """What was sent to measure the link."""
+        return self._probe_bytes
+
     def backlog_ms(self) -> tuple[float, float]:
         """What is under way up, and to come down: what a transfer that began now would wait for either."""
         with self._lock:
@@ -219,6 +231,8 @@ class Exchange:
         topic = topics.probe_topic(self._device_id)
         limit = self._transport.payload_limit(topic, expiry_s=1)
         small, large = (max(0, min(size, limit)) for size in (ECHO_BYTES, most))
+        with self._lock:
+            self._probe_bytes += small + large
         echo = self._begins(small)
         self._transport.publish(topic, bytes(small), expiry_s=1, on_ack=lambda ms: self._after_echo(echo, ms))
         probe = self._begins(large)

@@ -1,4 +1,4 @@
-"""``midstream bench``: measurements of a bundle on this machine, and of the way to a gateway."""
+"""``midstream bench``: measurements of a bundle on this machine, of the way to a gateway, and of policies."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from midstream.cli.bench_adaptive import adaptive
 from midstream.cli.calibrate import codecs
 from midstream.cli.output import JsonOption, print_json, print_table
 from midstream.errors import InputError
@@ -19,11 +20,12 @@ def register(app: typer.Typer) -> None:
     group.callback()(bench)
     group.command()(codecs)
     group.command()(transport)
+    group.command()(adaptive)
     app.add_typer(group, name="bench")
 
 
 def bench() -> None:
-    """Measure a bundle on this machine, or the way to a gateway, and show what was measured."""
+    """Measure a bundle on this machine, the way to a gateway, or policies on real processes; show what was measured."""
 
 
 def transport(

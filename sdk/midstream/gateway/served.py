@@ -25,8 +25,8 @@ _SMOOTHING = 0.2
 class ServedBundle:
     """One bundle, opened once for each worker so that the same tail can run in all of them at once."""
 
-    def __init__(self, path: str | Path, workers: int, accelerator: Accelerator = "cpu") -> None:
-        self.bundles = [Bundle.open(path, accelerator=accelerator) for _ in range(workers)]
+    def __init__(self, path: str | Path, workers: int, accelerator: Accelerator = "cpu", slowdown: float = 1.0) -> None:
+        self.bundles = [Bundle.open(path, accelerator=accelerator, slowdown=slowdown) for _ in range(workers)]
         first = self.bundles[0]
         self.name = first.name
         self.digest = first.digest

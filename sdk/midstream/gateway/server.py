@@ -46,7 +46,8 @@ class Gateway:
     name is then the gateway's id. ``accelerator`` is what runs them, "edgetpu" never, as only heads are compiled for
     it. With ``pool`` it shares requests with the other gateways of this pool, by a subscription whose name follows from
     ``pool_secret`` (default: as the environment's MIDSTREAM_POOL_SECRET or the credentials say; without accounts none
-    is needed). ``rates`` bound what it takes of one device. Raises BundleError on a damaged bundle, AcceleratorError
+    is needed). ``rates`` bound what it takes of one device. ``slowdown`` stretches every run, as
+    `Bundle` does, to stand for a slower machine. Raises BundleError on a damaged bundle, AcceleratorError
     where the accelerator cannot be used, and InputError on a wrong broker URL, wrong credentials, or a pool that is
     none, all at once; a broker that is not up yet is waited for.
     """
@@ -63,6 +64,7 @@ class Gateway:
         pool: str | None = None,
         pool_secret: str | None = None,
         rates: Rates = DEFAULT_RATES,
+        slowdown: float = 1.0,
     ) -> None:
         address = parse_broker_url(broker, credentials=credentials)
         self.gateway_id = topics.check_id(address.client_name("gateway", gateway_id) or f"gw-{uuid.uuid4().hex[:12]}")
@@ -74,7 +76,7 @@ class Gateway:
                 "bundles on cuda or tensorrt, and give edgetpu to the device, midstream run --accelerator edgetpu"
             )
         workers = max(1, workers or os.cpu_count() or 1)
-        served = [ServedBundle(path, workers, accelerator) for path in bundles]
+        served = [ServedBundle(path, workers, accelerator, slowdown) for path in bundles]
         if not served:
             raise BundleError(
                 "a gateway needs at least one bundle; convert a model first: midstream convert MODEL -o DIR"

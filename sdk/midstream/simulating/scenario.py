@@ -62,16 +62,24 @@ class Kind:
     @classmethod
     def of(cls, bundle: Bundle, board: Profile, gateway: Profile, gateways: int = 1) -> Kind:
         """A bundle on a board, with so many gateways of one profile."""
-        graph, power = bundle.graph, board.power_with(1)
+        graph = bundle.graph
         here = times_from_profile(bundle.manifest, graph, board, 1, bundle.digest)
         there = times_from_profile(bundle.manifest, graph, gateway, 1, bundle.digest)
-        on_board = bundle.with_times(board.name, here)
+        return cls.measured(bundle, board, here, there, gateways)
+
+    @classmethod
+    def measured(
+        cls, bundle: Bundle, board: Profile, device: MachineTimes, gateway: MachineTimes, gateways: int = 1
+    ) -> Kind:
+        """The same with the times that a device and a gateway really take; the board says what it draws."""
+        power = board.power_with(1)
+        on_board = bundle.with_times(board.name, device)
         digest = bundle.digest.hex()
         presences = tuple(
             Presence(
                 f"gateway-{number + 1}",
                 (bundle.digest,),
-                tail_ms={digest: {WHOLE_KEY: there.whole_ms, **there.tail_ms}},
+                tail_ms={digest: {WHOLE_KEY: gateway.whole_ms, **gateway.tail_ms}},
                 knows=optional_libraries(),
                 bases={} if bundle.bases_id is None else {digest: bundle.bases_id},
             )
@@ -79,7 +87,7 @@ class Kind:
         )
         options = Options(on_board, power)
         made = options.made(presences[:1], Factors(), (Factors(),))
-        return cls(bundle.name, on_board, board, here, there, power, presences, options, made)
+        return cls(bundle.name, on_board, board, device, gateway, power, presences, options, made)
 
     @cached_property
     def raw(self) -> tuple[Candidate, ...]:
