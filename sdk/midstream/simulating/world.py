@@ -35,6 +35,7 @@ from midstream.simulating.machines import Board, Wire
 from midstream.simulating.policies import Choice, Known, Policy, state_of
 from midstream.simulating.results import Outcome, Way
 from midstream.simulating.scenario import Kind, Scenario
+from midstream.traces import Trace
 
 # What a message has beside its tensors' data: topic, header, the input's features.
 REQUEST_BYTES, REPLY_BYTES = 400, 150
@@ -109,6 +110,7 @@ class SimulatedDevice:
         self._up = Wire(world.scenario.trace, draws.offset_s)
         self._down = Wire(world.scenario.trace, draws.offset_s, down=True)
         self._watch = LinkWatch()
+        self._connected(world.scenario.trace)
         self._gateways = Gateways(kind.bundle.digest)
         for presence in kind.presences:
             self._gateways.gateways[presence.gateway_id] = presence
@@ -116,6 +118,16 @@ class SimulatedDevice:
         self._news: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
         self._probes_bytes = 0.0
+
+    def _connected(self, trace: Trace) -> None:
+        """What a device learns of its link as it connects, a second before: an echo, and how long a probe takes."""
+        offset_s = self._draws.offset_s
+        kbps, rtt_ms = trace.kbps_at(offset_s), trace.rtt_at(offset_s)
+        self._watch.after_echo(rtt_ms, self._watch.begins(ECHO_BYTES, -1.0), rtt_ms / 1e3 - 1.0)
+        size = self._watch.probe_bytes(-1.0)
+        if kbps > 0 and size is not None:
+            probe = self._watch.begins(size, -1.0)
+            self._watch.ends(probe, (size * 8 / kbps + rtt_ms) / 1e3 - 1.0)
 
     def live(self) -> Steps:
         """A process: all inputs of this device, each a process of its own."""
