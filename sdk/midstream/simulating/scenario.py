@@ -137,9 +137,9 @@ class Scenario:
 
     A link is the ``trace``, which each device but the first enters at a time of its own. Each device is asked
     ``rate_hz`` times a second for ``seconds``. Gateways have ``workers`` each; ``gateway_load`` is the share of them
-    that others keep busy, with jobs as long as the first kind's whole model on average, 20 ms at least. ``overhead_ms`` is what a
-    request to a gateway takes beside what is modelled: the way through broker and processes. Raises InputError where a
-    figure is none that it can be.
+    that others keep busy, with jobs as long as the first kind's whole model on average, 20 ms at least. ``overhead_ms``
+    is what a request to a gateway takes beside what is modelled: the way through broker and processes. Raises
+    InputError where a figure is none that it can be.
     """
 
     kinds: tuple[Kind, ...]
