@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from midstream.errors import BundleError
+from midstream.exits import EXITS_FILE
 from midstream.files import is_part
 from midstream.ladder import LADDER_FILE
 from midstream.manifest import (
@@ -41,7 +42,7 @@ def check_target(target: Path) -> None:
     if not place.exists():
         return
     names = sorted(file.name for file in place.iterdir()) if place.is_dir() else [place.name]
-    foreign = [name for name in names if name not in (*BUNDLE_FILES, LADDER_FILE) and not is_part(name)]
+    foreign = [name for name in names if name not in (*BUNDLE_FILES, LADDER_FILE, EXITS_FILE) and not is_part(name)]
     if not foreign and names and not _is_ours(place / MANIFEST_FILE):
         foreign = names
     if foreign:

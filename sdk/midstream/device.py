@@ -619,13 +619,17 @@ class Device:
     def _until_ms(self, asked: _Asked, begun: _Begun, plan: Plan) -> float:
         """When to stop waiting, in ms after the request began: in time to finish here, where that can be in time."""
         limit_ms = asked.objective.deadline_ms
-        if limit_ms is None:
-            if not asked.free or not self._planning.fits(None, asked.objective):
-                return PATIENCE_MS
+        if limit_ms is None and asked.free and self._planning.fits(None, asked.objective):
             return asked.elapsed_ms + self._planning.patience_ms(plan, begun.cut, asked.objective)
+        return self._give_up_ms(begun.cut, limit_ms)
+
+    def _give_up_ms(self, begun: str | None, limit_ms: float | None) -> float:
+        """The same by the deadline alone, where the head of this cut has run."""
+        if limit_ms is None:
+            return PATIENCE_MS
         with self._lock:
             late_ms = min(self._late_ms, _LATE_SHARE * limit_ms)
-        return give_up_ms(limit_ms, self._planning.rest_ms(begun.cut), late_ms)
+        return give_up_ms(limit_ms, self._planning.rest_ms(begun), late_ms)
 
     def _ordered(self, outputs: Tensors) -> Tensors:
         return {spec.name: outputs[spec.name] for spec in self.bundle.outputs}

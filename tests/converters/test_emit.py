@@ -15,6 +15,7 @@ import pytest
 from midstream.archive import Archive
 from midstream.bundle import Bundle
 from midstream.errors import BundleError
+from midstream.exits import EXITS_FILE
 from midstream.ladder import LADDER_FILE
 from midstream.manifest import (
     BUNDLE_FILES,
@@ -180,7 +181,8 @@ def test_a_calibrated_bundle_is_replaced_with_its_ladder(tmp_path: Path) -> None
     target = tmp_path / "b"
     with staging(target) as folder:
         write(folder)
-    (target / LADDER_FILE).write_bytes(b"of the bundle before")
+    for name in (LADDER_FILE, EXITS_FILE):
+        (target / name).write_bytes(b"of the bundle before")
     # What a calibration that was killed has left.
     (target / ".midstream-0123456789abcdef.part").write_bytes(b"half")
     with staging(target) as folder:

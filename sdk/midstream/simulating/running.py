@@ -79,7 +79,7 @@ def _known(wanted: str) -> PolicyName:
 
 def _outcome(scenario: Scenario, draws: Sequence[Draws], name: PolicyName, notes: dict[str, str]) -> Outcome:
     objective = scenario.objective
-    if name in ("adaptive", "bandit", "clairvoyant"):
+    if name in ("adaptive", "bandit", "best_static", "clairvoyant"):
         _check_allowed(scenario)
     if name == "best_static":
         return _best_static(scenario, draws, notes)
@@ -152,8 +152,7 @@ def _best_static(scenario: Scenario, draws: Sequence[Draws], notes: dict[str, st
         value = summary.missed_share, summary.energy_mj if objective.kind == "energy" else summary.mean_ms
         if best is None or value < best:
             best, found = value, (candidate, outcome)
-    if found is None:
-        raise _ImpossibleError("nothing is allowed")
+    assert found is not None
     candidate, outcome = found
     where = "local" if not candidate.offloads else f"{candidate.cut or 'the input'} in {candidate.codec}"
     notes["best_static"] = where if candidate.exit is None else f"early exit {candidate.exit}, else {where}"
