@@ -157,7 +157,7 @@ def _prepare(bundles: Mapping[str, tuple[str, tuple[MeasuredRung, ...]]]) -> Non
 
 @cache
 def _kind(model: str, board: str) -> Kind:
-    """A model on a board; its ladder has JPEG 75 and 90 too, whose agreement keeps them from floors they do not reach."""
+    """A model on a board; its ladder has JPEG 75 and 90 too, which floors that they do not reach leave out."""
     folder, jpeg = _BUNDLES[model]
     bundle = Bundle.open(folder)
     if bundle.ladder is not None and jpeg:
@@ -272,12 +272,13 @@ def page(found: Sequence[Found], skipped: Sequence[SetUp], models: Sequence[Eval
                 "## What was asked",
                 _asked(found),
                 "## Who wins by how much",
-                "![By how much adaptive is ahead of the better of the device alone and sending the input](adaptive/gains.svg)",
-                "Geometric means of all policies' mean latencies, by the clairvoyant's; under `p95` of their 95th percentiles.",
+                "![How far adaptive is ahead of the better of the device alone and sending](adaptive/gains.svg)",
+                "Geometric means of mean latencies by the clairvoyant's; under `p95`, of their 95th percentiles.",
                 _policies(main_ones),
                 "### By model and board",
-                "How often (of links and rates, by floor) most requests were best answered here (`local`), by sending the input "
-                "(`input`), at a cut (`split`) or by the early exit (`exit`), and adaptive's mean time by that of the better of the "
+                "How often (of links and rates, by floor) most requests were best answered here (`local`), by sending "
+                "the input (`input`), at a cut (`split`) or by the early exit (`exit`), and adaptive's mean time by the "
+                "better of the "
                 "device alone and sending the input always (below 1: less time).",
                 _ways(main_ones),
                 "### By link",
@@ -295,8 +296,7 @@ def page(found: Sequence[Found], skipped: Sequence[SetUp], models: Sequence[Eval
                 _variant(
                     found,
                     "loaded",
-                    "Its queue is what decides, which the planners of others do not know. Mean times by those of the device "
-                    "alone.",
+                    "Its queue decides, which the planners of others do not know. Mean times by the device alone's.",
                     ("neurosurgeon", "mincut_ewma"),
                 ),
                 "## The device is too small",
@@ -319,17 +319,16 @@ def _intro(models: Sequence[Evaluated], recorded: Sequence[str], count: int, ski
     by = sorted({(each.model, each.board, each.rate_hz) for each in piled})
     return "\n".join(
         (
-            f"{len(models)} models on {len(BOARDS)} boards, with one {GATEWAY} as gateway, are asked 2 and 10 times a second, "
-            "as `midstream simulate` does it ([what that models, and what it does not](../simulate.md)): times are those that "
+            f"{len(models)} models on {len(BOARDS)} boards, with one {GATEWAY} as gateway, are asked 2 and 10 times a "
+            "second, as `midstream simulate` does it ([what that models](../simulate.md)): times are what "
             "profiles predict for one thread, so that a Jetson Nano is its processor. Links: "
             + ", ".join(MADE)
             + " ([made](../traces.md)"
             + (f"), and recorded: {', '.join(recorded)}" if recorded else ")")
             + ". Floors of "
-            "agreement: none lost (only lossless codecs), .995 and .97. Two seconds' worth of luck differ from another two: all "
-            "of it is one seed.",
+            "agreement: none lost (only lossless codecs), .995 and .97. It is all one seed: single figures are luck.",
             "",
-            f"{count} set-ups; {len(piled)} more ask for more than {SUSTAINED:.0%} of what device, link and gateway can do "
+            f"{count} set-ups; {len(piled)} more ask for over {SUSTAINED:.0%} of what device, link and gateway can do "
             "together, so that requests pile up whatever is done, and were left out"
             + (
                 ": "
@@ -377,7 +376,7 @@ def _asked(found: Sequence[Found]) -> str:
         share = saved / could
         rows.append(
             [
-                f"where local and sending are within 2 × of each other ({len(close)} set-ups, in {len(worth)} of which anybody "
+                f"where local and sending are within 2 × of each other ({len(close)} set-ups; in {len(worth)} one "
                 "could save over 1 %): of the clairvoyant's saving over the better of the two, at least 75 %",
                 f"{share:.0%}",
                 verdict(share >= 0.75),
@@ -413,9 +412,10 @@ def _asked(found: Sequence[Found]) -> str:
         share = geometric(each.ratio("adaptive", "local", "energy_mj") for each in allows)
         rows.append(
             [
-                f"energy on the Pi 4, where the link allows half of local's or less ({len(allows)} of {len(energy)} set-ups, by the "
+                f"energy on the Pi 4, where the link lets it be half ({len(allows)} of {len(energy)} set-ups, by the "
                 "clairvoyant): at least 50 % less",
-                f"{1 - share:.0%} less; half or less in {sum(each.ratio('adaptive', 'local', 'energy_mj') <= 0.5 for each in allows)}",
+                f"{1 - share:.0%} less; half or less in "
+                f"{sum(each.ratio('adaptive', 'local', 'energy_mj') <= 0.5 for each in allows)}",
                 verdict(share <= 0.5),
             ]
         )
@@ -459,8 +459,9 @@ def _links(found: Sequence[Found]) -> str:
         ones = [each for each in found if each.setup.link == link]
         won = [each.winner for each in ones]
         rows.append(
-            [link, *(won.count(way) for way in ("local", "input", "split", "exit"))]
-            + [
+            [
+                link,
+                *(won.count(way) for way in ("local", "input", "split", "exit")),
                 f"{geometric(1 - each.gain for each in ones):.2f}",
                 f"{geometric(1 - each.possible for each in ones):.2f}",
             ]
@@ -547,7 +548,7 @@ def _small(found: Sequence[Found]) -> str:
         if "adaptive" in each.summaries
     ]
     return (
-        "A Zero 2 W that may give a model 60 % of the memory that it takes: it can run heads, and nothing without a gateway.\n\n"
+        "A Zero 2 W that may give a model 60 % of the memory that it takes: it can run heads, and needs a gateway.\n\n"
         + table("model|link| adaptive ms| by the clairvoyant| split| unanswered|best static", rows)
     )
 
@@ -613,8 +614,8 @@ def _outages(found: Sequence[Found]) -> str:
             ]
         )
     return (
-        "Made links that are cut for 5 s in every minute, 10 minutes, a deadline of 1.25 times what the device takes alone. With "
-        "so little time a device that waits for an answer cannot finish by itself if none comes: so most is done here.\n\n"
+        "Made links that are cut for 5 s in every minute, 10 minutes, a deadline of 1.25 times what the device takes. "
+        "Whoever waits for an answer with so little time cannot finish alone if none comes: so most is done here.\n\n"
         + table("model|board| links| missed| worst p99 by local's| mean by local's| sent", rows)
     )
 
