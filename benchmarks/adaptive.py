@@ -277,9 +277,8 @@ def page(found: Sequence[Found], skipped: Sequence[SetUp], models: Sequence[Eval
                 _policies(main_ones),
                 "### By model and board",
                 "How often (of links and rates, by floor) most requests were best answered here (`local`), by sending "
-                "the input (`input`), at a cut (`split`) or by the early exit (`exit`), and adaptive's mean time by the "
-                "better of the "
-                "device alone and sending the input always (below 1: less time).",
+                "the input (`input`), at a cut (`split`) or by the early exit (`exit`), and adaptive's mean time by "
+                "the better of the device alone and sending the input always (below 1: less time).",
                 _ways(main_ones),
                 "### By link",
                 _links(main_ones),
