@@ -182,7 +182,7 @@ def make_trace(
     that is none of `KINDS`, and for figures out of bounds.
     """
     if kind not in KINDS:
-        nearest = get_close_matches(kind, KINDS, n=1, cutoff=0.0)[0]
+        nearest = get_close_matches(kind.lower(), KINDS, n=1, cutoff=0.0)[0]
         raise InputError(
             f"there is no kind of link {printable(kind, _SHOWN_LETTERS)!r}; the nearest is {nearest}, all are "
             f"{', '.join(KINDS)}"

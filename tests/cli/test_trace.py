@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def test_mistakes_are_one_line(midstream: Midstream, tmp_path: Path) -> None:
     ended = midstream("trace", "make", "ltee", "-o", path)
     assert ended.code == 2
     assert "there is no kind of link 'ltee'; the nearest is lte," in ended.error
+    assert "the nearest is lte," in midstream("trace", "make", "LTE", "-o", path).error
     assert (
         "both --outage-every and --outage-length"
         in midstream("trace", "make", "lte", "-o", path, "--outage-every", 5).error
@@ -63,3 +65,12 @@ def test_mistakes_are_one_line(midstream: Midstream, tmp_path: Path) -> None:
     ended = midstream("trace", "show", path, "--json")
     assert ended.code == 2
     assert f"{path}: line 2: uplink_kbps is 'fast'; it takes a number" in ended.error
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes that have names")
+def test_what_is_no_file_is_left_as_it_is(midstream: Midstream, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    ended = midstream("trace", "make", "lte", "-o", pipe)
+    assert (ended.code, pipe.is_fifo()) == (2, True)
+    assert "it is no regular file; give another --output" in ended.error

@@ -53,6 +53,9 @@ def make(
     made = make_trace(kind, seconds, seed, mean_kbps, rtt_ms)
     if outage_every is not None and outage_length is not None:
         made = made.with_outages(outage_every, outage_length)
+    if output.exists() and not (output.is_file() or output.is_dir()):
+        # Who may do everything would put a file into the place of /dev/null, or of a pipe.
+        raise InputError(f"{output}: the trace cannot be written there: it is no regular file; give another --output")
     try:
         write_whole(output, made.to_csv())
     except (OSError, ValueError) as error:
