@@ -15,8 +15,6 @@ TIME_SPREAD = 0.037
 # How alike the complexities of one input and the next are, as in a stream of frames.
 _LIKENESS = 0.95
 _MEAN_SCORE, _SCORE_SPREAD = 50.0, 20.0
-# What others ask for is no smaller on average: a gateway's load is seldom of thousands of jobs a second.
-_LEAST_JOB_S = 0.02
 # Streams of random numbers: of a device, and of what others send a gateway.
 _DEVICE, _OTHERS = 0, 1
 
@@ -57,7 +55,7 @@ def others(scenario: Scenario, gateway: int) -> list[Other]:
     if not scenario.gateway_load:
         return []
     random = np.random.default_rng((scenario.seed, _OTHERS, gateway))
-    mean_s = max(_LEAST_JOB_S, scenario.kinds[0].gateway.whole_ms / 1e3)
+    mean_s = scenario.other_job_s
     rate_hz = scenario.gateway_load * scenario.workers / mean_s
     count = int(random.poisson(rate_hz * scenario.seconds))
     times = np.sort(random.uniform(0.0, scenario.seconds, count))

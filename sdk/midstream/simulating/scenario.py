@@ -33,6 +33,8 @@ MAX_DEVICES = 100_000
 MAX_GATEWAYS = 256
 MAX_WORKERS = 1024
 MAX_REQUESTS = 20_000_000
+# What others ask for is no smaller on average: a gateway's load is seldom of thousands of jobs a second.
+_LEAST_JOB_S = 0.02
 # How far a payload in a rung that nobody has calibrated is off its mean, where it varies with the input at all.
 _ASSUMED_SPREAD = 0.2
 # What takes as many bytes whatever the input is.
@@ -176,11 +178,26 @@ class Scenario:
             raise InputError(f"a simulation minimises latency or energy, not {self.objective.kind}")
         if self.requests > MAX_REQUESTS:
             raise InputError(f"some {self.requests:g} requests were asked for; a simulation takes {MAX_REQUESTS:g}")
+        if self.other_jobs > MAX_REQUESTS:
+            raise InputError(
+                f"others send the gateways some {self.other_jobs:g} jobs in {self.seconds:g} s; a simulation takes "
+                f"{MAX_REQUESTS:g}: simulate for shorter, or with fewer workers"
+            )
 
     @property
     def requests(self) -> float:
         """How many requests there will be, or about so many."""
         return self.devices * self.rate_hz * self.seconds
+
+    @property
+    def other_job_s(self) -> float:
+        """How long a job that others send a gateway takes on average, in seconds."""
+        return max(_LEAST_JOB_S, self.kinds[0].gateway.whole_ms / 1e3)
+
+    @property
+    def other_jobs(self) -> float:
+        """How many jobs others send all gateways together, or about so many."""
+        return self.gateways * self.gateway_load * self.workers * self.seconds / self.other_job_s
 
     def kind_of(self, device: int) -> Kind:
         """What this device is."""
