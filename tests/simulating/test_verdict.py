@@ -32,7 +32,7 @@ def test_a_gain_is_told_against_the_better_one(real: RealKind) -> None:
     )
     assert told == (
         "Deciding for each input pays here: adaptive takes 45.0 ms an input, 25.0% less than raw, 60.0 ms, the best of "
-        "what always does the same (local 80.0); it splits 0% of the inputs, sends 100% whole, answers 0% on the "
+        "the simple ways (local 80.0); it splits 0% of the inputs, sends 100% whole, answers 0% on the "
         "device, and comes to 1.12 × what foresight would reach."
     )
 
@@ -64,6 +64,22 @@ def test_deadlines_count_before_latencies(real: RealKind) -> None:
 def test_energy_is_compared_where_it_is_minimised(real: RealKind) -> None:
     told = said(real, Objective("energy"), local=outcome(80, energy_mj=10), adaptive=outcome(90, energy_mj=8))
     assert "adaptive takes 8.0 mJ an input, 20.0% less than local, 10.0 mJ" in told
+
+
+def test_a_better_fixed_choice_is_told(real: RealKind) -> None:
+    told = said(real, local=outcome(80), best_static=outcome(50), adaptive=outcome(60))
+    assert "25.0% less than local" in told
+    assert told.endswith("; best_static, one choice for all inputs in hindsight, takes 50.0 ms.")
+    assert "best_static" not in said(real, local=outcome(80), best_static=outcome(80), adaptive=outcome(60))
+    objective = Objective(deadline_ms=100.0)
+    told = said(real, objective, local=outcome(80, missed=9), best_static=outcome(90, missed=2), adaptive=outcome(60))
+    assert told.endswith("takes 90.0 ms and misses 2.0%.")
+
+
+def test_a_search_that_is_no_bound_is_not_called_foresight(real: RealKind) -> None:
+    told = said(real, local=outcome(80), adaptive=outcome(40), clairvoyant=outcome(60))
+    assert "does better than what the search of clairvoyant has found" in told
+    assert "foresight" not in told
 
 
 @pytest.mark.parametrize("names", [{"local"}, {"adaptive"}, {"adaptive", "jpeg75"}])

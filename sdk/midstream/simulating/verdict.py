@@ -17,9 +17,10 @@ _SAME_MISSED = 0.001
 
 
 def verdict(simulation: Simulation) -> str:
-    """One sentence on `adaptive` against the better of what always does the same: local, or sending the input.
+    """One sentence on `adaptive` against the best of the simple ways: local, or always sending the input.
 
-    Codecs that the objective does not allow are no rivals: their answers are others.
+    Codecs that the objective does not allow are no rivals: their answers are others. `best_static` is none either, as
+    it is known only afterwards; where it is better than the simple ways, that is told.
     """
     scenario, summaries = simulation.scenario, simulation.summaries
     adaptive = summaries.get("adaptive")
@@ -34,7 +35,8 @@ def verdict(simulation: Simulation) -> str:
     best = min(rivals, key=lambda name: (_missed(rivals[name]), _value(rivals[name], scenario)))
     return (
         f"{_judged(adaptive, best, rivals, scenario)}; it splits {adaptive.split_share:.0%} of the inputs, sends "
-        f"{adaptive.input_share:.0%} whole, {_kept(adaptive)}{_ideal(summaries, adaptive, scenario)}."
+        f"{adaptive.input_share:.0%} whole, {_kept(adaptive)}{_ideal(summaries, adaptive, scenario)}"
+        f"{_hindsight(summaries, rivals[best], scenario)}."
     )
 
 
@@ -44,7 +46,7 @@ def _judged(adaptive: Summary, best: str, rivals: Mapping[str, Summary], scenari
     unit = "mJ" if scenario.objective.kind == "energy" else "ms"
     gain = 1.0 - mine / its if its else 0.0
     others = ", ".join(f"{name} {_value(each, scenario):.1f}" for name, each in rivals.items() if name != best)
-    against = f"{best}, {its:.1f} {unit}" + (f", the best of what always does the same ({others})" if others else "")
+    against = f"{best}, {its:.1f} {unit}" + (f", the best of the simple ways ({others})" if others else "")
     fewer = rival.missed_share - adaptive.missed_share
     if abs(fewer) > _SAME_MISSED:
         word = "pays" if fewer > 0 else "does not pay"
@@ -74,7 +76,26 @@ def _ideal(summaries: Mapping[str, Summary], adaptive: Summary, scenario: Scenar
     ideal = summaries.get("clairvoyant")
     if ideal is None or not _value(ideal, scenario):
         return ""
+    if _better(adaptive, ideal, scenario):
+        return ", and does better than what the search of clairvoyant has found, which is no bound here"
     return f", and comes to {_value(adaptive, scenario) / _value(ideal, scenario):.2f} × what foresight would reach"
+
+
+def _hindsight(summaries: Mapping[str, Summary], rival: Summary, scenario: Scenario) -> str:
+    static = summaries.get("best_static")
+    if static is None or not _better(static, rival, scenario):
+        return ""
+    unit = "mJ" if scenario.objective.kind == "energy" else "ms"
+    missed = f" and misses {static.missed_share:.1%}" if static.missed_share else ""
+    return f"; best_static, one choice for all inputs in hindsight, takes {_value(static, scenario):.1f} {unit}{missed}"
+
+
+def _better(one: Summary, other: Summary, scenario: Scenario) -> bool:
+    """Whether one does better, by more than what is no difference; misses count first."""
+    fewer = other.missed_share - one.missed_share
+    if abs(fewer) > _SAME_MISSED:
+        return fewer > 0
+    return _value(one, scenario) < _value(other, scenario) * (1.0 - _SAME)
 
 
 def _allowed(scenario: Scenario, codec: str) -> bool:
