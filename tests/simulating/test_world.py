@@ -346,6 +346,19 @@ def test_policies_that_can_do_nothing_are_left_out_with_the_reason(real: RealKin
     assert all(note.startswith("left out: ") for note in found.notes.values())
 
 
+def test_the_best_static_choice_is_never_worse_than_local(real: RealKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The search's sums, which know of no giving up, rank as badly as can be.
+    monkeypatch.setattr("midstream.simulating.running.cost", lambda chosen, objective: -chosen.latency_ms)
+    found = simulate(scenario_of(real(), Trace.steady(300, 40)), ("local", "best_static"))
+    assert found.notes["best_static"] == "local"
+    assert found.summaries["best_static"] == found.summaries["local"]
+
+
+def test_what_others_send_is_bounded(kind_of: KindOf) -> None:
+    with pytest.raises(InputError, match=r"others send the gateways some 4\.5e\+07 jobs in 1e\+06 s"):
+        Scenario((kind_of(),), Trace.steady(1e3, 5), 1e-3, 1e6, gateway_load=0.9)
+
+
 def test_a_time_in_which_no_input_comes_is_refused(kind_of: KindOf) -> None:
     with pytest.raises(InputError, match=r"no input comes in 1 s at 0\.001 a second"):
         simulate(Scenario((kind_of(),), Trace.steady(1e3, 5), 0.001, 1.0))
