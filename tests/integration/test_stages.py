@@ -196,7 +196,7 @@ def test_a_free_plan_may_give_stages_to_a_further_gateway(
         planning = device._planning
 
         def plan(route: Route, state: SystemState, *_: object) -> Plan:
-            options = planning._options((*route.gateways, *route.further)).table.candidates
+            options = planning._known_with((*route.gateways, *route.further)).table.candidates
             chosen = next(each for each in options if each.head and bool(each.tail) is near and len(each.legs) == 1)
             return plan_for(chosen, state, Power(1.0, 1.0, 0.0), "chosen by a test")
 
@@ -222,7 +222,7 @@ def test_who_is_sent_to_in_the_first_one_s_stead_gets_what_it_can_decode(
             return replace(found, gateways=(replace(first, knows=("zstd",)),), further=(replace(other, knows=()),))
 
         def plan(route: Route, state: SystemState, *_: object) -> Plan:
-            options = planning._options((*route.gateways, *route.further)).table.candidates
+            options = planning._known_with((*route.gateways, *route.further)).table.candidates
             chosen = next(each for each in options if each.head and not each.tail and len(each.legs) == 1)
             return plan_for(chosen, state, Power(1.0, 1.0, 0.0), "chosen by a test")
 
