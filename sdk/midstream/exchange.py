@@ -292,7 +292,8 @@ class Exchange:
 
     def _came_back(self, pending: Pending) -> None:
         """Learn of the downlink from a reply that one gateway has sent to one request."""
-        reply, transfer = pending.reply, pending.transfer
+        # What was sent again was mostly not lost: a reply answers the first of them, on a slow downlink.
+        reply, transfer = pending.reply, pending.first
         if reply is None or transfer is None or pending.request.onward or pending.message_id != pending.request_id:
             return
         with self._lock:

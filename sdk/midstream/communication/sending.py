@@ -67,7 +67,8 @@ class Pending:
     replies of those before the last, and ``outputs`` is how many outputs they all bring (None: as many as the reply).
     ``held_ms`` is how long it waited for others to be sent with; ``sent_bytes`` is its share of what they took.
     ``urgent`` is one that goes, and is answered, over the second connection. ``attempts`` is there once it was sent and
-    may be sent again, ``trouble`` says what came instead of an answer, ``damaged`` how many answers could not be read.
+    may be sent again, ``transfer`` is how it was sent last and ``first`` at first, ``trouble`` says what came instead
+    of an answer, ``damaged`` how many answers could not be read.
     """
 
     request: Request
@@ -91,6 +92,7 @@ class Pending:
     message_id: bytes | None = None
     attempts: Attempts | None = None
     transfer: _Transfer | None = None
+    first: _Transfer | None = None
     trouble: str | None = None
     damaged: int = 0
     done: threading.Event = field(default_factory=threading.Event)
@@ -459,6 +461,7 @@ class Sender:
             for message, pending in zip(messages, asked, strict=True):
                 pending.sent_bytes += transfer.size_bytes * len(message) // sum(map(len, messages))
                 pending.transfer = transfer
+                pending.first = pending.first or transfer
                 if pending.attempts is None and not pending.request.onward:
                     pending.attempts = Attempts(now, pending.expected.answer_s(len(whole)), pending.until)
             priority = min(pending.request.priority for pending in asked)
