@@ -16,6 +16,7 @@ from io import BufferedReader
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Self
 
 import networkx as nx
 import numpy as np
@@ -123,7 +124,7 @@ class Bundle:
         slowdown: float = 1.0,
         accelerator: Accelerator = "cpu",
         calibrated: bool = True,
-    ) -> Bundle:
+    ) -> Self:
         """Open a bundle and check every byte of it; without ``calibrated``, codec ladder and early exit are left alone.
 
         Raises BundleError where it is damaged or tampered with, AcceleratorError where the accelerator is not there or

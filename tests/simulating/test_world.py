@@ -348,7 +348,7 @@ def test_policies_that_can_do_nothing_are_left_out_with_the_reason(real: RealKin
 
 def test_the_best_static_choice_is_never_worse_than_local(real: RealKind, monkeypatch: pytest.MonkeyPatch) -> None:
     # The search's sums, which know of no giving up, rank as badly as can be.
-    monkeypatch.setattr("midstream.simulating.running.cost", lambda chosen, objective: -chosen.latency_ms)
+    monkeypatch.setattr("midstream.simulating.fixed.cost", lambda chosen, objective: -chosen.latency_ms)
     found = simulate(scenario_of(real(), Trace.steady(300, 40)), ("local", "best_static"))
     assert found.notes["best_static"] == "local"
     assert found.summaries["best_static"] == found.summaries["local"]

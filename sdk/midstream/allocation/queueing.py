@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 from enum import Enum
 
@@ -33,6 +33,11 @@ class Ticket:
     def __lt__(self, other: Ticket) -> bool:
         """Whether it runs first."""
         return (self.priority, self.deadline, self.number) < (other.priority, other.deadline, other.number)
+
+
+def running_s(until: Collection[float], workers: int, now: float) -> float:
+    """What a request waits for those that run until these times; nothing while a worker is free."""
+    return 0.0 if len(until) < workers else sum(max(0.0, each - now) for each in until) / workers
 
 
 class EarliestDeadlineFirst:

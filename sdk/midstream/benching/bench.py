@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from midstream.benching.choosing import MOST_STATIC, Trial, in_words, simulated, trials
+from midstream.benching.choosing import MOST_STATIC, Trial, simulated, trials
 from midstream.benching.measured import Key, Measured
 from midstream.benching.quota import cpu_quota
 from midstream.benching.shaping import first_up, following, shape, unshape
@@ -23,6 +23,7 @@ from midstream.partitioning import Objective, Power, times_from_profile
 from midstream.partitioning.table import refusal
 from midstream.profiles import Profile
 from midstream.simulating.draws import Draws
+from midstream.simulating.fixed import in_words
 from midstream.simulating.foresight import UP
 from midstream.simulating.policies import SENDING, PolicyName
 from midstream.simulating.results import Outcome, Summary
@@ -224,11 +225,7 @@ def summary_of(
     for row in rows:
         latency_ms, sent = row["latency_ms"], row.get("sent_bytes", 0) + probed
         computed_ms = row.get("computed_ms", 0.0)
-        energy_mj = (
-            power.busy_w * computed_ms
-            + power.idle_w * max(0.0, latency_ms - computed_ms)
-            + power.radio_uj_per_byte * (sent + row.get("received_bytes", 0)) / 1e3
-        )
+        energy_mj = power.drawn_mj(computed_ms, latency_ms, sent + row.get("received_bytes", 0))
         late = deadline_ms is not None and latency_ms > deadline_ms
         outcome.add(
             latency_ms,

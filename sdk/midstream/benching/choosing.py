@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from midstream.errors import PlanError
 from midstream.partitioning import Candidate
-from midstream.partitioning.table import refusal
 from midstream.simulating.draws import Draws
-from midstream.simulating.foresight import UP, Foresight, cost
-from midstream.simulating.policies import SENDING, Always, PolicyName
+from midstream.simulating.fixed import named, ranked
+from midstream.simulating.foresight import Foresight
+from midstream.simulating.policies import Always, PolicyName
 from midstream.simulating.results import Outcome
 from midstream.simulating.scenario import Scenario
 from midstream.simulating.world import World
@@ -37,41 +36,19 @@ def trials(scenario: Scenario, name: PolicyName) -> list[Trial]:
     if name == "clairvoyant":
         (best,) = Foresight(scenario, [Draws(scenario, 0)]).best()
         return [Trial({"kind": "plans", "plans": [_plan(chosen.candidate) for chosen in best]})]
-    found = best_static(scenario) if name == "best_static" else [_fixed(scenario, name)]
+    (kind,) = scenario.kinds
+    found = best_static(scenario) if name == "best_static" else [named(kind, scenario.objective, name)]
     return [Trial({"kind": "plans", "plans": [_plan(candidate)]}, candidate) for candidate in found]
 
 
-def best_static(scenario: Scenario, most: int = MOST_STATIC) -> list[Candidate]:
+def best_static(scenario: Scenario) -> list[Candidate]:
     """Those static choices that come out best, by the search's own sums. Raises PlanError where none is allowed."""
-    (kind,) = scenario.kinds
-    objective = scenario.objective
-    allowed = [each for each in kind.made.table.candidates if refusal(each, UP, objective) is None]
-    if not allowed:
-        raise PlanError(f"bundle {kind.name!r} has no plan that keeps the constraints; relax one of them")
-    search = Foresight(scenario, [Draws(scenario, 0)], 1)
-    return sorted(allowed, key=lambda each: sum(cost(chosen, objective) for chosen in search.always(each)))[:most]
+    return ranked(scenario, [Draws(scenario, 0)])[:MOST_STATIC]
 
 
 def simulated(scenario: Scenario, candidate: Candidate) -> Outcome:
     """What the simulation makes of always doing the same."""
     return World(scenario, [Draws(scenario, 0)], lambda device, kind, world: Always(candidate)).run()
-
-
-def in_words(candidate: Candidate) -> str:
-    """For a person."""
-    return f"{candidate.cut or 'the input'} in {candidate.codec}" if candidate.offloads else "local"
-
-
-def _fixed(scenario: Scenario, name: PolicyName) -> Candidate:
-    (kind,) = scenario.kinds
-    if name == "local":
-        return kind.made.table.candidates[0]
-    if scenario.objective.keep_input_local:
-        raise PlanError("the input may not leave the device")
-    found = kind.input_in(SENDING[name])
-    if found is None:
-        raise PlanError(f"the input of bundle {kind.name!r} cannot be sent as {name}")
-    return found
 
 
 def _plan(candidate: Candidate) -> Sequence[str | None] | None:

@@ -61,7 +61,7 @@ class DeviceProcess:
 
     def open(self, bundle: str, board: str, url: str, objective: Mapping[str, Any], inputs: str | None) -> int:
         """Open the bundle and read or make inputs; how many there are."""
-        self._bundle = PacedBundle.open(bundle)  # type: ignore[assignment]
+        self._bundle = PacedBundle.open(bundle)
         self._bundle.early_exit = None
         self._board, self._url, self._objective = board, url, Objective(**objective)
         manifest = self._bundle.manifest
@@ -123,7 +123,8 @@ class DeviceProcess:
     def _serve(self, number: int, due_s: float) -> dict[str, Any]:
         forced = self._policy(number, self._device)
         try:
-            result = self._device.infer(self._inputs[number % len(self._inputs)], **forced)  # type: ignore[arg-type]
+            inputs = self._inputs[number % len(self._inputs)]
+            result = self._device.infer(inputs, cut=forced.get("cut"), codec=forced.get("codec"))
         except PeerError:
             return {"latency_ms": (time.monotonic() - due_s) * 1e3, "way": "input", "answered": False}
         plan = result.plan

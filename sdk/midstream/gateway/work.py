@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket
+from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket, running_s
 from midstream.communication.directory import WHOLE_KEY
 from midstream.communication.lanes import Lanes
 from midstream.communication.wire import Buffer, Request, Status, encode_reply
@@ -164,10 +164,7 @@ class Work:
 
     def _wait_s(self, deadline: float, now: float) -> float:
         """What a request that came now would wait for a worker."""
-        wait_s = self._queue.wait_before_s(deadline)
-        if len(self._running) < self._workers:
-            return wait_s
-        return wait_s + sum(max(0.0, until - now) for until in self._running.values()) / self._workers
+        return self._queue.wait_before_s(deadline) + running_s(self._running.values(), self._workers, now)
 
     def _run(self, worker: int) -> None:
         held = HeldReplies()

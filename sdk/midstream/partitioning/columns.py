@@ -6,7 +6,7 @@ The formulas are explained in ``docs/planner.md``. Times in ms, energy in mJ, si
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -136,24 +136,25 @@ class Columns:
 
     def latency_ms(self, state: SystemState, inputs: Inputs) -> tuple[Numbers, Numbers]:
         """On average, and without an exit's answer."""
-        slower, link = stretch(state.device_load), state.link
-        if link is None or not state.link_is_up:
-            later = self._later[:, _REST] * slower
-        else:
-            per_reply = 8.0 / link.downlink_kbps
-            weights = np.array(
-                (slower, 1.0, stretch(state.gateway_load), 1.0, per_reply, link.rtt_ms + _wait_ms(state))
-            )
-            later = self._sent(weights, inputs, 8.0 / link.uplink_kbps, per_reply)
-            if state.gateway_waits_ms:
-                later += self._waits_ms(state)
-            if self._far is not None:
-                later += self._beyond_ms(self._far, state, inputs)
-        now = self._now_ms(state)
-        if state.link_is_up and (state.uplink_wait_ms or state.downlink_wait_ms):
+        now, later = self._now_ms(state), self._later_ms(state, inputs)
+        if _has_backlog(state):
             later = later + self._backlog_ms(state, inputs, now, later)
         latest = now + later
         return (now + self.onward(inputs) * later if self._has_exits else latest), latest
+
+    def _later_ms(self, state: SystemState, inputs: Inputs) -> Numbers:
+        """What comes after the device's first part, where no exit answers and nothing else is under way."""
+        slower, link = stretch(state.device_load), state.link
+        if link is None or not state.link_is_up:
+            return np.asarray(self._later[:, _REST] * slower)
+        per_reply = 8.0 / link.downlink_kbps
+        weights = np.array((slower, 1.0, stretch(state.gateway_load), 1.0, per_reply, link.rtt_ms + _wait_ms(state)))
+        later = self._sent(weights, inputs, 8.0 / link.uplink_kbps, per_reply)
+        if state.gateway_waits_ms:
+            later += self._waits_ms(state)
+        if self._far is not None:
+            later += self._beyond_ms(self._far, state, inputs)
+        return later
 
     def quantile_ms(self, quantile: float, state: SystemState, inputs: Inputs) -> tuple[Numbers, Numbers]:
         """What this share of inputs does not exceed, of all and of those without an exit's answer.
@@ -187,9 +188,9 @@ class Columns:
                 later += idle_w * self._waits_ms(state)
             if self._far is not None:
                 later += idle_w * self._beyond_ms(self._far, state, inputs)
-            if state.uplink_wait_ms or state.downlink_wait_ms:
-                alone, latest = (self.latency_ms(each, inputs)[1] for each in (without_backlog(state), state))
-                later += idle_w * (latest - alone)
+            if _has_backlog(state):
+                now, alone = self._now_ms(state), self._later_ms(state, inputs)
+                later += idle_w * self._backlog_ms(state, inputs, now, alone)
         return np.asarray(busy_w * self.device_ms + self.onward(inputs) * later)
 
     def period_ms(self, state: SystemState, inputs: Inputs) -> Numbers:
@@ -453,9 +454,9 @@ def _held_up_ms(work: Numbers, wait: Numbers | float, period_ms: float) -> Numbe
     return np.asarray(np.minimum(work, np.maximum(0.0, wait + work - period_ms)))
 
 
-def without_backlog(state: SystemState) -> SystemState:
-    """The state as if nothing were under way."""
-    return replace(state, uplink_wait_ms=0.0, downlink_wait_ms=0.0)
+def _has_backlog(state: SystemState) -> bool:
+    """Whether the device has anything under way on a link that is up."""
+    return bool(state.uplink_wait_ms or state.downlink_wait_ms) and state.link_is_up
 
 
 @lru_cache(maxsize=64)

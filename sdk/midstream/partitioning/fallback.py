@@ -14,6 +14,8 @@ PATIENCE_MS = 10_000.0
 # The device's own rest is expected to take up to this much longer than measured.
 _RESERVE = 1.15
 _RESERVE_MS = 2.0
+# What is late may be so for so many times what finishing here is worth.
+_WORTH = 2.0
 # Nothing is given up for being late by less than this, or than it was expected to take.
 _LEAST_LATE_MS = 100.0
 
@@ -39,8 +41,8 @@ def patience_ms(predicted_ms: float, worth_ms: float) -> float:
     """Milliseconds to wait for an answer that was to take ``predicted_ms``, where no deadline says so.
 
     ``worth_ms`` is how long the device may wait at the price of finishing by itself: as long as it would take, by
-    latency; by energy, as it could idle for the same. Who waits that long beyond what was predicted pays at most twice
-    what the better choice would have cost: the rule for renting or buying skis (Karlin et al., "Competitive snoopy
-    caching", 1988).
+    latency; by energy, as it could idle for the same. Twice as long is waited beyond what was predicted, which costs at
+    most three times what finishing here at once would have: the rule for renting or buying skis, which is to pay as
+    much in rent as they cost (Karlin et al., "Competitive snoopy caching", 1988), with more patience.
     """
-    return min(PATIENCE_MS, predicted_ms + max(2.0 * worth_ms, predicted_ms, _LEAST_LATE_MS))
+    return min(PATIENCE_MS, predicted_ms + max(_WORTH * worth_ms, predicted_ms, _LEAST_LATE_MS))

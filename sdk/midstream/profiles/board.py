@@ -113,6 +113,11 @@ class Power:
     radio_uj_per_byte: float
     origin: Origin = UNSTATED
 
+    def drawn_mj(self, computed_ms: float, total_ms: float, link_bytes: float) -> float:
+        """Millijoules of a while: busy for a part of it, idle for what is left, with so many bytes over the link."""
+        idle_ms = max(0.0, total_ms - computed_ms)
+        return self.busy_w * computed_ms + self.idle_w * idle_ms + self.radio_uj_per_byte * link_bytes / 1e3
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:

@@ -12,7 +12,7 @@ from typing import Any
 
 import simpy
 
-from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket
+from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket, running_s
 from midstream.communication.load import LoadReport, LoadThrottle
 from midstream.gateway.work import QUEUE_CAPACITY, QUEUE_CAPACITY_BYTES
 from midstream.simulating.draws import Other
@@ -123,9 +123,7 @@ class SimulatedGateway:
     def _report(self) -> None:
         """Publish how busy it is, where that is due, else once it is."""
         now_s = self._environment.now
-        wait_s = self._queue.wait_s
-        if len(self._running) >= self._workers:
-            wait_s += sum(max(0.0, until - now_s) for until in self._running.values()) / self._workers
+        wait_s = self._queue.wait_s + running_s(self._running.values(), self._workers, now_s)
         load = len(self._running) / self._workers
         # Rounded as `rounded` does, which has more to do.
         report = LoadReport(

@@ -9,8 +9,9 @@ from typing import Any
 from midstream.errors import InputError, PlanError, printable
 from midstream.partitioning import Candidate
 from midstream.simulating.draws import Draws
-from midstream.simulating.foresight import Foresight, choices, cost
-from midstream.simulating.policies import POLICIES, SENDING, Always, Engine, Foreseen, Partitioner, PolicyName
+from midstream.simulating.fixed import in_words, named, ranked
+from midstream.simulating.foresight import Foresight, choices
+from midstream.simulating.policies import POLICIES, Always, Engine, Foreseen, Partitioner, PolicyName
 from midstream.simulating.results import Outcome, Summary
 from midstream.simulating.scenario import Scenario
 from midstream.simulating.world import PolicyOf, World
@@ -95,7 +96,10 @@ def _outcome(scenario: Scenario, draws: Sequence[Draws], name: PolicyName, notes
             return _run(scenario, draws, lambda _, kind, world: Partitioner(kind, objective, averaged=averaged))
         except PlanError as error:
             raise _ImpossibleError(str(error)) from None
-    always = [_fixed(scenario, name, number) for number in range(len(scenario.kinds))]
+    try:
+        always = [named(kind, objective, name) for kind in scenario.kinds]
+    except PlanError as error:
+        raise _ImpossibleError(str(error)) from None
     return _run(scenario, draws, lambda device, kind, world: Always(always[device % len(always)]))
 
 
@@ -106,22 +110,6 @@ def _check_allowed(scenario: Scenario) -> None:
             choices(kind, scenario.objective)
     except PlanError as error:
         raise _ImpossibleError(str(error)) from None
-
-
-def _fixed(scenario: Scenario, name: PolicyName, kind_number: int) -> Candidate:
-    kind = scenario.kinds[kind_number]
-    if name == "local":
-        found: Candidate | None = kind.made.table.candidates[0]
-        limit = scenario.objective.max_device_memory_bytes
-        if limit is not None and kind.options.memory[None] > limit:
-            raise _ImpossibleError(f"the whole model takes {kind.options.memory[None] / 1e6:.1f} MB on the device")
-    else:
-        found = kind.input_in(SENDING[name])
-        if scenario.objective.keep_input_local:
-            raise _ImpossibleError("the input may not leave the device")
-    if found is None:
-        raise _ImpossibleError(f"the input of bundle {kind.name!r} cannot be sent as {name}")
-    return found
 
 
 def _run(scenario: Scenario, draws: Sequence[Draws], policy_of: PolicyOf) -> Outcome:
@@ -137,16 +125,8 @@ def _best_static(scenario: Scenario, draws: Sequence[Draws], notes: dict[str, st
     """The static choice that turned out best, the same for all devices of the first kind."""
     if len(scenario.kinds) > 1:
         raise _ImpossibleError("one choice cannot be the same for several bundles")
-    (kind,) = scenario.kinds
-    objective = scenario.objective
-    allowed = choices(kind, objective)
-    search = Foresight(scenario, draws, 1)
-
-    def total(candidate: Candidate) -> float:
-        return sum(cost(chosen, objective) for chosen in search.always(candidate))
-
-    ranked = sorted(allowed, key=total)
-    tried = ranked[:_MOST_STATIC] + [each for each in ranked[_MOST_STATIC:] if not each.offloads]
+    objective, allowed = scenario.objective, ranked(scenario, draws)
+    tried = allowed[:_MOST_STATIC] + [each for each in allowed[_MOST_STATIC:] if not each.offloads]
     best: tuple[float, float] | None = None
     found: tuple[Candidate, Outcome] | None = None
     for candidate in tried:
@@ -157,8 +137,7 @@ def _best_static(scenario: Scenario, draws: Sequence[Draws], notes: dict[str, st
             best, found = value, (candidate, outcome)
     assert found is not None
     candidate, outcome = found
-    where = "local" if not candidate.offloads else f"{candidate.cut or 'the input'} in {candidate.codec}"
-    notes["best_static"] = where if candidate.exit is None else f"early exit {candidate.exit}, else {where}"
+    notes["best_static"] = in_words(candidate)
     return outcome
 
 

@@ -112,6 +112,13 @@ class Kind:
         """What the board takes for what follows a cut; None: for the whole model."""
         return self.device.whole_ms if cut is None else self.device.tail_ms[cut]
 
+    def payload(self, candidate: Candidate, richness: float) -> float:
+        """Bytes that an input takes there: the mean, and how much richer than most it is, in standard deviations."""
+        spread = self.spread(candidate)
+        if not spread:
+            return candidate.payload_bytes
+        return candidate.payload_bytes * math.exp(spread * richness - spread**2 / 2)
+
     def spread(self, candidate: Candidate) -> float:
         """The standard deviation of the logarithm of a candidate's payload over inputs."""
         return self._spreads.get(

@@ -15,6 +15,7 @@ from midstream.gateway.work import QUEUE_CAPACITY
 from midstream.partitioning import Candidate, Objective
 from midstream.partitioning.fallback import PATIENCE_MS
 from midstream.simulating.draws import Draws, Other, others
+from midstream.simulating.machines import Board, Wire, wires
 from midstream.simulating.scenario import Scenario
 from midstream.simulating.world import REPLY_BYTES, REQUEST_BYTES
 
@@ -27,42 +28,22 @@ _REST, _ENCODE, _SEND, _SERVE, _REPLY, _TURN = range(6)
 
 
 class _Device:
-    """When a device's cores, ascending, its slices by name and its wires are free, and what these carry has arrived."""
+    """A device's board and wires."""
 
-    __slots__ = ("cores", "down_arrived_s", "down_s", "slices", "up_arrived_s", "up_s")
+    __slots__ = ("board", "down", "up")
 
-    def __init__(self, cores: list[float]) -> None:
-        self.cores = cores
-        self.slices: dict[object, float] = {}
-        self.up_s = self.up_arrived_s = self.down_s = self.down_arrived_s = 0.0
+    def __init__(self, board: Board, up: Wire, down: Wire) -> None:
+        self.board, self.up, self.down = board, up, down
 
     def copy(self) -> _Device:
-        found = _Device(self.cores.copy())
-        found.slices = self.slices.copy()
-        found.up_s, found.up_arrived_s = self.up_s, self.up_arrived_s
-        found.down_s, found.down_arrived_s = self.down_s, self.down_arrived_s
-        return found
+        return _Device(self.board.copy(), self.up.copy(), self.down.copy())
 
-    def run(self, now_s: float, name: object, work_s: float) -> float:
-        """Run a slice, or what is none (None), as soon as it and a core are free: until when."""
-        end_s = max(now_s, self.cores[0]) if name is None else max(now_s, self.slices.get(name, 0.0), self.cores[0])
-        end_s += work_s
-        del self.cores[0]
-        insort(self.cores, end_s)
-        if name is not None:
-            self.slices[name] = end_s
-        return end_s
-
-    def free(self) -> list[tuple[object, float]]:
+    def free(self) -> Iterator[tuple[object, float]]:
         """When each of its parts is free, by name."""
-        return [
-            *enumerate(self.cores),
-            *self.slices.items(),
-            ("up", self.up_s),
-            ("up arrived", self.up_arrived_s),
-            ("down", self.down_s),
-            ("down arrived", self.down_arrived_s),
-        ]
+        yield from self.board.free()
+        for name, wire in (("up", self.up), ("down", self.down)):
+            for place, free_s in enumerate(wire.free()):
+                yield (name, place), free_s
 
 
 class Asked(NamedTuple):
@@ -183,7 +164,10 @@ class Way:
         self._store = store
         scenario = store.scenario
         self.cost = 0.0
-        self.devices = [_Device([0.0] * scenario.kind_of(at).board.cores) for at in range(scenario.devices)]
+        self.devices = [
+            _Device(Board(scenario.kind_of(at).board.cores), *wires(scenario.trace, store.draws[at].offset_s))
+            for at in range(scenario.devices)
+        ]
         self.gateways = [_Gateway([0.0] * scenario.workers) for _ in range(scenario.gateways)]
         self.pending: list[tuple[float, int, int, int, Asked | None]] = []
         self.choices: Choice | None = None
@@ -262,7 +246,7 @@ class Way:
 
     def _go_on(self, now_s: float, step: int, asked: Asked) -> None:
         scenario, candidate, drawn = self._store.scenario, asked.candidate, self._store.draws[asked.device]
-        trace, offset_s, overhead_s = scenario.trace, drawn.offset_s, scenario.overhead_ms / 2e3
+        overhead_s = scenario.overhead_ms / 2e3
         if step == _REST:
             begun = candidate.cut if candidate.exit is None else candidate.exit
             rest_ms = scenario.kind_of(asked.device).rest_ms(begun)
@@ -272,14 +256,12 @@ class Way:
             now_s, asked = self._computed(asked, now_s, None, candidate.encode_ms)
             self._next(now_s, _SEND, asked)
         elif step == _SEND:
-            device = self._device(asked.device)
             sent = self._store.payload(asked) + REQUEST_BYTES
-            device.up_s = trace.sent_s(max(now_s, device.up_s) + offset_s, sent) - offset_s
-            if device.up_s == math.inf:
+            _, arrives_s = self._device(asked.device).up.send(now_s, sent)
+            if arrives_s == math.inf:
                 self._finish(asked._replace(sent_bytes=sent), math.inf)
                 return
-            device.up_arrived_s = max(device.up_arrived_s, device.up_s + trace.rtt_at(device.up_s + offset_s) / 2e3)
-            self._next(device.up_arrived_s + overhead_s, _SERVE, asked._replace(sent_bytes=sent))
+            self._next(arrives_s + overhead_s, _SERVE, asked._replace(sent_bytes=sent))
         elif step == _SERVE:
             expected_s = (candidate.gateway_ms + candidate.decode_ms) / 1e3
             deadline_s = asked.arrives_s + PATIENCE_MS / 1e3
@@ -287,13 +269,10 @@ class Way:
             gateway, work_s = self._gateway(asked.gateway), expected_s * drawn.gateway[asked.number]
             self._settle(asked.gateway, gateway.offer(now_s, deadline_s, expected_s, work_s, asked))
         else:
-            device = self._device(asked.device)
             received = candidate.reply_bytes + REPLY_BYTES
-            device.down_s = trace.sent_s(max(now_s, device.down_s) + offset_s, received, down=True) - offset_s
-            if device.down_s < math.inf:
-                arrived_s = device.down_s + trace.rtt_at(device.down_s + offset_s) / 2e3
-                device.down_arrived_s = max(device.down_arrived_s, arrived_s)
-                self._finish(asked, device.down_arrived_s + overhead_s, received)
+            _, arrives_s = self._device(asked.device).down.send(now_s, received)
+            if arrives_s < math.inf:
+                self._finish(asked, arrives_s + overhead_s, received)
             else:
                 self._finish(asked, math.inf)
 
@@ -315,17 +294,13 @@ class Way:
 
     def _computed(self, asked: Asked, now_s: float, name: object, ms: float) -> tuple[float, Asked]:
         work_s = ms * self._store.draws[asked.device].device[asked.number] / 1e3
-        end_s = self._device(asked.device).run(now_s, name, work_s)
+        _, end_s = self._device(asked.device).board.run(now_s, name, work_s)
         return end_s, asked._replace(computed_s=asked.computed_s + work_s)
 
     def _finish(self, asked: Asked, now_s: float, received_bytes: float = 0.0) -> None:
         latency_ms = (now_s - asked.arrives_s) * 1e3 if now_s < math.inf else _NEVER_MS
-        power, computed_ms = self._store.scenario.kind_of(asked.device).power, asked.computed_s * 1e3
-        energy_mj = (
-            power.busy_w * computed_ms
-            + power.idle_w * max(0.0, latency_ms - computed_ms)
-            + power.radio_uj_per_byte * (asked.sent_bytes + received_bytes) / 1e3
-        )
+        power, link_bytes = self._store.scenario.kind_of(asked.device).power, asked.sent_bytes + received_bytes
+        energy_mj = power.drawn_mj(asked.computed_s * 1e3, latency_ms, link_bytes)
         self.results = Result(asked.device, asked.number, latency_ms, energy_mj, self.results)
         self.cost += counted(latency_ms, energy_mj, self._store.scenario.objective)
 
@@ -354,13 +329,8 @@ class Store:
 
     def payload(self, asked: Asked) -> float:
         """Bytes that a request sends, as `World` has them."""
-        candidate = asked.candidate
-        spread = self.scenario.kind_of(asked.device).spread(candidate)
-        if not spread:
-            return candidate.payload_bytes
-        return candidate.payload_bytes * math.exp(
-            spread * self.draws[asked.device].richness[asked.number] - spread**2 / 2
-        )
+        richness = self.draws[asked.device].richness[asked.number]
+        return self.scenario.kind_of(asked.device).payload(asked.candidate, richness)
 
 
 def counted(latency_ms: float, energy_mj: float, objective: Objective) -> float:

@@ -31,7 +31,7 @@ from midstream.partitioning.table import option
 from midstream.planning import Planning
 from midstream.simulating.draws import Draws, others
 from midstream.simulating.gateway import Served, SimulatedGateway
-from midstream.simulating.machines import Board, Wire
+from midstream.simulating.machines import Board, wires
 from midstream.simulating.policies import Choice, Known, Policy, state_of
 from midstream.simulating.results import Outcome, Way
 from midstream.simulating.scenario import Kind, Scenario
@@ -107,8 +107,7 @@ class SimulatedDevice:
         self._objective = world.scenario.objective
         self._overhead_s = world.scenario.overhead_ms / 2e3
         self._board = Board(kind.board.cores)
-        self._up = Wire(world.scenario.trace, draws.offset_s)
-        self._down = Wire(world.scenario.trace, draws.offset_s, down=True)
+        self._up, self._down = wires(world.scenario.trace, draws.offset_s)
         self._watch = LinkWatch()
         self._connected(world.scenario.trace)
         self._gateways = Gateways(kind.bundle.digest)
@@ -218,7 +217,6 @@ class SimulatedDevice:
             self._acknowledged(transfer, arrives_s)
             yield environment.timeout(arrives_s - now_s + self._overhead_s)
             served = yield self._asking(candidate, presence.gateway_id, asked.number, until_s)
-        reply = Reply(b"", Status.OK, (), "raw", 0.0, 0.0)
         if served is not None and served.refusal is None:
             reply_bytes = candidate.reply_bytes + REPLY_BYTES
             _, back_s = self._down.send(environment.now, reply_bytes, until_s)
@@ -312,11 +310,8 @@ class SimulatedDevice:
             yield self._environment.timeout(end_s - now_s)
 
     def _payload(self, candidate: Candidate, number: int) -> float:
-        """What this input takes there: the mean, and how much richer than most it is."""
-        spread = self._kind.spread(candidate)
-        if not spread:
-            return candidate.payload_bytes
-        return candidate.payload_bytes * math.exp(spread * self._draws.richness[number] - spread**2 / 2)
+        """What this input takes there."""
+        return self._kind.payload(candidate, self._draws.richness[number])
 
     def _known(self, number: int, asked: Presence | None = None) -> Known:
         """What the device knows now; of the gateways it has heard, or only of the one that was ``asked``."""
@@ -338,13 +333,8 @@ class SimulatedDevice:
 
     def _finish(self, asked: _Asked, way: Way, *, fallback: bool = False, answered: bool = True) -> None:
         latency_ms = self._elapsed_ms(asked)
-        power = self._kind.power
-        computed_ms = asked.computed_s * 1e3
-        energy_mj = (
-            power.busy_w * computed_ms
-            + power.idle_w * max(0.0, latency_ms - computed_ms)
-            + power.radio_uj_per_byte * (asked.sent_bytes + asked.received_bytes) / 1e3
-        )
+        link_bytes = asked.sent_bytes + asked.received_bytes
+        energy_mj = self._kind.power.drawn_mj(asked.computed_s * 1e3, latency_ms, link_bytes)
         limit_ms = self._objective.deadline_ms
         missed = not answered or (limit_ms is not None and latency_ms > limit_ms)
         self._world.outcome.add(
