@@ -25,6 +25,7 @@ from midstream.engines import Accelerator
 from midstream.errors import AcceleratorError, BundleError, MidstreamError, PeerError
 from midstream.gateway.announcing import Announcer
 from midstream.gateway.metering import LinkMeter
+from midstream.gateway.observing import Observers, refused
 from midstream.gateway.peers import Peers
 from midstream.gateway.pooling import checked_pool, secret_of_pool
 from midstream.gateway.posting import Post
@@ -102,9 +103,10 @@ class Gateway:
         )
         limits = Limits(*(max(bundle.max_request_bytes for bundle in served),) * 2)
         meter = LinkMeter()
+        self._observers = Observers()
         post = self._post = Post(self._transport, self.gateway_id, limits.max_message_bytes, meter)
         self._peers = Peers(self.gateway_id, {bundle.digest: bundle.bases_id for bundle in served})
-        self._work = Work(workers, post, self._peers, self._transport, self._news.set)
+        self._work = Work(workers, post, self._peers, self._transport, self._news.set, self._observers)
         self._receiver = Receiver(post, self._peers, limits, rates, self._admit, self._work.cancel)
         self._announcer = Announcer(self._transport, self.gateway_id, meter)
         self._announcing = threading.Lock()
@@ -236,6 +238,12 @@ class Gateway:
 
     def _admit(self, device_id: str, request: Request, data: Buffer, packed: bool) -> tuple[Status, str] | None:
         """Let a request in, or say why not."""
+        refusal = self._refusal(device_id, request, data, packed)
+        if refusal is not None:
+            self._observers(refused(device_id, request, len(data), *refusal))
+        return refusal
+
+    def _refusal(self, device_id: str, request: Request, data: Buffer, packed: bool) -> tuple[Status, str] | None:
         served = self._served.get(request.bundle_digest)
         if served is None:
             names = ", ".join(sorted(bundle.name for bundle in self._served.values()))

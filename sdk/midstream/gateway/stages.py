@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from midstream.bundle import Bundle
 from midstream.communication.codecs import encode
@@ -30,6 +32,7 @@ class Job:
     arrived: float
     packed: bool
     identity: Identity
+    size_bytes: int
 
     @property
     def next_cut(self) -> str | None:
@@ -58,16 +61,34 @@ class Outcome:
     onward: Onward | None = None
 
 
-def run_stage(job: Job, worker: int, peers: Peers) -> Outcome:
+@dataclass(slots=True)
+class Spent:
+    """Milliseconds that a stage has taken so far, by step: of this thread's processor time, and by the clock."""
+
+    cpu_ms: dict[str, float] = field(default_factory=dict)
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def on(self, step: str) -> Iterator[None]:
+        """What runs within is this step."""
+        cpu, began = time.thread_time(), time.perf_counter()
+        try:
+            yield
+        finally:
+            self.cpu_ms[step] = (time.thread_time() - cpu) * 1e3
+            self.timings_ms[step] = (time.perf_counter() - began) * 1e3
+
+
+def run_stage(job: Job, worker: int, peers: Peers, spent: Spent) -> Outcome:
     """Run a job's stage in this worker's copy of the bundle."""
     started = time.monotonic()
-    queue_ms = (started - job.arrived) * 1e3
+    queue_ms = spent.timings_ms["queue"] = (started - job.arrived) * 1e3
     if started > job.deadline:
         return refusal(job, Status.EXPIRED, "its deadline passed in the queue", queue_ms)
     try:
         if job.request.onward:
-            return _run_middle(job, job.served.bundles[worker], peers, queue_ms, started)
-        return _run_tail(job, job.served.bundles[worker], queue_ms, started)
+            return _run_middle(job, job.served.bundles[worker], peers, started, spent)
+        return _run_tail(job, job.served.bundles[worker], started, spent)
     except (CodecError, InputError) as error:
         return refusal(job, Status.BAD_REQUEST, str(error), queue_ms)
     except MidstreamError as error:
@@ -79,31 +100,36 @@ def refusal(job: Job, status: Status, message: str, queue_ms: float = 0.0) -> Ou
     return Outcome(Reply(job.request.request_id, status, (), "raw", queue_ms, 0.0, message))
 
 
-def _run_tail(job: Job, bundle: Bundle, queue_ms: float, started: float) -> Outcome:
+def _run_tail(job: Job, bundle: Bundle, started: float, spent: Spent) -> Outcome:
     request = job.request
-    came = bundle.decode_for_tail(request.cut or None, request.codec, request.tensors, job.served.max_request_bytes)
-    began = time.perf_counter()
-    outputs = bundle.run_tail_on(came)
-    job.served.ran(request.cut, (time.perf_counter() - began) * 1e3)
-    return Outcome(_reply(job, bundle, outputs, queue_ms, started))
+    with spent.on("decode"):
+        came = bundle.decode_for_tail(request.cut or None, request.codec, request.tensors, job.served.max_request_bytes)
+    with spent.on("run"):
+        outputs = bundle.run_tail_on(came)
+    job.served.ran(request.cut, spent.timings_ms["run"])
+    with spent.on("encode"):
+        return Outcome(_reply(job, bundle, outputs, spent.timings_ms["queue"], started))
 
 
-def _run_middle(job: Job, bundle: Bundle, peers: Peers, queue_ms: float, started: float) -> Outcome:
+def _run_middle(job: Job, bundle: Bundle, peers: Peers, started: float, spent: Spent) -> Outcome:
     request, next_cut = job.request, job.request.onward[0].cut
-    came = bundle.decode(request.cut or None, request.codec, request.tensors, job.served.max_request_bytes)
-    began = time.perf_counter()
-    if request.cut:
-        crossing, outputs = bundle.run_middle(request.cut, next_cut, came)
-    else:
-        crossing, outputs = bundle.run_head(next_cut, bundle.check_inputs(came))
-    job.served.ran(request.cut, (time.perf_counter() - began) * 1e3, next_cut)
+    queue_ms = spent.timings_ms["queue"]
+    with spent.on("decode"):
+        came = bundle.decode(request.cut or None, request.codec, request.tensors, job.served.max_request_bytes)
+    with spent.on("run"):
+        if request.cut:
+            crossing, outputs = bundle.run_middle(request.cut, next_cut, came)
+        else:
+            crossing, outputs = bundle.run_head(next_cut, bundle.check_inputs(came))
+    job.served.ran(request.cut, spent.timings_ms["run"], next_cut)
     peer, problem = peers.runner(request)
     if peer is None:
         return refusal(job, Status.CANNOT_FORWARD, problem, queue_ms)
-    passed = _passed_on(job, bundle, peer, crossing)
-    if passed is None:
-        return refusal(job, Status.EXPIRED, "its deadline passed before it could be passed on", queue_ms)
-    reply = _reply(job, bundle, outputs, queue_ms, started) if outputs else None
+    with spent.on("encode"):
+        passed = _passed_on(job, bundle, peer, crossing)
+        if passed is None:
+            return refusal(job, Status.EXPIRED, "its deadline passed before it could be passed on", queue_ms)
+        reply = _reply(job, bundle, outputs, queue_ms, started) if outputs else None
     return Outcome(reply, passed)
 
 

@@ -11,15 +11,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket, running_s
+from midstream.allocation.usage import Outcome as Ended
+from midstream.allocation.usage import Usage
 from midstream.communication.directory import WHOLE_KEY
 from midstream.communication.lanes import Lanes
 from midstream.communication.wire import Buffer, Request, Status, encode_reply
 from midstream.gateway.duplicates import Ledger, identity
+from midstream.gateway.observing import Observe, outcome_of
 from midstream.gateway.peers import Peers
 from midstream.gateway.posting import Post
 from midstream.gateway.replies import HeldReplies
 from midstream.gateway.served import ServedBundle
-from midstream.gateway.stages import Job, Outcome, refusal, run_stage
+from midstream.gateway.stages import Job, Outcome, Spent, refusal, run_stage
+from midstream.sensing import peak_bytes
 
 _log = logging.getLogger("midstream.gateway")
 
@@ -47,15 +51,25 @@ class Load:
 class Work:
     """Workers, and the queue that they take from. Thread-safe; `start` and `close` bracket its life.
 
-    ``on_change`` is called, on any thread, when there is more or less to do.
+    ``on_change`` is called, on any thread, when there is more or less to do, and ``observe`` with what became of each
+    request that was let in.
     """
 
-    def __init__(self, workers: int, post: Post, peers: Peers, transport: Lanes, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        workers: int,
+        post: Post,
+        peers: Peers,
+        transport: Lanes,
+        on_change: Callable[[], None],
+        observe: Observe,
+    ) -> None:
         self._workers = workers
         self._post = post
         self._peers = peers
         self._transport = transport
         self._on_change = on_change
+        self._observe = observe
         self._changed = threading.Condition()
         # Guarded by _changed.
         self._queue = EarliestDeadlineFirst(QUEUE_CAPACITY, workers, QUEUE_CAPACITY_BYTES)
@@ -118,9 +132,11 @@ class Work:
             admission = Admission.ACCEPTED
             if not known and answer is None:
                 of = identity(device_id, request, message)
-                admission = self._let_in(Job(request, device_id, served, deadline, now, packed, of), len(message))
+                admission = self._let_in(Job(request, device_id, served, deadline, now, packed, of, len(message)))
         for late in expired:
-            self._post.refuse(late.device_id, late.request.request_id, Status.EXPIRED, "its deadline has passed")
+            reason = "its deadline has passed"
+            self._post.refuse(late.device_id, late.request.request_id, Status.EXPIRED, reason)
+            self._observe(_usage(late, Spent(), Ended.EXPIRED, reason, 0))
         if answer is not None:
             self._post.reply(device_id, answer, deadline, priority=request.priority, parity=request.takes_parity)
         if admission is not Admission.ACCEPTED:
@@ -140,12 +156,14 @@ class Work:
             for number, job in unwanted.items():
                 del self._jobs[number]
                 self._ledger.end(job.identity, None, job.arrived)
+        for job in unwanted.values():
+            self._observe(_usage(job, Spent(), Ended.CANCELLED, "", 0))
         if unwanted:
             self._on_change()
 
-    def _let_in(self, job: Job, size_bytes: int) -> Admission:
+    def _let_in(self, job: Job) -> Admission:
         ticket = Ticket(
-            job.deadline, next(self._numbers), job.expected_ms / 1e3, job.arrived, size_bytes, job.request.priority
+            job.deadline, next(self._numbers), job.expected_ms / 1e3, job.arrived, job.size_bytes, job.request.priority
         )
         admission = self._queue.offer(ticket, job.arrived)
         if admission is Admission.ACCEPTED:
@@ -169,25 +187,27 @@ class Work:
     def _run(self, worker: int) -> None:
         held = HeldReplies()
         while (job := self._next(worker, held)) is not None:
-            answer = None
+            answer, spent = None, Spent()
             try:
-                answer = self._deliver(job, run_stage(job, worker, self._peers), held)
+                answer, usage = self._deliver(job, run_stage(job, worker, self._peers, spent), spent, held)
             except Exception as error:  # noqa: BLE001  whatever it is, it is logged, and this worker goes on
                 _log.exception("a request of %s could not be answered", job.device_id)
                 message = f"the gateway failed at it, and its log says how: {error}"
                 self._post.refuse(job.device_id, job.request.request_id, Status.FAILED, message)
+                usage = _usage(job, spent, Ended.FAILED, message, 0)
             finally:
                 with self._changed:
                     del self._running[worker]
                     self._ledger.end(job.identity, answer, time.monotonic())
                 self._on_change()
+            self._observe(usage)
 
-    def _deliver(self, job: Job, outcome: Outcome, held: HeldReplies) -> bytes | None:
-        """Send what a stage has made: the answer, where that is what it is."""
+    def _deliver(self, job: Job, outcome: Outcome, spent: Spent, held: HeldReplies) -> tuple[bytes | None, Usage]:
+        """Send what a stage has made: the answer, where that is what it is, and what it has used."""
         if outcome.onward is not None and not self._post.forward(outcome.onward, job.device_id):
             outcome = refusal(job, Status.CANNOT_FORWARD, "too much waits to be sent by this gateway already")
         if outcome.reply is None:
-            return None
+            return None, _usage(job, spent, Ended.OK, "", 0)
         message = encode_reply(outcome.reply)
         self._post.reply(
             job.device_id,
@@ -197,8 +217,10 @@ class Work:
             job.request.priority,
             parity=job.request.takes_parity,
         )
-        final = outcome.reply.status is Status.OK and outcome.onward is None
-        return message if final else None
+        reply = outcome.reply
+        final = reply.status is Status.OK and outcome.onward is None
+        usage = _usage(job, spent, outcome_of(reply.status), reply.message, len(message))
+        return message if final else None, usage
 
     def _next(self, worker: int, held: HeldReplies) -> Job | None:
         """The job that is due first, once there is one; None when the gateway stops.
@@ -232,3 +254,30 @@ class Work:
             return None
         self._running[worker] = time.monotonic() + ticket.work_s
         return self._jobs.pop(ticket.number)
+
+
+def _usage(job: Job, spent: Spent, outcome: Ended, reason: str, sent_bytes: int) -> Usage:
+    """What a request that was let in has used, once it has ended now."""
+    request, lasted_s = job.request, time.monotonic() - job.arrived
+    return Usage(
+        time_s=time.time() - lasted_s,
+        request_id=request.request_id,
+        machine="gateway",
+        device_id=job.device_id,
+        bundle=request.bundle_digest.hex(),
+        cut=request.cut,
+        codec=request.codec,
+        outcome=outcome,
+        next_cut=job.next_cut or "",
+        priority=int(request.priority),
+        deadline_ms=float(request.deadline_ms),
+        score=request.score,
+        features=dict(request.features),
+        cpu_ms=spent.cpu_ms,
+        timings_ms=spent.timings_ms,
+        peak_bytes=peak_bytes(),
+        received_bytes=job.size_bytes,
+        sent_bytes=sent_bytes,
+        latency_ms=lasted_s * 1e3,
+        reason=reason,
+    )

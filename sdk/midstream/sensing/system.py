@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,16 @@ def available_bytes() -> int | None:
         return int(psutil.virtual_memory().available)
     except _UNTOLD:
         return None
+
+
+def peak_bytes() -> int | None:
+    """The most memory that this process has held resident so far; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
 
 
 def battery() -> Battery | None:
