@@ -1,4 +1,4 @@
-"""Made workloads of a gateway, of kinds such as ``camera-motion``: when requests come, what they hold, how long they run.
+"""Made workloads of a gateway, of kinds such as ``camera-motion``: when requests come, with what, how long they run.
 
 What each kind is, with its formulas: `docs/allocation.md`. A kind and a seed give the same workload on any machine, as
 made links do (`trace_making`): only uniform numbers are drawn, and what comes of them is rounded.

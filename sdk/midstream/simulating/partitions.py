@@ -1,4 +1,4 @@
-"""A gateway's partitions, simulated: made workloads in, and out the intervals that the real collector would have closed.
+"""A gateway's partitions, simulated: made workloads in, the intervals that the real collector would close out.
 
 The queue is the real one in a shorter form (`allocation.queueing`: earliest deadline first, admission by what is
 expected to run before), so that an hour takes seconds.
