@@ -23,7 +23,7 @@ ALL_KINDS = (*KINDS, MIXED)
 
 @dataclass(frozen=True)
 class Ranges:
-    """From where each gateway is drawn: the first seed, how many of each kind, and ranges drawn evenly in logarithms."""
+    """From where each gateway is drawn: the first seed, how many of each kind, ranges drawn evenly in logarithms."""
 
     first_seed: int
     of_each: int

@@ -25,6 +25,13 @@ CredentialsOption = Annotated[
         help="Folder with ca.pem, cert.pem and key.pem for mqtts:// and wss://; also from MIDSTREAM_MQTT_CREDENTIALS.",
     ),
 ]
+HistoryOption = Annotated[
+    Path | None, typer.Option("--history", help="File for what each request has used; see midstream history.")
+]
+HistorySizeOption = Annotated[
+    float | None,
+    typer.Option("--history-mbytes", min=1, help="MB that this file may have. Default: 268 for a gateway, 33 for run."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -56,6 +63,8 @@ def gateway(
     device_mbytes: Annotated[
         float, typer.Option(min=0.001, help="MB that one device may send a second; beyond, it is refused.")
     ] = DEFAULT_RATES.bytes_per_s / 1e6,
+    history: HistoryOption = None,
+    history_mbytes: HistorySizeOption = None,
 ) -> None:
     """Serve the tails of bundles to devices; waits for the broker if it is not up yet."""
     from midstream.gateway import Gateway
@@ -69,6 +78,8 @@ def gateway(
         credentials=credentials,
         pool=pool,
         rates=Rates(device_messages, device_mbytes * 1e6),
+        history=history,
+        history_bytes=history_bytes(history_mbytes),
     ) as serving:
         on_stop_signal(serving.stop)
         if serving.wait_connected(2.0):
@@ -76,6 +87,11 @@ def gateway(
         elif not serving.given_up:
             notes.print(f"gateway {serving.gateway_id} waits for the broker: {serving.last_error}")
         serving.serve()
+
+
+def history_bytes(mbytes: float | None) -> int | None:
+    """How large a history may be; None where nobody says."""
+    return None if mbytes is None else int(mbytes * 1e6)
 
 
 def find_bundles(paths: list[Path]) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from midstream.cli.gateway import BrokerOption, CredentialsOption
+from midstream.cli.gateway import BrokerOption, CredentialsOption, HistoryOption, HistorySizeOption, history_bytes
 from midstream.cli.objective import (
     AgreementOption,
     EnergyOption,
@@ -75,6 +75,8 @@ def run(
     decisions: Annotated[Path | None, typer.Option(help="File for a log of decisions; see midstream replay.")] = None,
     save: Annotated[Path | None, typer.Option(help="Folder for the outputs, one .npz file for each input.")] = None,
     state: Annotated[Path | None, typer.Option(help="Folder for what is learned of costs, for the next run.")] = None,
+    history: HistoryOption = None,
+    history_mbytes: HistorySizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run inputs through a bundle, on this device and a gateway."""
@@ -101,6 +103,8 @@ def run(
         planner=planner.value,
         priority=priority.value,
         decisions=decisions,
+        history=history,
+        history_bytes=history_bytes(history_mbytes),
     )
     device.check_plan(cut, codec)
     # What is wrong with the first input is said before anything is waited for.

@@ -32,6 +32,7 @@ from midstream.gateway.posting import Post
 from midstream.gateway.receiving import Receiver
 from midstream.gateway.served import ServedBundle
 from midstream.gateway.work import Work
+from midstream.history import for_gateway
 
 _log = logging.getLogger("midstream.gateway")
 
@@ -48,9 +49,10 @@ class Gateway:
     it. With ``pool`` it shares requests with the other gateways of this pool, by a subscription whose name follows from
     ``pool_secret`` (default: as the environment's MIDSTREAM_POOL_SECRET or the credentials say; without accounts none
     is needed). ``rates`` bound what it takes of one device. ``slowdown`` stretches every run, as
-    `Bundle` does, to stand for a slower machine. Raises BundleError on a damaged bundle, AcceleratorError
-    where the accelerator cannot be used, and InputError on a wrong broker URL, wrong credentials, or a pool that is
-    none, all at once; a broker that is not up yet is waited for.
+    `Bundle` does, to stand for a slower machine. ``history`` names a file for what each request has used, of at most
+    ``history_bytes`` (256 MiB), which ``midstream history`` reads. Raises BundleError on a damaged bundle,
+    AcceleratorError where the accelerator cannot be used, and InputError on a wrong broker URL, wrong credentials, a
+    pool that is none, or a history that cannot be one, all at once; a broker that is not up yet is waited for.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Gateway:
         pool_secret: str | None = None,
         rates: Rates = DEFAULT_RATES,
         slowdown: float = 1.0,
+        history: str | Path | None = None,
+        history_bytes: int | None = None,
     ) -> None:
         address = parse_broker_url(broker, credentials=credentials)
         self.gateway_id = topics.check_id(address.client_name("gateway", gateway_id) or f"gw-{uuid.uuid4().hex[:12]}")
@@ -104,6 +108,9 @@ class Gateway:
         limits = Limits(*(max(bundle.max_request_bytes for bundle in served),) * 2)
         meter = LinkMeter()
         self._observers = Observers()
+        self._history = None if history is None else for_gateway(history, history_bytes)
+        if self._history is not None:
+            self._observers.add(self._history.record)
         post = self._post = Post(self._transport, self.gateway_id, limits.max_message_bytes, meter)
         self._peers = Peers(self.gateway_id, {bundle.digest: bundle.bases_id for bundle in served})
         self._work = Work(workers, post, self._peers, self._transport, self._news.set, self._observers)
@@ -117,6 +124,8 @@ class Gateway:
         try:
             for bundle in self._served.values():
                 bundle.measure()
+            if self._history is not None:
+                self._history.start()
             self._work.start()
             own = (topics.request_filter(self.gateway_id), *topics.gateway_filters(self.gateway_id))
             for topic_filter in (*own, topics.presence_filter(), topics.load_filter()):
@@ -137,6 +146,8 @@ class Gateway:
         self._work.close()
         self._transport.close(last=(self._presence_topic, b""))
         self._post.mail.close()
+        if self._history is not None:
+            self._history.close()
 
     def serve(self) -> None:
         """Serve until `stop` is called, from a signal handler or another thread.
