@@ -64,10 +64,10 @@ class Network:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Quantiles and the next state, of rows × `FEATURES` and rows × units.
 
-        Quantiles are rows × 12: for each of `TARGETS` low, middle and high, on the scale of `features.logs`.
+        Quantiles are rows × 12: for each of `TARGETS` low, middle and high, as log(1 + amount / unit).
         """
         found = self._session.run({"features": features, "state": state})
-        return found["quantiles"], found["next"]
+        return found["quantiles"].astype(np.float32, copy=False), found["next"].astype(np.float32, copy=False)
 
 
 def _units(folder: Path) -> int:
@@ -118,12 +118,13 @@ class RecurrentForecaster:
             numbers[rows] = numbers_of([intervals[each] for each in known])
         features = self._steps.step(numbers)
         quantiles, state = self._network.step(features, self._state)
-        whole = np.isfinite(quantiles).all(axis=1) & np.isfinite(state).all(axis=1)
+        whole: NDArray[np.bool_] = np.isfinite(np.concatenate([quantiles, state], axis=1)).all(axis=1)
         self._state = np.where(whole[:, np.newaxis], state, np.float32(0.0))
         found = forecast_amounts(quantiles)
         self._forecasts = {each: _last_value(interval) for each, interval in intervals.items()}
-        rows = {each: row for each, row in self._rows.items() if whole[row]}
-        self._forecasts.update((each, _forecast(found[row])) for each, row in rows.items())
+        for each, row in self._rows.items():
+            if whole[row]:
+                self._forecasts[each] = _forecast(found[row])
 
     def forecast(self) -> Mapping[Partition, Forecast]:
         """The next interval of every partition in the last one."""
@@ -166,7 +167,7 @@ def _last_value(interval: Interval) -> Forecast:
 def load_forecaster(
     folders: Sequence[Path] = (SHIPPED,), engine: EngineName | None = None
 ) -> RecurrentForecaster | None:
-    """A forecaster with the first of these folders' models that runs here; None, and a line in the log, where none does."""
+    """A forecaster with the first of these folders' models that runs here; None, as the log says, where none does."""
     for folder in folders:
         try:
             return RecurrentForecaster(Network(folder, engine))

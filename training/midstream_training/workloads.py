@@ -6,18 +6,19 @@ Seeds are apart, and so are the ranges of the pace at which rates change, of ser
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from midstream.simulating.partitions import Simulated, simulate_gateway
+from midstream.simulating.partitions import simulate_gateway
 from midstream.workload_making import KINDS, MIXED, make_workloads
 from midstream_converters.forecasting.sequences import Observed, Sequences, sequences
 
 Split = Literal["train", "validation", "test"]
 SECONDS = 900
+_DAY_S = 86_400
 ALL_KINDS = (*KINDS, MIXED)
 
 
@@ -36,15 +37,24 @@ class Ranges:
 
 RANGES: Mapping[Split, Ranges] = {
     "train": Ranges(
-        1_000_000, 16, ((0.5, 0.85), (1.2, 2.2)), ((0.6, 0.8), (1.3, 3.0)), (0.2, 1.3), (1, 2, 4), (1, 2, 3, 4, 6)
+        1_000_000, 24, ((0.5, 0.85), (1.2, 2.2)), ((0.6, 0.8), (1.3, 3.0)), (0.2, 1.3), (1, 2, 4), (1, 2, 3, 4, 6)
     ),
-    "validation": Ranges(2_000_000, 3, ((0.85, 0.9), (1.15, 1.2)), ((0.8, 0.9),), (0.3, 1.2), (2, 3), (2, 3, 5)),
+    "validation": Ranges(2_000_000, 4, ((0.85, 0.9), (1.15, 1.2)), ((0.8, 0.9),), (0.3, 1.2), (2, 3), (2, 3, 5)),
     "test": Ranges(3_000_000, 6, ((0.9, 1.15),), ((0.9, 1.3),), (0.3, 1.2), (2, 3), (2, 3, 5)),
 }
 
 
-def gateways(split: Split, of_each: int | None = None) -> Iterator[tuple[str, Simulated]]:
-    """Kind and what a gateway did, of so many of each kind."""
+@dataclass(frozen=True)
+class Gateway:
+    """What one did, and of what kind that was."""
+
+    kind: str
+    workers: int
+    observed: Observed
+
+
+def gateways(split: Split, of_each: int | None = None) -> Iterator[Gateway]:
+    """So many of each kind."""
     ranges = RANGES[split]
     for number in range(of_each or ranges.of_each):
         for place, kind in enumerate(ALL_KINDS):
@@ -61,14 +71,14 @@ def gateways(split: Split, of_each: int | None = None) -> Iterator[tuple[str, Si
                 pace=_drawn(rng, ranges.pace),
                 service_scale=_drawn(rng, ranges.service_scale) * _by_workers(workers),
             )
-            yield kind, simulate_gateway(made, SECONDS, workers=workers)
+            lived = simulate_gateway(made, SECONDS, workers=workers)
+            # At any time of the day: what is to be learned from these is not when it was.
+            yield Gateway(kind, workers, Observed(lived.intervals, lived.waits_ms, _DAY_S * rng.random()))
 
 
-def corpus(split: Split, of_each: int | None = None) -> tuple[Sequences, list[str]]:
-    """All of a split, and of which kind each row's gateway is."""
-    found = list(gateways(split, of_each))
-    made = sequences([Observed(each.intervals, each.waits_ms) for _, each in found])
-    return made, [found[group][0] for group in made.groups]
+def corpus(gateways: Sequence[Gateway]) -> Sequences:
+    """Of them all, in their order."""
+    return sequences([each.observed for each in gateways])
 
 
 def _by_workers(workers: int) -> float:

@@ -29,7 +29,7 @@ _FORMULAS: Mapping[str, Mapping[Target, str]] = {
 
 @dataclass(frozen=True)
 class Figures:
-    """Of held-out intervals: ``errors`` by forecast and target, ``coverage`` by target, ``intervals`` counted by target.
+    """Of held-out intervals: ``errors`` by forecast and target, ``coverage`` and counted ``intervals`` by target.
 
     An error is the mean over partitions of the mean absolute error by the partition's mean (`Sequences.scales`), of the
     intervals that count. ``coverage`` is the share of values that each quantile was not below; it should be .1, .5, .9.
@@ -53,14 +53,14 @@ def forecasts(network: Network, features: NDArray[np.float32]) -> NDArray[np.flo
     return forecast_amounts(found)
 
 
-def figures(held_out: Sequences, found: Mapping[str, NDArray[np.float64]]) -> Figures:
-    """Of forecasts by name, rows × steps × targets × 3, beside the simple ones; coverage is the first's."""
+def figures(held_out: Sequences, found: Mapping[str, NDArray[np.float64]], *, simple: bool = True) -> Figures:
+    """Of forecasts by name, rows × steps × targets × 3, beside the ``simple`` ones; coverage is the first's."""
     errors: dict[str, dict[Target, float]] = {}
     for name, values in found.items():
         errors[name] = {target: _error(held_out, at, values[..., at, 1]) for at, target in enumerate(TARGETS)}
-    for name, by_target in _FORMULAS.items():
+    for name, by_target in _FORMULAS.items() if simple else ():
         errors[name] = {
-            target: _error(held_out, at, amounts(held_out.features[..., FEATURES.index(by_target[target])], target))
+            target: _error(held_out, at, amounts(_feature(held_out, by_target[target]), target))
             for at, target in enumerate(TARGETS)
             if target in by_target
         }
@@ -68,12 +68,16 @@ def figures(held_out: Sequences, found: Mapping[str, NDArray[np.float64]]) -> Fi
     counted = held_out.counts > 0
     coverage: dict[Target, tuple[float, ...]] = {}
     for at, target in enumerate(TARGETS):
-        known, values = counted[..., at], held_out.targets[..., at]
+        known, came = counted[..., at], held_out.targets[..., at]
         # Of forecasts of 0 and 0s that came: as float32 rounds.
         coverage[target] = tuple(
-            _mean(values[known] <= first[..., at, which][known] * (1 + 1e-6) + 1e-6) for which in range(len(QUANTILES))
+            _mean(came[known] <= first[..., at, which][known] * (1 + 1e-6) + 1e-6) for which in range(len(QUANTILES))
         )
     return Figures(errors, coverage, {target: int(counted[..., at].sum()) for at, target in enumerate(TARGETS)})
+
+
+def _feature(held_out: Sequences, name: str) -> NDArray[np.float32]:
+    return held_out.features[..., FEATURES.index(name)]
 
 
 def _error(held_out: Sequences, at: int, values: NDArray[np.float64]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -128,7 +128,6 @@ def trainer(net: Net, rate: float, steps: int) -> Callable[..., tuple[Any, Any]]
     optimizer = keras.optimizers.Adam(schedule, global_clipnorm=1.0)
     optimizer.build(net.trainable)
 
-    @tf.function(reduce_retracing=True)
     def step(features: Any, state: Any, targets: Any, counts: Any, scales: Any) -> tuple[Any, Any]:
         with tf.GradientTape() as tape:
             quantiles, following = net.run(features, state)
@@ -136,7 +135,8 @@ def trainer(net: Net, rate: float, steps: int) -> Callable[..., tuple[Any, Any]]
         optimizer.apply(tape.gradient(loss, [each.value for each in net.trainable]), net.trainable)
         return loss, following
 
-    return step
+    compiled: Callable[..., tuple[Any, Any]] = tf.function(step, reduce_retracing=True)
+    return compiled
 
 
 def to_tflite(net: Net) -> bytes:
@@ -146,12 +146,12 @@ def to_tflite(net: Net) -> bytes:
         for name, width in (("features", len(FEATURES)), ("state", STATE))
     ]
 
-    @tf.function(input_signature=signature)
     def forecast(features: Any, state: Any) -> tuple[Any, Any]:
         quantiles, following = net.step(features, state)
         return tf.identity(quantiles, name="quantiles"), tf.identity(following, name="next")
 
-    frozen = convert_variables_to_constants_v2(forecast.get_concrete_function())
+    compiled = tf.function(forecast, input_signature=signature)
+    frozen = convert_variables_to_constants_v2(compiled.get_concrete_function())
     content = bytes(tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert())
     interpreter = tf.lite.Interpreter(model_content=content)
     widths = [int(each["shape_signature"][1]) for each in interpreter.get_input_details()]

@@ -61,7 +61,8 @@ def observed(usages: Iterable[Usage]) -> Observed:
 
 
 def _stage(number: int, usage: Usage) -> _Stage:
-    ended_s = usage.time_s + max(0.0, usage.latency_ms) / 1e3
+    # What is no number counts as none.
+    ended_s = usage.time_s + min(max(0.0, usage.latency_ms) / 1e3, _PAUSE_S)
     waited_s = max(0.0, usage.timings_ms.get("queue", usage.latency_ms)) / 1e3
     return _Stage(min(usage.time_s + waited_s, ended_s), ended_s, number, usage)
 
@@ -77,7 +78,7 @@ def _closed(
     stages: list[_Stage], workers: int
 ) -> Iterator[tuple[dict[Partition, Interval], dict[Partition, tuple[float, int]]]]:
     """Each interval, and the waits of those that came in it and ran: their sum in ms, and how many."""
-    now_s = math.floor(stages[0].usage.time_s)
+    now_s = float(math.floor(stages[0].usage.time_s))
     collected = Intervals(now_s)
     waiting: list[tuple[float, int, _Stage]] = []
     running: list[tuple[float, int, _Stage]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -94,7 +95,7 @@ class _Graph:
         self.constants: list[onnx.TensorProto] = []
         self._known: dict[object, str] = {}
 
-    def node(self, operator: str, inputs: Sequence[str], *, into: str | None = None, **attributes: object) -> str:
+    def node(self, operator: str, inputs: Sequence[str], *, into: str | None = None, **attributes: Any) -> str:
         """The name of its only output."""
         name = into or f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from midstream.allocation.usage import Partition
 
 MAX_PARTITIONS = 64
 # What an error is measured by is at least this much: requests, ms, bytes, ms.
-_FLOORS = np.array([0.25, 5.0, float(1 << 20), 2.0])
+_FLOORS = np.array([0.25, 5.0, float(1 << 20), 2.0], np.float32)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Sequences:
     def scales(self) -> NDArray[np.float32]:
         """What errors are measured by: the mean of each row's targets, and a little; rows × targets."""
         known = np.maximum(self.counts.sum(axis=1), 1.0)
-        return ((self.targets * self.counts).sum(axis=1) / known + _FLOORS).astype(np.float32)
+        scales: NDArray[np.float32] = (self.targets * self.counts).sum(axis=1) / known + _FLOORS
+        return scales
 
     def rows(self, which: NDArray[np.intp] | NDArray[np.bool_]) -> Sequences:
         """Some of the rows."""
@@ -50,28 +51,46 @@ class Sequences:
 class Observed:
     """One gateway's intervals in order, and what those that came in each have waited in the end, where it is known.
 
-    ``waits_ms`` is by partition, one for each interval, NaN where nobody waited or nobody knows.
+    ``waits_ms`` is by partition, one for each interval, NaN where nobody waited or nobody knows. ``later_s`` is added
+    to the times of the intervals.
     """
 
     intervals: Sequence[Mapping[Partition, Interval]]
     waits_ms: Mapping[Partition, NDArray[np.float64]]
+    later_s: float = 0.0
+
+    def busiest(self) -> list[Partition]:
+        """The 64 partitions that were asked for most."""
+        came: Counter[Partition] = Counter()
+        for each in self.intervals:
+            for partition, interval in each.items():
+                came[partition] += interval.arrivals
+        return [partition for partition, _ in came.most_common(MAX_PARTITIONS)]
 
 
 def sequences(gateways: Sequence[Observed]) -> Sequences:
-    """Of gateways with equally many intervals; of each the 64 partitions that were asked for most."""
-    steps = min(len(each.intervals) for each in gateways)
-    numbers, known, waits, groups = [], [], [], []
-    for group, gateway in enumerate(gateways):
-        for partition in _busiest(gateway.intervals):
-            there = [each.get(partition) for each in gateway.intervals[:steps]]
-            numbers.append(numbers_of([each or _ABSENT for each in there]))
-            known.append(np.array([each is not None for each in there]))
-            waits.append(gateway.waits_ms[partition][:steps])
-            groups.append(group)
-    return _made(np.stack(numbers), np.stack(known), np.stack(waits), np.array(groups, np.intp))
+    """Of gateways with equally many intervals, row by row of each its `Observed.busiest` partitions."""
+    return _made(*_stacked(gateways))
 
 
 _ABSENT = Interval(0.0, 1.0, 0)
+
+
+def _stacked(
+    gateways: Sequence[Observed],
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64], NDArray[np.intp]]:
+    """Numbers (rows × steps × `COLUMNS`), whether they are known, waits, and of which gateway each row is."""
+    steps = min(len(each.intervals) for each in gateways)
+    numbers, known, waits, groups = [], [], [], []
+    for group, gateway in enumerate(gateways):
+        for partition in gateway.busiest():
+            there = [each.get(partition) for each in gateway.intervals[:steps]]
+            numbers.append(numbers_of([each or _ABSENT for each in there]))
+            numbers[-1][:, COLUMNS.index("time_s")] += gateway.later_s
+            known.append(np.array([each is not None for each in there]))
+            waits.append(gateway.waits_ms[partition][:steps])
+            groups.append(group)
+    return np.stack(numbers), np.stack(known), np.stack(waits), np.array(groups, np.intp)
 
 
 def _made(
@@ -81,7 +100,7 @@ def _made(
     features = []
     for at in range(numbers.shape[1] - 1):
         for row in np.flatnonzero(known[:, at] & ~known[:, at - 1]) if at else ():
-            shown.reset(row)
+            shown.reset(int(row))
         features.append(shown.step(numbers[:, at], groups))
     following = bounded(numbers)[:, 1:]
     columns = [following[..., COLUMNS.index(target)] for target in TARGETS]
@@ -95,11 +114,3 @@ def _made(
     return Sequences(
         np.stack(features, axis=1), np.stack(columns, axis=2).astype(np.float32), counted.astype(np.float32), groups
     )
-
-
-def _busiest(intervals: Iterable[Mapping[Partition, Interval]]) -> list[Partition]:
-    came: Counter[Partition] = Counter()
-    for each in intervals:
-        for partition, interval in each.items():
-            came[partition] += interval.arrivals
-    return [partition for partition, _ in came.most_common(MAX_PARTITIONS)]

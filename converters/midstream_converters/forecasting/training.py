@@ -107,8 +107,10 @@ def fit(train: Sequences, valid: Sequences, recipe: Recipe, name: str, before: b
             (folder / FROM).write_bytes(before)
         request = {"name": name, **asdict(recipe)}
         answer = run_apart(_WORKER, folder, request, f"{name}: training with TensorFlow", "try a shorter history")
-        made = {"litert": MADE_TFLITE, "onnx": MADE_ONNX}
-        files = {MODEL_FILES[engine]: (folder / file).read_bytes() for engine, file in made.items()}
+        files = {
+            MODEL_FILES["litert"]: (folder / MADE_TFLITE).read_bytes(),
+            MODEL_FILES["onnx"]: (folder / MADE_ONNX).read_bytes(),
+        }
     return Fitted(files, tuple(answer["losses"]), answer["kept"])
 
 
@@ -160,8 +162,12 @@ def _segments(known: Sequences) -> Sequences:
     steps = known.features.shape[1]
     length = min(_SEGMENT, steps)
     pieces = [known.steps(slice(at, at + length)) for at in range(0, steps - length + 1, length)]
-    joined = (np.concatenate([getattr(each, part) for each in pieces]) for part in ("features", "targets", "counts"))
-    return Sequences(*joined, np.concatenate([each.groups for each in pieces]))
+    return Sequences(
+        np.concatenate([each.features for each in pieces]),
+        np.concatenate([each.targets for each in pieces]),
+        np.concatenate([each.counts for each in pieces]),
+        np.concatenate([each.groups for each in pieces]),
+    )
 
 
 def _judged(known: Sequences, first: int, end: int) -> Sequences:

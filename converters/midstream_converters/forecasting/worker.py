@@ -7,7 +7,6 @@ it learns from the sequences ``train``, keeps what is best on ``valid``, and wri
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from midstream.errors import ModelError
 from midstream_converters.apart import serve
 from midstream_converters.forecasting.onnx_file import to_onnx, weights_of
 from midstream_converters.forecasting.sequences import Sequences
-from midstream_converters.forecasting.stored import MADE_ONNX, MADE_TFLITE, FROM, load
+from midstream_converters.forecasting.stored import FROM, MADE_ONNX, MADE_TFLITE, load
 from midstream_converters.forecasting.weights import UNITS, Weights
 
 _WINDOW = 64
@@ -47,7 +46,6 @@ def main(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     for epoch in range(1, request["epochs"] + 1):
         _epoch(step, train, request["batch"], rng)
         losses.append(_loss(nets, net, valid))
-        print(f"epoch {epoch} of {request['epochs']}: {losses[-1]:.4f}", file=sys.stderr, flush=True)
         if losses[-1] < losses[kept]:
             best, kept = net.weights(), epoch
     net.set(best)
