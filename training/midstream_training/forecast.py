@@ -10,12 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from midstream.allocation.ensemble import ensemble
 from numpy.typing import NDArray
 
+from midstream.allocation.ensemble import ensemble
 from midstream.allocation.features import TARGETS
-from midstream.allocation.intervals import Forecast
-from midstream.allocation.predictors import Predictor
+from midstream.allocation.mixing import Chooser
 from midstream.files import write_whole
 from midstream.forecaster import CARD, MODEL_FILES, Network, RecurrentForecaster
 from midstream_converters.forecasting.card import NETWORK, Card, essentials
@@ -66,36 +65,36 @@ def main() -> int:
 
 
 def judged(held_out: Sequences, tested: Sequence[Gateway], folder: Path) -> dict[str, NDArray[np.float64]]:
-    """Forecasts by name, rows × steps × targets × 3: the network's, those it is held against, and the mixes'."""
+    """Forecasts by name, rows × steps × targets × 3: the network's, those it is held against, and the mixes'.
+
+    Of all but the network's there is the middle only, as all three.
+    """
     found = {NETWORK: forecasts(Network(folder), held_out.features)}
-    shape = found[NETWORK].shape
-    for name, further in ((MIX, False), (MIX_WITH, True)):
-        made = {each: np.zeros(shape) for each in ((*SHOWN, name) if not further else (name,))}
-        first = 0
-        for gateway in tested:
-            joined: list[Predictor] = [RecurrentForecaster(Network(folder))] if further else []
-            first = _run(gateway, ensemble(gateway.workers, joined), name, first, made)
-        found |= made
+    found |= {name: np.zeros_like(found[NETWORK]) for name in (*SHOWN, MIX, MIX_WITH)}
+    first = 0
+    for gateway in tested:
+        rows = slice(first, first + len(gateway.observed.busiest()))
+        _run(gateway, ensemble(gateway.workers), {name: found[name][rows] for name in SHOWN}, found[MIX][rows])
+        _run(gateway, ensemble(gateway.workers, [RecurrentForecaster(Network(folder))]), {}, found[MIX_WITH][rows])
+        first = rows.stop
     return found
 
 
-def _run(gateway: Gateway, chooser: Predictor, name: str, first: int, made: Mapping[str, NDArray[np.float64]]) -> int:
-    """Fill in what the chooser, and the predictors within it, say after each interval; returns the next row."""
+def _run(
+    gateway: Gateway, chooser: Chooser, singles: Mapping[str, NDArray[np.float64]], chosen: NDArray[np.float64]
+) -> None:
+    """Fill in what the chooser, and single predictors within it, say after each interval."""
     partitions = gateway.observed.busiest()
-    singles = {each.name: each for each in chooser.predictors if each.name in made}
     for at, intervals in enumerate(gateway.observed.intervals[:-1]):
         chooser.observe(intervals)
-        for each, predictor in {**singles, name: chooser}.items():
-            said = predictor.forecast()
-            for place, partition in enumerate(partitions):
-                if partition in said:
-                    made[each][first + place, at] = _numbers(said[partition])
-    return first + len(partitions)
-
-
-def _numbers(forecast: Forecast) -> list[tuple[float, float, float]]:
-    quantiles = (getattr(forecast, target) for target in TARGETS)
-    return [(each.low, each.middle, each.high) for each in quantiles]
+        said, middles = chooser.forecast(), chooser.middles()
+        for row, partition in enumerate(partitions):
+            if partition not in said:
+                continue
+            for place, target in enumerate(TARGETS):
+                chosen[row, at, place] = getattr(said[partition], target).middle
+                for name, made in singles.items():
+                    made[row, at, place] = middles[partition][target][name]
 
 
 def _of(held_out: Sequences, found: Mapping[str, NDArray[np.float64]], rows: NDArray[np.bool_]) -> Figures:

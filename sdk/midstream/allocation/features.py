@@ -80,7 +80,7 @@ _ARRIVALS = (
     "arrivals_slow",
     "arrivals_holt",
     "arrivals_period",
-    "arrivals_periods",
+    "arrivals_aligned",
 )
 _CPU = ("cpu_last", "cpu_fast", "cpu_even", "cpu_slow", "cpu_by_arrivals", "cpu_by_period")
 _MEMORY = ("memory_last", "memory_even")
@@ -175,16 +175,13 @@ class Steps:
     def _amounts(self, given: Mapping[str, Values], group: NDArray[np.intp], level: Values) -> dict[str, Values]:
         """What is shown on a logarithmic scale."""
         means, kept = self._means, self._kept
-        period = self._periods.ago(1)
-        recurs = np.isfinite(period)
-        period = np.where(recurs, period, means["arrivals_even"])
-        before = self._periods.ago(1, 2)
-        periods = np.where(np.isfinite(before), (period + before) / 2, period)
+        ago, aligned = self._periods.ago(1, *_AROUND), self._periods.aligned()
+        period, aligned = (np.where(np.isfinite(each), each, means["arrivals_even"]) for each in (ago[:, 0], aligned))
+        around = dict(zip(_AROUND.values(), np.nan_to_num(ago[:, 1:]).T, strict=True))
         cpu_each = means["cpu_slow"] / np.maximum(means["served_slow"], 0.05)
         workers = self._capacity(given, group)
         self._load = self._utilisation(level, workers, given["busy"], group)
-        self._load_by_period = self._utilisation(periods, workers, given["busy"], group)
-        around = {name: self._periods.ago(ahead) for ahead, name in _AROUND.items()}
+        self._load_by_period = self._utilisation(aligned, workers, given["busy"], group)
         return {
             "arrivals_last": given["arrivals"],
             "arrivals_fast": means["arrivals_fast"],
@@ -192,13 +189,13 @@ class Steps:
             "arrivals_slow": means["arrivals_slow"],
             "arrivals_holt": level,
             "arrivals_period": period,
-            "arrivals_periods": periods,
+            "arrivals_aligned": aligned,
             "cpu_last": given["cpu_ms"],
             "cpu_fast": means["cpu_fast"],
             "cpu_even": means["cpu_even"],
             "cpu_slow": means["cpu_slow"],
             "cpu_by_arrivals": cpu_each * means["arrivals_fast"],
-            "cpu_by_period": cpu_each * periods,
+            "cpu_by_period": cpu_each * aligned,
             "memory_last": given["memory_bytes"],
             "memory_even": means["memory_even"],
             "wait_last": kept["wait"],
@@ -208,7 +205,7 @@ class Steps:
             "queue_report": given["queue_ms"],
             "wait_fluid": given["queue_ms"] + _HALF_MS * (self._load - 1.0),
             "wait_by_period": given["queue_ms"] + _HALF_MS * (self._load_by_period - 1.0),
-            **{name: np.where(np.isfinite(value), value, 0.0) for name, value in around.items()},
+            **around,
             "service": means["service_even"],
             "cpu_each": cpu_each,
             "served": given["served"],
