@@ -119,6 +119,16 @@ _SMOOTHED: Mapping[str, tuple[str, float]] = {
     "service_even": ("service_ms", _EVEN),
     **{name: (name, _SLOW) for name in _SEEN},
 }
+_PLACE = {name: place for place, name in enumerate(_SMOOTHED)}
+_SQUARE = _PLACE["square_even"]
+_SHARES = np.array([[share] for _, share in _SMOOTHED.values()])
+# Whether there is anything to a mean is said by: nothing, who was let in, what ran, who came.
+_SAID_BY = np.array(
+    [
+        1 if column == "wait_ms" else 2 if column == "service_ms" else 3 if column in _SEEN else 0
+        for column, _ in _SMOOTHED.values()
+    ]
+)
 
 
 class Steps:
@@ -131,7 +141,7 @@ class Steps:
         self.rows = rows
         self._periods = Periods(rows)
         self._new = np.ones(rows, bool)
-        self._means = {name: np.zeros(rows) for name in _SMOOTHED}
+        self._means = np.zeros((len(_SMOOTHED), rows))
         self._kept = {name: np.zeros(rows) for name in ("level", "trend", "silent", "backlog", "wait", *_SEEN)}
         self._workers = np.zeros(rows)
         self._load = self._load_by_period = np.zeros(rows)
@@ -143,14 +153,15 @@ class Steps:
         self._periods.grow(rows)
         self._new = np.pad(self._new, (0, more), constant_values=True)
         self._workers = np.pad(self._workers, (0, more))
-        self._means = {name: np.pad(values, (0, more)) for name, values in self._means.items()}
+        self._means = np.pad(self._means, ((0, 0), (0, more)))
         self._kept = {name: np.pad(values, (0, more)) for name, values in self._kept.items()}
 
     def reset(self, row: int) -> None:
         """Begin anew with this row, as with one that has seen nothing."""
         self._periods.reset(row)
         self._new[row] = True
-        for values in (*self._means.values(), *self._kept.values()):
+        self._means[:, row] = 0.0
+        for values in self._kept.values():
             values[row] = 0.0
 
     def step(self, numbers: Values, gateways: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
@@ -174,7 +185,7 @@ class Steps:
 
     def _amounts(self, given: Mapping[str, Values], group: NDArray[np.intp], level: Values) -> dict[str, Values]:
         """What is shown on a logarithmic scale."""
-        means, kept = self._means, self._kept
+        means, kept = dict(zip(_SMOOTHED, self._means, strict=True)), self._kept
         ago, aligned = self._periods.ago(1, *_AROUND), self._periods.aligned()
         period, aligned = (np.where(np.isfinite(each), each, means["arrivals_even"]) for each in (ago[:, 0], aligned))
         around = dict(zip(_AROUND.values(), np.nan_to_num(ago[:, 1:]).T, strict=True))
@@ -220,7 +231,7 @@ class Steps:
 
     def _shares(self, given: Mapping[str, Values], level: Values, group: NDArray[np.intp]) -> dict[str, Values]:
         """What is shown as it is."""
-        means, lag = self._means, self._periods.lag
+        means, lag = dict(zip(_SMOOTHED, self._means, strict=True)), self._periods.lag
         phase = 2.0 * np.pi * (self._periods.steps % np.maximum(lag, 1)) / np.maximum(lag, 1)
         day = 2.0 * np.pi * (given["time_s"] % _DAY_S) / _DAY_S
         scatter = means["square_even"] / np.maximum(means["arrivals_even"], 0.05)
@@ -256,20 +267,23 @@ class Steps:
 
     def _smooth(self, given: Mapping[str, Values]) -> None:
         """Move the means; one that is new starts at its first value, and a time of nobody leaves its mean alone."""
-        came, ran = given["arrivals"] > 0, given["service_ms"] > 0
-        let_in = given["arrivals"] > given["refused"]
-        for name, (column, share) in _SMOOTHED.items():
-            value, mean = given[column], self._means[name]
-            if name == "square_even":
-                value = (value - self._means["arrivals_even"]) ** 2
-            moved = mean + np.where(self._new, 1.0, share) * (value - mean)
-            if column == "wait_ms":
-                moved = np.where(let_in, moved, mean)
-            elif column == "service_ms":
-                moved = np.where(ran, np.where(mean > 0, moved, value), mean)
-            elif column in _SEEN:
-                moved = np.where(came, np.where(mean != 0, moved, value), mean)
-            self._means[name] = moved
+        values = np.stack([given[column] for column, _ in _SMOOTHED.values()])
+        values[_SQUARE] = (values[_SQUARE] - self._mean("arrivals_even")) ** 2
+        moved = self._means + np.where(self._new, 1.0, _SHARES) * (values - self._means)
+        said = np.stack(
+            [
+                np.ones(self.rows, bool),
+                given["arrivals"] > given["refused"],
+                given["service_ms"] > 0,
+                given["arrivals"] > 0,
+            ]
+        )[_SAID_BY]
+        first = (self._means == 0) & (_SAID_BY > 1)[:, np.newaxis]
+        self._means = np.where(said, np.where(first, values, moved), self._means)
+
+    def _mean(self, name: str) -> Values:
+        mean: Values = self._means[_PLACE[name]]
+        return mean
 
     def _holt(self, arrivals: Values) -> Values:
         """Level and trend of Holt's linear method, one interval ahead."""
@@ -282,7 +296,7 @@ class Steps:
 
     def _capacity(self, given: Mapping[str, Values], group: NDArray[np.intp]) -> Values:
         """How many workers' worth of work each row's gateway does in a second when busy; 0 where it was never seen."""
-        work_s = np.bincount(group, given["served"] * self._means["service_even"], self.rows) / 1e3
+        work_s = np.bincount(group, given["served"] * self._mean("service_even"), self.rows) / 1e3
         busy = np.zeros(self.rows)
         np.maximum.at(busy, group, np.minimum(given["busy"], 1.0))
         told = (busy > _BUSY) & (work_s > 0)
@@ -293,7 +307,7 @@ class Steps:
 
     def _utilisation(self, arrivals: Values, workers: Values, busy: Values, group: NDArray[np.intp]) -> Values:
         """How busy so many arrivals would keep each row's gateway; where nobody knows, how busy it is."""
-        offered = _total(arrivals * self._means["service_even"], group) / 1e3
+        offered = _total(arrivals * self._mean("service_even"), group) / 1e3
         return np.where(workers > 0, np.minimum(offered / np.maximum(workers, 0.05), 8.0), np.minimum(busy, 1.0))
 
 
