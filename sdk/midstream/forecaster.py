@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from midstream.allocation.features import FEATURES, TARGETS, Steps, amounts, numbers_of
+from midstream.allocation.features import FEATURES, TARGETS, Steps, all_amounts, numbers_of
 from midstream.allocation.intervals import Forecast, Interval, Quantiles
 from midstream.allocation.usage import Partition
 from midstream.engines import Program, engine_for, installed_engines
@@ -152,8 +152,7 @@ _NO_INTERVAL = numbers_of([Interval(0.0, 1.0, 0)])
 
 def forecast_amounts(quantiles: NDArray[np.float32]) -> NDArray[np.float64]:
     """Amounts of … × 12 quantiles as the network gives them: … × targets × 3, in order, at least 0."""
-    shaped = quantiles.reshape(*quantiles.shape[:-1], len(TARGETS), 3)
-    return np.stack([amounts(shaped[..., at, :], target) for at, target in enumerate(TARGETS)], axis=-2)
+    return all_amounts(quantiles.reshape(*quantiles.shape[:-1], len(TARGETS), 3))
 
 
 def _forecast(found: Sequence[Sequence[float]]) -> Forecast:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Literal, get_args
 
 import numpy as np
@@ -34,6 +35,7 @@ _NUMBERS = (
 COLUMNS: tuple[str, ...] = ("time_s", *_NUMBERS, *NAMED)
 """The columns of `numbers_of`."""
 
+_numbers_in = attrgetter("start_s", *_NUMBERS)
 _BEYOND = 1e9
 _LIMIT = math.log1p(_BEYOND)
 _MOST = np.array([1e12, *(_BEYOND * UNITS.get(name, 1.0) for name in _NUMBERS), *(_BEYOND for _ in NAMED)])
@@ -49,17 +51,8 @@ _SEEN = {"score": 100.0, **NAMED}
 
 def numbers_of(intervals: Sequence[Interval]) -> Values:
     """Intervals × `COLUMNS`, all finite, and but for the named features at least 0."""
-    numbers = np.array(
-        [
-            (
-                each.start_s,
-                *(getattr(each, name) for name in _NUMBERS),
-                *(each.features.get(name, 0.0) for name in NAMED),
-            )
-            for each in intervals
-        ],
-        np.float64,
-    ).reshape(len(intervals), len(COLUMNS))
+    rows = [(*_numbers_in(each), *(each.features.get(name, 0.0) for name in NAMED)) for each in intervals]
+    numbers = np.array(rows, np.float64).reshape(len(intervals), len(COLUMNS))
     return bounded(numbers)
 
 
@@ -70,7 +63,20 @@ def bounded(numbers: Values) -> Values:
 
 def amounts(scaled: NDArray[np.floating], target: Target) -> Values:
     """Amounts of their logarithms, log(1 + amount / unit); at least 0."""
-    return UNITS[target] * np.expm1(np.clip(scaled.astype(np.float64), 0.0, _LIMIT))
+    return UNITS[target] * _unscaled(scaled)
+
+
+def all_amounts(scaled: NDArray[np.floating]) -> Values:
+    """The same of … × targets × quantiles."""
+    return _ALL_UNITS * _unscaled(scaled)
+
+
+_ALL_UNITS = np.array([[UNITS[target]] for target in TARGETS])
+
+
+def _unscaled(scaled: NDArray[np.floating]) -> Values:
+    found: Values = np.expm1(np.minimum(np.maximum(scaled.astype(np.float64), 0.0), _LIMIT))
+    return found
 
 
 _ARRIVALS = (
@@ -101,6 +107,7 @@ FEATURES: tuple[str, ...] = (
 
 
 _UNIT_OF = {name: UNITS[target] for target, names in BASES.items() for name in names}
+_IN_UNITS = [name for name, unit in _UNIT_OF.items() if unit != 1.0]
 _BUSY = 0.1
 _SMOOTHED: Mapping[str, tuple[str, float]] = {
     # Before the mean that it is about has moved.
@@ -176,10 +183,10 @@ class Steps:
         level = self._holt(given["arrivals"])
         self._keep(given)
         columns = self._amounts(given, group, level)
-        names, values = list(columns), np.array(list(columns.values()))
-        units = np.array([[_UNIT_OF.get(name, 1.0)] for name in names])
-        scaled = np.minimum(np.log1p(np.maximum(values, 0.0) / units), _LIMIT)
-        columns = dict(zip(names, scaled, strict=True)) | self._shares(given, level, group)
+        for name in _IN_UNITS:
+            columns[name] = columns[name] / _UNIT_OF[name]
+        scaled = np.minimum(np.log1p(np.maximum(np.array(list(columns.values())), 0.0)), _LIMIT)
+        columns = dict(zip(columns, scaled, strict=True)) | self._shares(given, level, group)
         self._new[:] = False
         return np.stack([columns[name] for name in FEATURES], axis=1).astype(np.float32)
 
