@@ -126,3 +126,15 @@ def test_numbers_keep_their_columns() -> None:
     assert dict(zip(COLUMNS, row.tolist(), strict=True))["entropy"] == 6.0
     assert row[COLUMNS.index("time_s")] == 5.0
     assert row[COLUMNS.index("score")] == 40.0
+
+
+def test_what_comes_a_second_late_is_found_where_it_is_like_before() -> None:
+    counts = [2] * 200
+    for start in (20, 80, 141):
+        counts[start : start + 4] = [8, 16, 60, 16]
+    found = shown(*(Interval(float(t), 1.0, count) for t, count in enumerate(counts[:143])))
+    # 8 and 16 have come, a second later than they should have: 60 is next, and the same place a period ago says 16.
+    by_place = amounts(found[-1:, FEATURES.index("arrivals_period")], "arrivals").item()
+    by_likeness = amounts(found[-1:, FEATURES.index("arrivals_aligned")], "arrivals").item()
+    assert by_place == pytest.approx(16, rel=0.05)
+    assert 1.4 * by_place < by_likeness < 60
