@@ -205,8 +205,8 @@ the first {WARM_S} s are not judged. Seeds, loads, paces and service times are o
 tuned with. {network}
 
 Asked: what allocates errs at least {ASKED_LESS:.0%} less than an EWMA and than M/M/k in the steady state, for demand
-and wait of each partition. *All errors* sums them up, so that violent workloads count for more; *typical* is the geometric
-mean over the kinds.
+and wait of each partition. *All errors* sums them up, so that violent workloads count for more; *typical* is the
+geometric mean over the kinds.
 
 {table("|against| all errors less by| typical| ", rows)}
 
@@ -241,8 +241,8 @@ def section(target: str, by_kind: Mapping[str, Errors]) -> str:
             )
         )
     floor = (
-        "\n\n*rate known* is what someone errs who knows the rate of each second in advance, when each burst begins and "
-        "ends, too: what is left is chance. Where it is near 1, nobody can do much better than the EWMA: second by "
+        "\n\n*rate known* is what someone errs who knows the rate of each second in advance, when each burst begins "
+        "and ends, too: what is left is chance. Where it is near 1, nobody can do much better than the EWMA: second by "
         "second, steady and diurnal workloads and regimes are mostly Poisson noise. Sources of heavy tails (bursty) "
         "begin and end by chance as well."
         if target == "arrivals"
@@ -352,7 +352,8 @@ def windows() -> str:
 
 Mean latency (wait and run) of the requests that come in a window, predicted at its start from what the gateway knows
 by then: its queue, and of the last {KNOWN_S} s the mean rate and mean and variation of the service times. Poisson
-arrivals, {WINDOWS} windows each; mean absolute errors in per cent of the window's own latency. Asked: {ASKED_WINDOW:g} %.
+arrivals, {WINDOWS} windows each; mean absolute errors in per cent of the window's own latency. Asked:
+{ASKED_WINDOW:g} %.
 
 *M/M/k* and *M/G/k* are the steady state's formulas, *transient* is M/G/k from the queue as it is
 ([formulas](../allocation.md#formulas)). *Chance* is what the best constant errs, which is only known afterwards: the
