@@ -189,7 +189,8 @@ class ChangePoint:
         shape, rate = self._SHAPE, self._SHAPE / max(state.mean, 0.1)
         if state.probability.size:
             shapes, rates = shape + np.append(state.came, 0.0), rate + np.append(state.length, 0.0)
-            fits = np.array([_log_negative_binomial(count, *each) for each in zip(shapes, rates, strict=True)])
+            both = zip(shapes.tolist(), rates.tolist(), strict=True)
+            fits = np.array([_log_negative_binomial(count, *each) for each in both])
             before = np.append((1 - self._HAZARD) * state.probability, self._HAZARD)
             state.probability = before * np.exp(np.maximum(fits - fits.max(), -600))
             state.length, state.came = np.append(state.length, 0.0) + 1, np.append(state.came, 0.0) + count

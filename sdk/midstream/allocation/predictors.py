@@ -96,10 +96,7 @@ class Calibrated:
                         each.learn(math.log1p(was / unit) - _log(said or 0.0, unit))
             known[partition] = amounts, offsets
             self._forecasts[partition] = Forecast(
-                *(
-                    each.around(_log(said or 0.0, unit), unit)
-                    for each, unit, said in zip(offsets, UNITS, amounts, strict=True)
-                )
+                *(each.around(said or 0.0, unit) for each, unit, said in zip(offsets, UNITS, amounts, strict=True))
             )
         self._known = known
 
@@ -123,8 +120,11 @@ class _Offsets:
         self.low = min(0.0, self.low + step * (_LOW - (off < self.low)))
         self.high = max(0.0, self.high + step * (_HIGH - (off < self.high)))
 
-    def around(self, middle: float, unit: float) -> Quantiles:
-        return Quantiles(*(_amount(each, unit) for each in (middle + self.low, middle, middle + self.high)))
+    def around(self, amount: float, unit: float) -> Quantiles:
+        amount = min(max(amount, 0.0), MOST * unit)
+        log = math.log1p(amount / unit)
+        low, high = _amount(log + self.low, unit), _amount(log + self.high, unit)
+        return Quantiles(min(low, amount), amount, max(high, amount))
 
 
 def _log(amount: float, unit: float) -> float:
