@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from midstream.allocation.intervals import Interval
 from midstream.allocation.periods import found_period
-from midstream.allocation.predictors import Amounts, Rates, States
+from midstream.allocation.predictors import MOST, Amounts, Rates, States
 from midstream.allocation.usage import Partition
 
 Floats = NDArray[np.float64]
@@ -44,7 +44,7 @@ class _History:
         self.counts[self.end] = math.log1p(interval.arrivals)
         before = self.scenes[self.end - 1] if self.end else 0.0
         motion = interval.features.get("motion", interval.score)
-        self.scenes[self.end] = math.log1p(max(motion, 0.0)) if interval.arrivals else before
+        self.scenes[self.end] = math.log1p(min(max(motion, 0.0), MOST)) if interval.arrivals else before
         self.end += 1
         self._steps += 1
         self.rates.add(interval, _RATES_SHARE)
