@@ -225,9 +225,9 @@ Not in each kind by itself: against the EWMA it is less than that, for demand, i
 {short(by_kind, "wait_ms")}. The tables tell what chance leaves there.
 
 Asked as well: never more than {ASKED_WORSE:.0%} worse than the best single baseline of a kind. The worst is {kind},
-{NAMES[target].lower()}: {most:+.1%}, {verdict(most <= ASKED_WORSE)}. Of single gateways, whose best baseline is
-another each time, it is more in {over} of {len(single)} cases (each of {len(single) // len(NAMES)} gateways and workloads, and
-{len(NAMES)} targets), and {max(by for _, by in single):+.1%} at worst.
+{NAMES[target].lower()}: {most:+.1%}, {verdict(most <= ASKED_WORSE)}. Of single gateways,
+each with a best baseline of its own, it is more in {over} of {len(single)} cases ({len(single) // len(NAMES)} gateways
+with a workload each, {len(NAMES)} targets), and {max(by for _, by in single):+.1%} at worst.
 
 Eight in ten should lie between the low and the high forecast; there lie {between}.
 
