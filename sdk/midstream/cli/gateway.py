@@ -30,7 +30,9 @@ HistoryOption = Annotated[
 ]
 HistorySizeOption = Annotated[
     float | None,
-    typer.Option("--history-mbytes", min=1, help="MB that this file may have. Default: 268 for a gateway, 33 for run."),
+    typer.Option(
+        "--history-mbytes", min=1, help="MB that it may have. Default: 256 MiB for a gateway, 32 MiB for run."
+    ),
 ]
 
 

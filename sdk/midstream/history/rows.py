@@ -40,7 +40,7 @@ def row_of(usage: Usage, number_of: Callable[[Names], int | None]) -> tuple[obje
         _text(usage.codec),
         str(usage.outcome),
         _text(usage.next_cut),
-        int(usage.priority),
+        _whole(usage.priority),
         _number(usage.deadline_ms),
         _number(usage.score),
         _numbers(usage.features, number_of),
