@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -134,6 +135,10 @@ class Gateway:
 
     def _close(self) -> None:
         self.stop()
+        with suppress(PeerError):
+            self._announce_presence()
+        if self._pool is not None:
+            self._transport.main.unsubscribe(topics.pool_filters(self._pool, self._pool_secret)[0])
         self._work.close()
         self._transport.close(last=(self._presence_topic, b""))
         self._post.mail.close()
@@ -160,7 +165,11 @@ class Gateway:
                 self._news.wait(max(0.0, presence_due - time.monotonic()))
 
     def stop(self) -> None:
-        """Make `serve` return. What is running is finished when the ``with`` block ends."""
+        """Make `serve` return.
+
+        When the ``with`` block ends, devices are told to ask others, and what waits is finished: within 10 s, or it is
+        refused.
+        """
         self._stopped.set()
         self._news.set()
 
@@ -210,13 +219,18 @@ class Gateway:
             _log.warning("the broker shares no subscriptions: devices ask the members of pool %s directly", self._pool)
 
     def _announce_presence(self, *, always: bool = False) -> None:
-        presence = Presence(
-            self.gateway_id,
-            tuple(self._served),
-            tail_ms={digest.hex(): bundle.tail_ms() for digest, bundle in self._served.items()},
-            knows=self._knows,
-            bases={digest.hex(): bundle.bases_id for digest, bundle in self._served.items() if bundle.bases_id},
-            pools=() if self._pool is None else (self._pool,),
+        # One that stops is still there for what it was asked, and has no bundles for what is new.
+        presence = (
+            Presence(self.gateway_id)
+            if self._stopped.is_set()
+            else Presence(
+                self.gateway_id,
+                tuple(self._served),
+                tail_ms={digest.hex(): bundle.tail_ms() for digest, bundle in self._served.items()},
+                knows=self._knows,
+                bases={digest.hex(): bundle.bases_id for digest, bundle in self._served.items() if bundle.bases_id},
+                pools=() if self._pool is None else (self._pool,),
+            )
         )
         with self._announcing:
             self._announcer.presence(presence, always=always)
