@@ -392,11 +392,25 @@ class Bundle:
         middles = (middle_name(*pair) for pair in self.manifest.middles() if cut_id in pair)
         coding = (name(cut_id, codec) for name in (head_name, tail_name) for codec in CARRIERS)
         for name in (head_name(cut_id), tail_name(cut_id), *middles, *coding):
-            with self._lock:
-                entry = self._sessions.pop(name, None)
-            if entry is not None:
-                with entry[1]:
-                    entry[0].close()
+            self.unload_slice(name)
+
+    def load_slice(self, name: str) -> None:
+        """Load a slice, so that the first run need not. Raises BundleError."""
+        self._session(name)
+
+    def unload_slice(self, name: str) -> None:
+        """Give back a slice's memory, if it was loaded; who runs it next loads it again."""
+        with self._lock:
+            entry = self._sessions.pop(name, None)
+        if entry is not None:
+            with entry[1]:
+                entry[0].close()
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """The slices that are loaded."""
+        with self._lock:
+            return frozenset(self._sessions)
 
     def encode(
         self,

@@ -51,13 +51,14 @@ class EarliestDeadlineFirst:
     of its class. What a class waits for is bounded by its own deadlines: a request whose deadline passes in the queue
     is not run.
 
-    Not thread-safe: it belongs to one owner, who also reads the clock.
+    ``workers`` may be set to another number at any time. Not thread-safe: it belongs to one owner, who also reads the
+    clock.
     """
 
     def __init__(self, capacity: int, workers: int, capacity_bytes: int | None = None) -> None:
+        self.workers = workers
         self._capacity = capacity
         self._capacity_bytes = capacity_bytes
-        self._workers = workers
         self._bytes = 0
         # In the order in which they run.
         self._waiting: list[Ticket] = []
@@ -69,15 +70,15 @@ class EarliestDeadlineFirst:
     @property
     def wait_s(self) -> float:
         """What a request that came now would wait, if it came last."""
-        return self._waiting_s / self._workers
+        return self._waiting_s / self.workers
 
     def wait_before_s(self, deadline: float) -> float:
         """What a request of this deadline would wait for those that are due before it."""
-        return sum(ticket.work_s for ticket in self._waiting if ticket.deadline <= deadline) / self._workers
+        return sum(ticket.work_s for ticket in self._waiting if ticket.deadline <= deadline) / self.workers
 
     def wait_of_s(self, ticket: Ticket) -> float:
         """What this one would wait for those that run before it."""
-        return sum(other.work_s for other in self._waiting[: bisect(self._waiting, ticket)]) / self._workers
+        return sum(other.work_s for other in self._waiting[: bisect(self._waiting, ticket)]) / self.workers
 
     def offer(self, ticket: Ticket, now: float, busy_s: float = 0.0) -> Admission:
         """Let a request in, or say why not; workers are expected to be busy for ``busy_s`` yet."""
@@ -95,13 +96,13 @@ class EarliestDeadlineFirst:
 
     def _makes_late(self, ticket: Ticket, start: float) -> bool:
         """Whether one of its class, that runs after it, would be in time but for it."""
-        longer_s = ticket.work_s / self._workers
+        longer_s = ticket.work_s / self.workers
         for other in self._waiting[bisect(self._waiting, ticket) :]:
             if other.priority != ticket.priority:
                 break
             if start + other.work_s <= other.deadline < start + other.work_s + longer_s:
                 return True
-            start += other.work_s / self._workers
+            start += other.work_s / self.workers
         return False
 
     def _fits(self, size_bytes: int) -> bool:
@@ -131,7 +132,7 @@ class EarliestDeadlineFirst:
             return []
         numbers = {ticket.number for ticket in chosen}
         overtaken = [ticket for ticket in self._waiting if ticket < chosen[-1] and ticket.number not in numbers]
-        before_s = accumulate((ticket.work_s / self._workers for ticket in overtaken), initial=0.0)
+        before_s = accumulate((ticket.work_s / self.workers for ticket in overtaken), initial=0.0)
         if any(end + wait_s + each.work_s > each.deadline for each, wait_s in zip(overtaken, before_s, strict=False)):
             return []
         self.remove(numbers)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from midstream.allocation.punctuality import Punctuality
 from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket, running_s
@@ -22,6 +23,7 @@ from midstream.gateway.observing import Observe, outcome_of
 from midstream.gateway.peers import Peers
 from midstream.gateway.posting import Post
 from midstream.gateway.replies import HeldReplies
+from midstream.gateway.scaling import pin
 from midstream.gateway.served import ServedBundle
 from midstream.gateway.stages import Job, Outcome, Spent, refusal, run_stages
 from midstream.sensing import peak_bytes
@@ -55,8 +57,9 @@ class Load:
 class Work:
     """Workers, and the queue that they take from. Thread-safe; `start` and `close` bracket its life.
 
-    ``on_change`` is called, on any thread, when there is more or less to do, and ``observe`` with what became of each
-    request that was let in.
+    Of its ``workers``, those take jobs that `use` says, at first all; each is kept on its one of ``cores``, where these
+    are given. ``on_change`` is called, on any thread, when there is more or less to do, ``observe`` with what became of
+    each request that was let in, and ``began`` with each job that a worker takes.
     """
 
     def __init__(
@@ -67,8 +70,12 @@ class Work:
         transport: Lanes,
         on_change: Callable[[], None],
         observe: Observe,
+        began: Callable[[Job, float], None] = lambda _job, _now: None,
+        cores: Sequence[int] = (),
     ) -> None:
         self._workers = workers
+        self._began = began
+        self._cores = cores
         self._post = post
         self._peers = peers
         self._transport = transport
@@ -96,6 +103,19 @@ class Work:
             thread = threading.Thread(target=self._run, args=(worker,), name=f"midstream-worker-{worker}", daemon=True)
             thread.start()
             self._threads.append(thread)
+
+    def use(self, workers: int, *, behind: bool) -> None:
+        """Have so many of the workers take jobs; batches are as large as makes each cheapest where they are ``behind``."""
+        with self._changed:
+            self._queue.workers = workers
+            self._behind = behind
+            self._changed.notify_all()
+        self._transport.rouse()
+
+    @property
+    def workers(self) -> int:
+        """How many take jobs."""
+        return self._queue.workers
 
     def close(self, drain_s: float = DRAIN_S) -> None:
         """Let nobody in any more, finish what is there, and end the workers; what then still waits is refused."""
@@ -128,7 +148,7 @@ class Work:
                 tail_ms = self._wait_s(now + slack_s, now) * 1e3
                 if abs(tail_ms - wait_ms) >= _SAME_MS:
                     waits_ms.setdefault(digest, {})[tail] = tail_ms
-            return Load(len(self._queue), wait_ms, len(self._running) / self._workers, waits_ms)
+            return Load(len(self._queue), wait_ms, min(1.0, len(self._running) / self.workers), waits_ms)
 
     def offer(
         self, served: ServedBundle, device_id: str, request: Request, message: Buffer, packed: bool
@@ -191,7 +211,7 @@ class Work:
             request.priority,
             served.group(request),
         )
-        busy_s = running_s(self._running.values(), self._workers, job.arrived)
+        busy_s = running_s(self._running.values(), self.workers, job.arrived)
         expected_s = busy_s + self._queue.wait_of_s(ticket) + work_s
         admission = self._queue.offer(ticket, job.arrived, busy_s + self._punctuality.margin_s(expected_s))
         if admission is not Admission.ACCEPTED:
@@ -206,15 +226,18 @@ class Work:
         if len(self._slacks_s) > _TAILS:
             del self._slacks_s[next(iter(self._slacks_s))]
         # A worker that reads the connection takes the first one itself.
-        if len(self._queue) > 1 or threading.current_thread() not in self._threads:
-            self._changed.notify()
+        if len(self._queue) > 1 or threading.current_thread() not in self._threads[: self.workers]:
+            # One that takes no jobs may be the one that wakes.
+            self._changed.notify(1 if self.workers == self._workers else self._workers)
         return None
 
     def _wait_s(self, deadline: float, now: float) -> float:
         """What a request that came now would wait for a worker."""
-        return self._queue.wait_before_s(deadline) + running_s(self._running.values(), self._workers, now)
+        return self._queue.wait_before_s(deadline) + running_s(self._running.values(), self.workers, now)
 
     def _run(self, worker: int) -> None:
+        if self._cores:
+            pin(self._cores[worker % len(self._cores)])
         held = HeldReplies()
         while jobs := self._next(worker, held):
             spent = [Spent() for _ in jobs]
@@ -279,12 +302,13 @@ class Work:
             jobs = self._due_first(worker)
         if held and not (jobs and self._may_wait(held, jobs[0])):
             self._post.send_held(held)
+        has_news = partial(self._has_news, worker)
         while not jobs:
             with self._transport.attended() as attend:
-                attended = attend(self._has_news, _ATTEND_S)
+                attended = attend(has_news, _ATTEND_S)
             with self._changed:
                 if not attended:
-                    self._changed.wait_for(self._has_news)
+                    self._changed.wait_for(has_news)
                 jobs = self._due_first(worker)
                 if self._stopping:
                     break
@@ -294,12 +318,12 @@ class Work:
     def _may_wait(held: HeldReplies, job: Job) -> bool:
         return job.packed and held.waits_for(job.device_id, job.expected_ms / 1e3, time.monotonic())
 
-    def _has_news(self) -> bool:
+    def _has_news(self, worker: int) -> bool:
         """Whether a worker that waits has something to do: a job, or to end."""
-        return self._stopping or len(self._queue) > 0
+        return self._stopping or (worker < self.workers and len(self._queue) > 0)
 
     def _due_first(self, worker: int) -> list[Job]:
-        ticket = self._queue.take()
+        ticket = self._queue.take() if worker < self.workers or self._stopping else None
         if ticket is None:
             return []
         now, first = time.monotonic(), self._jobs[ticket.number]
@@ -311,7 +335,10 @@ class Work:
                 size = times.smaller(size)
             lasts_s *= times.ratio(1 + len(along))
         self._running[worker] = now + lasts_s
-        return [self._jobs.pop(each.number) for each in (ticket, *along)]
+        jobs = [self._jobs.pop(each.number) for each in (ticket, *along)]
+        for job in jobs:
+            self._began(job, now)
+        return jobs
 
 
 def _usage(job: Job, spent: Spent, outcome: Ended, reason: str, sent_bytes: int) -> Usage:
