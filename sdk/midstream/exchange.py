@@ -190,7 +190,7 @@ class Exchange:
 
     def _report(self, gateway_id: str) -> LoadReport | None:
         with self._lock:
-            return self._gateways.loads.get(gateway_id)
+            return self._gateways.report(gateway_id, time.monotonic())
 
     def absence(self) -> str:
         """Why there is no gateway to plan with, for a person."""
@@ -446,7 +446,7 @@ class Exchange:
 
     def _on_announcement(self, message: Message) -> None:
         with self._lock:
-            gone = self._gateways.hear(message.topic, message.payload)
+            gone = self._gateways.hear(message.topic, message.payload, time.monotonic())
             self._lock.notify_all()
         if gone is not None:
             self._sender.lose(gone)

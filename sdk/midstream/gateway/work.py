@@ -105,7 +105,7 @@ class Work:
             self._threads.append(thread)
 
     def use(self, workers: int, *, behind: bool) -> None:
-        """Have so many of the workers take jobs; batches are as large as makes each cheapest where they are ``behind``."""
+        """Have so many of the workers take jobs, and batches be as large as is cheapest where they are ``behind``."""
         with self._changed:
             self._queue.workers = workers
             self._behind = behind
