@@ -17,6 +17,7 @@ from midstream.communication.directory import WHOLE_KEY
 from midstream.communication.lanes import Lanes
 from midstream.communication.wire import Buffer, Request, Status, encode_reply
 from midstream.gateway.duplicates import Ledger, identity
+from midstream.gateway.logs import about
 from midstream.gateway.observing import Observe, outcome_of
 from midstream.gateway.peers import Peers
 from midstream.gateway.posting import Post
@@ -191,7 +192,8 @@ class Work:
             try:
                 answer, usage = self._deliver(job, run_stage(job, worker, self._peers, spent), spent, held)
             except Exception as error:  # noqa: BLE001  whatever it is, it is logged, and this worker goes on
-                _log.exception("a request of %s could not be answered", job.device_id)
+                extra = about(job.device_id, job.request.request_id)
+                _log.exception("a request of %s could not be answered", job.device_id, extra=extra)
                 message = f"the gateway failed at it, and its log says how: {error}"
                 self._post.refuse(job.device_id, job.request.request_id, Status.FAILED, message)
                 usage = _usage(job, spent, Ended.FAILED, message, 0)
