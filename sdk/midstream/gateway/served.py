@@ -14,6 +14,7 @@ from midstream.communication.directory import WHOLE_KEY
 from midstream.communication.wire import Request
 from midstream.engines import Accelerator
 from midstream.errors import CodecError
+from midstream.gateway.tallying import Known
 from midstream.partitioning import times_from_costs
 from midstream.tensors import TensorSpec
 
@@ -36,7 +37,10 @@ class ServedBundle:
         # By cut, of which the empty one is the whole input.
         self._request_bytes = _request_bounds(first)
         self.max_request_bytes = max(self._request_bytes.values())
-        self._middles = frozenset(first.manifest.middles())
+        middles = first.manifest.middles()
+        self._middles = frozenset(middles)
+        cuts = tuple(cut.id for cut in first.manifest.cuts)
+        self.known = Known(first.name, first.digest.hex(), cuts, middles)
         self._lock = threading.Lock()
         self._tail_ms = _tails(first, 1.0)
         # By cut, as far as its tail answers several inputs at once. Guarded by whoever runs them.

@@ -25,6 +25,7 @@ from midstream.communication.wire import Buffer, Limits, Request, Status
 from midstream.engines import Accelerator
 from midstream.errors import AcceleratorError, BundleError, MidstreamError, PeerError
 from midstream.gateway.announcing import Announcer
+from midstream.gateway.logs import LogUsage
 from midstream.gateway.metering import LinkMeter
 from midstream.gateway.observing import Observers, refused
 from midstream.gateway.peers import Peers
@@ -32,7 +33,12 @@ from midstream.gateway.pooling import checked_pool, secret_of_pool
 from midstream.gateway.posting import Post
 from midstream.gateway.receiving import Receiver
 from midstream.gateway.served import ServedBundle
+from midstream.gateway.status import BundleStatus, Condition, GatewayStatus, PartitionStatus
+from midstream.gateway.tallying import StageNames, Tally
+from midstream.gateway.web import Web
 from midstream.gateway.work import Work
+from midstream.sensing import free_memory_bytes, peak_bytes
+from midstream.version import __version__
 
 _log = logging.getLogger("midstream.gateway")
 
@@ -49,9 +55,12 @@ class Gateway:
     it. With ``pool`` it shares requests with the other gateways of this pool, by a subscription whose name follows from
     ``pool_secret`` (default: as the environment's MIDSTREAM_POOL_SECRET or the credentials say; without accounts none
     is needed). ``rates`` bound what it takes of one device. ``slowdown`` stretches every run, as
-    `Bundle` does, to stand for a slower machine. Raises BundleError on a damaged bundle, AcceleratorError
-    where the accelerator cannot be used, and InputError on a wrong broker URL, wrong credentials, or a pool that is
-    none, all at once; a broker that is not up yet is waited for.
+    `Bundle` does, to stand for a slower machine. With ``http``, a port of 127.0.0.1 (0: any that is free) or HOST:PORT,
+    it shows metrics, health and a status page there; beyond loopback to those alone who have the ``http_token``
+    (default: as the environment's MIDSTREAM_HTTP_TOKEN says). Raises BundleError on a damaged bundle, AcceleratorError
+    where the accelerator cannot be used, InputError on a wrong broker URL, wrong credentials, a pool or an ``http``
+    that is none, and MissingExtraError where ``http`` needs the extra [gateway], all at once; a broker that is not up
+    yet is waited for. Entering it raises InputError where the port of ``http`` is taken.
     """
 
     def __init__(
@@ -67,6 +76,8 @@ class Gateway:
         pool_secret: str | None = None,
         rates: Rates = DEFAULT_RATES,
         slowdown: float = 1.0,
+        http: int | str | None = None,
+        http_token: str | None = None,
     ) -> None:
         address = parse_broker_url(broker, credentials=credentials)
         self.gateway_id = topics.check_id(address.client_name("gateway", gateway_id) or f"gw-{uuid.uuid4().hex[:12]}")
@@ -77,7 +88,8 @@ class Gateway:
                 "a gateway runs tails, and only heads are compiled for the Edge TPU: run the gateway on cpu, or ONNX "
                 "bundles on cuda or tensorrt, and give edgetpu to the device, midstream run --accelerator edgetpu"
             )
-        workers = max(1, workers or os.cpu_count() or 1)
+        self._web = None if http is None else Web(http, http_token, self.status)
+        self._workers = workers = max(1, workers or os.cpu_count() or 1)
         served = [ServedBundle(path, workers, accelerator, slowdown) for path in bundles]
         if not served:
             raise BundleError(
@@ -104,18 +116,31 @@ class Gateway:
         )
         limits = Limits(*(max(bundle.max_request_bytes for bundle in served),) * 2)
         meter = LinkMeter()
+        known = [bundle.known for bundle in self._served.values()]
+        names = StageNames(known)
+        self._bundle_statuses = tuple(
+            BundleStatus(names.bundles[each.digest], each.digest, each.cuts) for each in known
+        )
+        self._tally = Tally(names)
         self._observers = Observers()
+        self._observers.add(self._tally)
+        self._observers.add(LogUsage(names))
         post = self._post = Post(self._transport, self.gateway_id, limits.max_message_bytes, meter)
         self._peers = Peers(self.gateway_id, {bundle.digest: bundle.bases_id for bundle in served})
         self._work = Work(workers, post, self._peers, self._transport, self._news.set, self._observers)
         self._receiver = Receiver(post, self._peers, limits, rates, self._admit, self._work.cancel)
         self._announcer = Announcer(self._transport, self.gateway_id, meter)
         self._announcing = threading.Lock()
+        self._began_s = time.monotonic()
+        self._ready = False
 
     def __enter__(self) -> Gateway:
         if self._stopped.is_set():
             raise MidstreamError(f"gateway {self.gateway_id} was stopped; make another one")
+        self._began_s = time.monotonic()
         try:
+            if self._web is not None:
+                self._web.start()
             for bundle in self._served.values():
                 bundle.measure()
             self._work.start()
@@ -123,6 +148,7 @@ class Gateway:
             for topic_filter in (*own, topics.presence_filter(), topics.load_filter()):
                 self._transport.subscribe(topic_filter)
             self._transport.start()
+            self._ready = True
         except BaseException:
             self._close()
             raise
@@ -142,6 +168,8 @@ class Gateway:
         self._work.close()
         self._transport.close(last=(self._presence_topic, b""))
         self._post.mail.close()
+        if self._web is not None:
+            self._web.close()
 
     def serve(self) -> None:
         """Serve until `stop` is called, from a signal handler or another thread.
@@ -172,6 +200,40 @@ class Gateway:
         """
         self._stopped.set()
         self._news.set()
+
+    @property
+    def http_url(self) -> str | None:
+        """Where its state is shown; None where it is not, or not yet."""
+        return None if self._web is None else self._web.url
+
+    def status(self) -> GatewayStatus:
+        """The gateway now, as it is shown; from any thread."""
+        load = self._work.load()
+        return GatewayStatus(
+            self.gateway_id,
+            __version__,
+            time.time(),
+            time.monotonic() - self._began_s,
+            self._condition(),
+            self.connected,
+            None if self.connected else self.last_error,
+            self._pool,
+            self._workers,
+            load.queue_length,
+            load.wait_ms,
+            load.load,
+            free_memory_bytes(),
+            peak_bytes(),
+            self._bundle_statuses,
+            tuple(PartitionStatus(name, counts) for name, counts in self._tally.counts().items()),
+        )
+
+    def _condition(self) -> Condition:
+        if self._stopped.is_set():
+            return Condition.DRAINING
+        if not self._ready:
+            return Condition.STARTING
+        return Condition.SERVING if self.connected else Condition.BROKER_LOST
 
     def wait_connected(self, wait_s: float) -> bool:
         """Wait until the broker is reached, or refuses for good; returns whether it is."""

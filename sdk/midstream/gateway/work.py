@@ -19,6 +19,7 @@ from midstream.communication.directory import WHOLE_KEY
 from midstream.communication.lanes import Lanes
 from midstream.communication.wire import Buffer, Request, Status, encode_reply
 from midstream.gateway.duplicates import Ledger, identity
+from midstream.gateway.logs import about
 from midstream.gateway.observing import Observe, outcome_of
 from midstream.gateway.peers import Peers
 from midstream.gateway.posting import Post
@@ -251,7 +252,8 @@ class Work:
             except Exception as error:  # noqa: BLE001  whatever it is, it is logged, and this worker goes on
                 message = f"the gateway failed at it, and its log says how: {error}"
                 for job, each in list(zip(jobs, spent, strict=True))[len(usages) :]:
-                    _log.exception("a request of %s could not be answered", job.device_id)
+                    extra = about(job.device_id, job.request.request_id)
+                    _log.exception("a request of %s could not be answered", job.device_id, extra=extra)
                     self._post.refuse(job.device_id, job.request.request_id, Status.FAILED, message)
                     usages.append(_usage(job, each, Ended.FAILED, message, 0))
             finally:
