@@ -68,9 +68,7 @@ def mdk_ratio(workers: int, utilisation: float) -> float:
     return 0.5 * (1 + min(added, (workers - 1) / (workers + 1)))
 
 
-def wait_after_s(
-    start_s: float, after_s: float, workers: int, rate_hz: float, service_s: float, cv2: float
-) -> float:
+def wait_after_s(start_s: float, after_s: float, workers: int, rate_hz: float, service_s: float, cv2: float) -> float:
     """Mean wait of a request that comes ``after_s`` from now, where one that came now would wait ``start_s``.
 
     The work ahead of a request is taken for a Brownian motion that is reflected at 0, with the drift ρ - 1 and the
@@ -94,9 +92,7 @@ def wait_after_s(
     return fluid_s + scale * (mean_s - fluid_s)
 
 
-def mean_wait_s(
-    start_s: float, length_s: float, workers: int, rate_hz: float, service_s: float, cv2: float
-) -> float:
+def mean_wait_s(start_s: float, length_s: float, workers: int, rate_hz: float, service_s: float, cv2: float) -> float:
     """The mean of `wait_after_s` over the window that begins now, for those who come in it."""
     step_s = length_s / _MOMENTS
     return (

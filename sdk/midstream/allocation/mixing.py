@@ -113,9 +113,7 @@ class Chooser:
     def middles(self) -> Mapping[Partition, Mapping[str, Mapping[str, float]]]:
         """What each, and each mix, forecasts in the middle: by partition, target and name."""
         return {
-            partition: {
-                target: mix.middles(unit) for target, mix, unit in zip(TARGETS, mixes, UNITS, strict=True)
-            }
+            partition: {target: mix.middles(unit) for target, mix, unit in zip(TARGETS, mixes, UNITS, strict=True)}
             for partition, mixes in self._mixes.items()
         }
 
@@ -190,7 +188,11 @@ class _Mix:
         at = self._chosen
         middle = self._logs[at]
         low, high = np.expm1(
-            np.clip([min(self._raw[at] + self._offsets[0, at], middle), max(self._raw[at] + self._offsets[2, at], middle)], 0.0, _LIMIT)
+            np.clip(
+                [min(self._raw[at] + self._offsets[0, at], middle), max(self._raw[at] + self._offsets[2, at], middle)],
+                0.0,
+                _LIMIT,
+            )
         ).tolist()
         return Quantiles(unit * low, unit * float(np.expm1(middle)), unit * high)
 

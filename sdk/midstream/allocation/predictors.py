@@ -195,9 +195,7 @@ class Ewma:
 class Holt:
     """Holt's linear method with a damped trend (Gardner and McKenzie, Management Science 31, 1985)."""
 
-    def __init__(
-        self, share: float = 0.4, trend_share: float = 0.15, damping: float = 0.8, name: str = "holt"
-    ) -> None:
+    def __init__(self, share: float = 0.4, trend_share: float = 0.15, damping: float = 0.8, name: str = "holt") -> None:
         self.name = name
         self._share, self._trend_share, self._damping = share, trend_share, damping
         self._states = _States[tuple[list[float], list[float]]](lambda: ([], [0.0] * len(UNITS)))
@@ -349,7 +347,9 @@ class _History:
             self.end = self.REMEMBERED
         self.counts[self.end] = math.log1p(interval.arrivals)
         before = self.scenes[self.end - 1] if self.end else 0.0
-        self.scenes[self.end] = math.log1p(max(interval.features.get("motion", 0.0), 0.0)) if interval.features else before
+        self.scenes[self.end] = (
+            math.log1p(max(interval.features.get("motion", 0.0), 0.0)) if interval.features else before
+        )
         self.end += 1
         self._steps += 1
         self.rates.add(interval, 0.1)

@@ -26,6 +26,13 @@ CredentialsOption = Annotated[
         help="Folder with ca.pem, cert.pem and key.pem for mqtts:// and wss://; also from MIDSTREAM_MQTT_CREDENTIALS.",
     ),
 ]
+HistoryOption = Annotated[
+    Path | None, typer.Option("--history", help="File for what each request has used; see midstream history.")
+]
+HistorySizeOption = Annotated[
+    float | None,
+    typer.Option("--history-mbytes", min=1, help="MB that this file may have. Default: 268 for a gateway, 33 for run."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -68,6 +75,8 @@ def gateway(
     http_token_file: Annotated[Path | None, typer.Option(help="File with the token that --http asks for.")] = None,
     log_format: LogFormatOption = LogFormat.text,
     log_level: LogLevelOption = None,
+    history: HistoryOption = None,
+    history_mbytes: HistorySizeOption = None,
 ) -> None:
     """Serve the tails of bundles to devices; waits for the broker if it is not up yet."""
     set_up(log_level, log_format)
@@ -87,6 +96,8 @@ def gateway(
         rates=Rates(device_messages, device_mbytes * 1e6),
         http=http,
         http_token=None if http_token_file is None else read_token(http_token_file),
+        history=history,
+        history_bytes=history_bytes(history_mbytes),
     ) as serving:
         on_stop_signal(serving.stop)
         if serving.http_url is not None:
@@ -96,6 +107,11 @@ def gateway(
         elif not serving.given_up:
             tell(f"gateway {serving.gateway_id} waits for the broker: {serving.last_error}")
         serving.serve()
+
+
+def history_bytes(mbytes: float | None) -> int | None:
+    """How large a history may be; None where nobody says."""
+    return None if mbytes is None else int(mbytes * 1e6)
 
 
 def find_bundles(paths: list[Path]) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from midstream.cli.gateway import BrokerOption, CredentialsOption
+from midstream.cli.gateway import BrokerOption, CredentialsOption, HistoryOption, HistorySizeOption, history_bytes
 from midstream.cli.logs import LogFormat, LogFormatOption, LogLevelOption, set_up, tell
 from midstream.cli.objective import (
     AgreementOption,
@@ -78,6 +78,8 @@ def run(
     state: Annotated[Path | None, typer.Option(help="Folder for what is learned of costs, for the next run.")] = None,
     log_format: LogFormatOption = LogFormat.text,
     log_level: LogLevelOption = None,
+    history: HistoryOption = None,
+    history_mbytes: HistorySizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run inputs through a bundle, on this device and a gateway."""
@@ -105,6 +107,8 @@ def run(
         planner=planner.value,
         priority=priority.value,
         decisions=decisions,
+        history=history,
+        history_bytes=history_bytes(history_mbytes),
     )
     device.check_plan(cut, codec)
     # What is wrong with the first input is said before anything is waited for.

@@ -37,6 +37,7 @@ from midstream.gateway.status import BundleStatus, Condition, GatewayStatus, Par
 from midstream.gateway.tallying import StageNames, Tally
 from midstream.gateway.web import Web
 from midstream.gateway.work import Work
+from midstream.history import for_gateway
 from midstream.sensing import free_memory_bytes, peak_bytes
 from midstream.version import __version__
 
@@ -55,12 +56,13 @@ class Gateway:
     it. With ``pool`` it shares requests with the other gateways of this pool, by a subscription whose name follows from
     ``pool_secret`` (default: as the environment's MIDSTREAM_POOL_SECRET or the credentials say; without accounts none
     is needed). ``rates`` bound what it takes of one device. ``slowdown`` stretches every run, as
-    `Bundle` does, to stand for a slower machine. With ``http``, a port of 127.0.0.1 (0: any that is free) or HOST:PORT,
-    it shows metrics, health and a status page there; beyond loopback to those alone who have the ``http_token``
-    (default: as the environment's MIDSTREAM_HTTP_TOKEN says). Raises BundleError on a damaged bundle, AcceleratorError
-    where the accelerator cannot be used, InputError on a wrong broker URL, wrong credentials, a pool or an ``http``
-    that is none, and MissingExtraError where ``http`` needs the extra [gateway], all at once; a broker that is not up
-    yet is waited for. Entering it raises InputError where the port of ``http`` is taken.
+    `Bundle` does, to stand for a slower machine. ``history`` names a file for what each request has used, of at most
+    ``history_bytes`` (256 MiB), which ``midstream history`` reads. With ``http``, a port of 127.0.0.1 (0: any that is
+    free) or HOST:PORT, it shows metrics, health and a status page there; beyond loopback to those alone who have the
+    ``http_token`` (default: as the environment's MIDSTREAM_HTTP_TOKEN says). Raises BundleError on a damaged bundle,
+    AcceleratorError where the accelerator cannot be used, InputError on a wrong broker URL, wrong credentials, a pool,
+    a history or an ``http`` that is none, and MissingExtraError where ``http`` needs the extra [gateway], all at once;
+    a broker that is not up yet is waited for. Entering it raises InputError where the port of ``http`` is taken.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class Gateway:
         slowdown: float = 1.0,
         http: int | str | None = None,
         http_token: str | None = None,
+        history: str | Path | None = None,
+        history_bytes: int | None = None,
     ) -> None:
         address = parse_broker_url(broker, credentials=credentials)
         self.gateway_id = topics.check_id(address.client_name("gateway", gateway_id) or f"gw-{uuid.uuid4().hex[:12]}")
@@ -125,6 +129,9 @@ class Gateway:
         self._observers = Observers()
         self._observers.add(self._tally)
         self._observers.add(LogUsage(names))
+        self._history = None if history is None else for_gateway(history, history_bytes)
+        if self._history is not None:
+            self._observers.add(self._history.record)
         post = self._post = Post(self._transport, self.gateway_id, limits.max_message_bytes, meter)
         self._peers = Peers(self.gateway_id, {bundle.digest: bundle.bases_id for bundle in served})
         self._work = Work(workers, post, self._peers, self._transport, self._news.set, self._observers)
@@ -143,6 +150,8 @@ class Gateway:
                 self._web.start()
             for bundle in self._served.values():
                 bundle.measure()
+            if self._history is not None:
+                self._history.start()
             self._work.start()
             own = (topics.request_filter(self.gateway_id), *topics.gateway_filters(self.gateway_id))
             for topic_filter in (*own, topics.presence_filter(), topics.load_filter()):
@@ -170,6 +179,8 @@ class Gateway:
         self._post.mail.close()
         if self._web is not None:
             self._web.close()
+        if self._history is not None:
+            self._history.close()
 
     def serve(self) -> None:
         """Serve until `stop` is called, from a signal handler or another thread.
