@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from midstream.allocation.usage import Outcome, Partition, Usage
@@ -144,7 +144,7 @@ class Intervals:
     def close(
         self,
         now_s: float,
-        queue_ms: Mapping[Partition, float],
+        queue_ms: Callable[[Partition], float],
         memory_bytes: Mapping[Partition, float],
         busy: float,
     ) -> dict[Partition, Interval]:
@@ -157,7 +157,7 @@ class Intervals:
         length_s = now_s - start_s
         closed = {}
         for partition, known in list(self._open.items()):
-            wait_ms = queue_ms.get(partition, 0.0)
+            wait_ms = queue_ms(partition)
             closed[partition] = Interval(
                 start_s,
                 length_s,

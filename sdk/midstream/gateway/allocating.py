@@ -3,49 +3,63 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isinf, nan
 
 from midstream.allocation.allocate import Allocation, Need, allocate
-from midstream.allocation.intervals import INTERVAL_S, Forecast, Intervals
-from midstream.allocation.predictors import Predictor
-from midstream.allocation.usage import Partition, Usage
+from midstream.allocation.intervals import INTERVAL_S, Forecast, Quantiles
+from midstream.allocation.mixing import Chooser
+from midstream.allocation.usage import Partition
 from midstream.communication.directory import WHOLE_KEY
-from midstream.gateway.stages import Job
+from midstream.gateway.collecting import Collector
+from midstream.gateway.status import PredictorStatus, Target
 from midstream.gateway.warming import Warmth
-from midstream.gateway.work import Work
+from midstream.gateway.work import Load, Work
 
 _log = logging.getLogger("midstream.gateway")
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What the gateway is ready for: the last allocation, and the forecasts that it follows."""
+    """What a gateway is ready for: the last allocation, the forecasts that it follows, and what is loaded how often.
+
+    ``wait_ms`` is what a request is forecast to wait in the next second, by how many of each partition are to come;
+    None where nothing is forecast.
+    """
 
     allocation: Allocation
     forecasts: Mapping[Partition, Forecast] = field(default_factory=dict)
     loaded: Mapping[Partition, int] = field(default_factory=dict)
 
+    @property
+    def wait_ms(self) -> float | None:
+        """Weighted by arrivals."""
+        arrivals = sum(each.arrivals.middle for each in self.forecasts.values())
+        if arrivals <= 0.0:
+            return None
+        return sum(each.wait_ms.middle * each.arrivals.middle for each in self.forecasts.values()) / arrivals
+
 
 class Allocator:
-    """Forecasts each partition's next second by a ``predictor``, and has workers and slices follow. Thread-safe.
+    """Forecasts each partition's next second by what the ``chooser`` chooses, and has workers and slices follow.
 
-    ``budget_bytes`` bounds what loaded slices hold. `start` and `close` bracket its thread's life.
+    ``budget_bytes`` bounds what loaded slices hold. `start` and `close` bracket its thread's life. Thread-safe.
     """
 
-    def __init__(self, work: Work, warmth: Warmth, predictor: Predictor, workers: int, budget_bytes: float) -> None:
+    def __init__(
+        self, work: Work, collector: Collector, warmth: Warmth, chooser: Chooser, workers: int, budget_bytes: float
+    ) -> None:
         self._work = work
+        self._collector = collector
         self._warmth = warmth
-        self._predictor = predictor
-        self._workers = workers
-        self._budget_bytes = budget_bytes
         self._lock = threading.Lock()
         # Guarded by _lock.
-        self._intervals = Intervals(time.time())
-        self._busy_s = 0.0
+        self._chooser = chooser
+        self._workers = workers
+        self._budget_bytes = budget_bytes
         self._ready = Ready(Allocation(workers, (), behind=False))
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="midstream-allocator", daemon=True)
@@ -54,6 +68,31 @@ class Allocator:
     def ready(self) -> Ready:
         """What the gateway is ready for."""
         return self._ready
+
+    def held(self, partition: Partition) -> tuple[int, int]:
+        """In how many workers a stage's slice is loaded, and the bytes that these hold."""
+        count = self._ready.loaded.get(partition, 0)
+        return count, int(count * self._warmth.memory_bytes(partition)) if count else 0
+
+    def predictors(self) -> dict[Partition, tuple[PredictorStatus, ...]]:
+        """What each predictor forecasts, how far it was off lately, and which is followed."""
+        with self._lock:
+            choices, middles = self._chooser.choices(), self._chooser.middles()
+            forecasts = dict(self._chooser.forecast())
+        return {
+            partition: tuple(
+                PredictorStatus(
+                    name,
+                    Target(target),
+                    getattr(forecasts[partition], target) if name == choice.name else Quantiles(nan, middle, nan),
+                    choice.errors.get(name),
+                    name == choice.name,
+                )
+                for target, choice in targets.items()
+                for name, middle in middles[partition][target].items()
+            )
+            for partition, targets in choices.items()
+        }
 
     def start(self) -> None:
         """Begin."""
@@ -65,23 +104,6 @@ class Allocator:
         if self._thread.is_alive():
             self._thread.join()
 
-    def arrived(self, partition: Partition, score: float, features: Mapping[str, float]) -> None:
-        """A request for a stage of a bundle that is served has come, whether it will be let in or not."""
-        with self._lock:
-            self._intervals.arrived(partition, time.time(), score, features)
-
-    def began(self, job: Job, now: float) -> None:
-        """A worker has taken a job, at this time of `time.monotonic`."""
-        wall_s = time.time()
-        with self._lock:
-            self._intervals.began(partition_of(job), wall_s - (now - job.arrived), wall_s)
-
-    def ended(self, usage: Usage) -> None:
-        """A request has ended, in whatever way."""
-        with self._lock:
-            self._intervals.ended(usage)
-            self._busy_s += sum(ms for step, ms in usage.timings_ms.items() if step != "queue") / 1e3 / usage.batch
-
     def _run(self) -> None:
         due = time.monotonic() + INTERVAL_S
         while not self._stopped.wait(max(0.0, due - time.monotonic())):
@@ -92,28 +114,22 @@ class Allocator:
                 _log.exception("what comes next could not be prepared for")
 
     def _turn(self) -> None:
-        load = self._work.load()
-        held = self._warmth.all_loaded()
-        memory = {partition: self._warmth.memory_bytes(partition) * count for partition, count in held.items()}
+        load, held, warmth = self._work.load(), self._warmth.all_loaded(), self._warmth
+        memory = {partition: warmth.memory_bytes(partition) * count for partition, count in held.items()}
         with self._lock:
-            queues = _Waits(load.wait_ms, load.waits_ms)
-            busy_s, self._busy_s = self._busy_s, 0.0
-            busy = min(1.0, busy_s / INTERVAL_S / self._work.workers)
-            intervals = self._intervals.close(time.time(), queues, memory, busy)
-        self._predictor.observe(intervals)
-        forecasts = self._predictor.forecast()
+            self._chooser.observe(self._collector.close(_Waits(load), memory, self._work.workers))
+            forecasts = dict(self._chooser.forecast())
         needs = [self._need(partition, forecast, held) for partition, forecast in forecasts.items()]
         allocation = allocate(needs, self._workers, self._budget_bytes)
         self._apply(allocation)
-        self._ready = Ready(allocation, forecasts, self._warmth.all_loaded())
+        self._ready = Ready(allocation, forecasts, warmth.all_loaded())
 
     def _need(self, partition: Partition, forecast: Forecast, held: Mapping[Partition, int]) -> Need:
-        arrivals, cpu_ms = forecast.arrivals, forecast.cpu_ms
         return Need(
             partition,
-            cpu_ms.high / 1e3 / INTERVAL_S,
-            cpu_ms.middle / 1e3 / INTERVAL_S,
-            arrivals.high,
+            forecast.cpu_ms.high / 1e3 / INTERVAL_S,
+            forecast.cpu_ms.middle / 1e3 / INTERVAL_S,
+            forecast.arrivals.high,
             self._warmth.memory_bytes(partition),
             self._warmth.load_s(partition),
             partition in held,
@@ -122,30 +138,20 @@ class Allocator:
     def _apply(self, allocation: Allocation) -> None:
         before = self._ready.allocation
         if (allocation.workers, allocation.behind) != (before.workers, before.behind):
-            _log.info("%d workers%s", allocation.workers, ", behind" if allocation.behind else "")
-        if not math.isinf(self._budget_bytes):
+            behind = ", which more comes to than they run one at a time" if allocation.behind else ""
+            _log.info("%d workers%s", allocation.workers, behind)
+        if not isinf(self._budget_bytes):
             self._warmth.evict(allocation.warm, allocation.workers, self._budget_bytes)
         self._warmth.warm(allocation.warm, allocation.workers)
         self._work.use(allocation.workers, behind=allocation.behind)
 
 
-def partition_of(job: Job) -> Partition:
-    """The stage that a job is of."""
-    return Partition(job.request.bundle_digest.hex(), job.request.cut, job.next_cut or "")
+class _Waits:
+    """What a request would wait, by partition."""
 
+    def __init__(self, load: Load) -> None:
+        self._load = load
 
-class _Waits(dict[Partition, float]):
-    """What a request would wait, by partition, for those of which nothing else is known too."""
-
-    def __init__(self, wait_ms: float, waits_ms: Mapping[str, Mapping[str, float]]) -> None:
-        super().__init__(
-            {
-                Partition(digest, "" if cut == WHOLE_KEY else cut): ms
-                for digest, tails in waits_ms.items()
-                for cut, ms in tails.items()
-            }
-        )
-        self._wait_ms = wait_ms
-
-    def get(self, partition: Partition, default: float = 0.0) -> float:  # type: ignore[override]
-        return super().get(partition, self._wait_ms)
+    def __call__(self, partition: Partition) -> float:
+        of_cuts = self._load.waits_ms.get(partition.bundle, {})
+        return of_cuts.get(partition.cut or WHOLE_KEY, self._load.wait_ms)

@@ -59,6 +59,10 @@ class ServedBundle:
             self._tail_ms = _tails(first, whole_ms / first.costs.whole_ms)
             self.batches = _batches(first, ratios)
 
+    def keep(self, workers: int) -> None:
+        """Have no more copies than this."""
+        del self.bundles[workers:]
+
     def unknown_stage(self, request: Request) -> str | None:
         """What of this request's own stage the bundle has not; None where it has it. Empty is the whole input's cut."""
         cuts = [request.cut, *(stage.cut for stage in request.onward[:1])]

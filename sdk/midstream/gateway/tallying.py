@@ -61,6 +61,10 @@ class StageNames:
                 known = StageName(name, printable(cut, _MAX_NAME) or INPUT, printable(next_cut, _MAX_NAME) or OUTPUT)
                 self._names[Partition(bundle.digest, cut, next_cut)] = known
 
+    def stages(self) -> dict[StageName, Partition]:
+        """The stages that it names, by what they are called."""
+        return {name: partition for partition, name in self._names.items()}
+
     def of(self, partition: Partition) -> StageName:
         """What a stage is called."""
         name = self._names.get(partition)

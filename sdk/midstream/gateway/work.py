@@ -58,25 +58,20 @@ class Load:
 class Work:
     """Workers, and the queue that they take from. Thread-safe; `start` and `close` bracket its life.
 
-    Of its ``workers``, those take jobs that `use` says, at first all; each is kept on its one of ``cores``, where these
-    are given. ``on_change`` is called, on any thread, when there is more or less to do, ``observe`` with what became of
+    ``on_change`` is called, on any thread, when there is more or less to do, ``observe`` with what became of
     each request that was let in, and ``began`` with each job that a worker takes.
     """
 
     def __init__(
         self,
-        workers: int,
         post: Post,
         peers: Peers,
         transport: Lanes,
         on_change: Callable[[], None],
         observe: Observe,
         began: Callable[[Job, float], None] = lambda _job, _now: None,
-        cores: Sequence[int] = (),
     ) -> None:
-        self._workers = workers
         self._began = began
-        self._cores = cores
         self._post = post
         self._peers = peers
         self._transport = transport
@@ -84,7 +79,7 @@ class Work:
         self._observe = observe
         self._changed = threading.Condition()
         # Guarded by _changed.
-        self._queue = EarliestDeadlineFirst(QUEUE_CAPACITY, workers, QUEUE_CAPACITY_BYTES)
+        self._queue = EarliestDeadlineFirst(QUEUE_CAPACITY, 1, QUEUE_CAPACITY_BYTES)
         self._jobs: dict[int, Job] = {}
         self._numbers = itertools.count()
         self._ledger = Ledger()
@@ -98,12 +93,23 @@ class Work:
         self._stopping = False
         self._threads: list[threading.Thread] = []
 
-    def start(self) -> None:
-        """Start the workers."""
-        for worker in range(self._workers):
-            thread = threading.Thread(target=self._run, args=(worker,), name=f"midstream-worker-{worker}", daemon=True)
+    def start(self, workers: int, cores: Sequence[int] = ()) -> None:
+        """Start so many workers, each kept on its one of the ``cores`` where these are given.
+
+        All of them take jobs until `use` says otherwise.
+        """
+        self._queue.workers = workers
+        self._threads = [
+            threading.Thread(
+                target=self._run,
+                args=(worker, cores[worker] if cores else None),
+                name=f"midstream-worker-{worker}",
+                daemon=True,
+            )
+            for worker in range(workers)
+        ]
+        for thread in self._threads:
             thread.start()
-            self._threads.append(thread)
 
     def use(self, workers: int, *, behind: bool) -> None:
         """Have so many of the workers take jobs, and batches be as large as is cheapest where they are ``behind``."""
@@ -229,16 +235,16 @@ class Work:
         # A worker that reads the connection takes the first one itself.
         if len(self._queue) > 1 or threading.current_thread() not in self._threads[: self.workers]:
             # One that takes no jobs may be the one that wakes.
-            self._changed.notify(1 if self.workers == self._workers else self._workers)
+            self._changed.notify(1 if self.workers == len(self._threads) else len(self._threads))
         return None
 
     def _wait_s(self, deadline: float, now: float) -> float:
         """What a request that came now would wait for a worker."""
         return self._queue.wait_before_s(deadline) + running_s(self._running.values(), self.workers, now)
 
-    def _run(self, worker: int) -> None:
-        if self._cores:
-            pin(self._cores[worker % len(self._cores)])
+    def _run(self, worker: int, core: int | None) -> None:
+        if core is not None:
+            pin(core)
         held = HeldReplies()
         while jobs := self._next(worker, held):
             spent = [Spent() for _ in jobs]
