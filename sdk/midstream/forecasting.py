@@ -31,3 +31,8 @@ def chooser(workers: int, more: Sequence[Predictor] = ()) -> Chooser:
         return [Calibrated(rule) for rule in rules]
 
     return Chooser([*(Calibrated(rule) for rule in simple), *more], following)
+
+
+def follower() -> Chooser:
+    """What only follows: the next second is taken to be as the last one was."""
+    return Chooser([Calibrated(LastValue())])

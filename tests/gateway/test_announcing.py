@@ -59,6 +59,9 @@ def test_a_broker_that_takes_too_little_is_an_error_of_the_peer(
             gateway.start(WAIT_S, required=True)
             announcer = Announcer(gateway, "gw", LinkMeter())
             presence = Presence("gw", (bytes(32),))
-            for announce in (lambda: announcer.presence(presence), lambda: announcer.load(Load(0, 0.0, 0.0, {}), None, 1.0)):
+            for announce in (
+                lambda: announcer.presence(presence),
+                lambda: announcer.load(Load(0, 0.0, 0.0, {}), None, 1.0),
+            ):
                 with pytest.raises(PeerError, match="takes too little at once for a gateway to announce itself"):
                     announce()

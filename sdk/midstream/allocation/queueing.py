@@ -80,14 +80,17 @@ class EarliestDeadlineFirst:
         """What this one would wait for those that run before it."""
         return sum(other.work_s for other in self._waiting[: bisect(self._waiting, ticket)]) / self.workers
 
-    def offer(self, ticket: Ticket, now: float, busy_s: float = 0.0) -> Admission:
-        """Let a request in, or say why not; workers are expected to be busy for ``busy_s`` yet."""
+    def offer(self, ticket: Ticket, now: float, busy_s: float = 0.0, *, anyway: bool = False) -> Admission:
+        """Let a request in, or say why not; workers are expected to be busy for ``busy_s`` yet.
+
+        With ``anyway`` nobody is refused while there is room.
+        """
         if len(self._waiting) >= self._capacity or not self._fits(ticket.size_bytes):
             return Admission.FULL
         start = now + busy_s + self.wait_of_s(ticket)
-        if start + ticket.work_s > ticket.deadline:
+        if start + ticket.work_s > ticket.deadline and not anyway:
             return Admission.LATE
-        if self._makes_late(ticket, start):
+        if not anyway and self._makes_late(ticket, start):
             return Admission.CROWDED
         insort(self._waiting, ticket)
         self._waiting_s += ticket.work_s

@@ -26,7 +26,7 @@ from midstream.communication.transport import Message
 from midstream.communication.wire import Buffer, Limits, Request, Status
 from midstream.engines import Accelerator
 from midstream.errors import AcceleratorError, BundleError, MidstreamError, PeerError
-from midstream.forecasting import chooser
+from midstream.forecasting import chooser, follower
 from midstream.gateway.allocating import Allocator
 from midstream.gateway.announcing import Announcer
 from midstream.gateway.collecting import Collector
@@ -61,15 +61,17 @@ class Gateway:
 
     ``workers`` requests run at once, each with one engine thread and its own copy of the slices in use; the default is
     as many as do most here, which is measured on entering. What they keep loaded follows what is forecast to be asked
-    for, within ``memory_bytes`` (default: half of what is free). ``credentials`` is the folder with this gateway's
-    certificate where the broker wants one: its name is then the gateway's id. ``accelerator`` is what runs them,
-    "edgetpu" never, as only heads are compiled for it. With ``pool`` it shares requests with the other gateways of this
-    pool, by a subscription whose name follows from ``pool_secret`` (default: as the environment's MIDSTREAM_POOL_SECRET
-    or the credentials say; without accounts none is needed). ``rates`` bound what it takes of one device. ``slowdown``
-    stretches every run, as `Bundle` does, to stand for a slower machine. ``history`` names a file for what each request
-    has used, of at most ``history_bytes`` (256 MiB), which ``midstream history`` reads. With ``http``, a port of
-    127.0.0.1 (0: any that is free) or HOST:PORT, it shows metrics, health and a status page there; beyond loopback to
-    those alone who have the ``http_token`` (default: as the environment's MIDSTREAM_HTTP_TOKEN says).
+    for, within ``memory_bytes`` (default: half of what is free); without ``forecasts``, what was asked for in the last
+    second. Without ``admission`` it lets in requests that cannot be answered in time. ``credentials`` is the folder
+    with this gateway's certificate where the broker wants one: its name is then the gateway's id. ``accelerator`` is
+    what runs them, "edgetpu" never, as only heads are compiled for it. With ``pool`` it shares requests with the other
+    gateways of this pool, by a subscription whose name follows from ``pool_secret`` (default: as the environment's
+    MIDSTREAM_POOL_SECRET or the credentials say; without accounts none is needed). ``rates`` bound what it takes of one
+    device. ``slowdown`` stretches every run, as `Bundle` does, to stand for a slower machine. ``history`` names a file
+    for what each request has used, of at most ``history_bytes`` (256 MiB), which ``midstream history`` reads. With
+    ``http``, a port of 127.0.0.1 (0: any that is free) or HOST:PORT, it shows metrics, health and a status page there;
+    beyond loopback to those alone who have the ``http_token`` (default: as the environment's MIDSTREAM_HTTP_TOKEN
+    says).
 
     Raises BundleError on a damaged bundle, AcceleratorError where the accelerator cannot be used, InputError on a wrong
     broker URL, wrong credentials, a pool, a history or an ``http`` that is none, and MissingExtraError where ``http``
@@ -85,6 +87,8 @@ class Gateway:
         gateway_id: str | None = None,
         workers: int | None = None,
         memory_bytes: int | None = None,
+        admission: bool = True,
+        forecasts: bool = True,
         accelerator: Accelerator = "cpu",
         credentials: str | Path | None = None,
         pool: str | None = None,
@@ -150,8 +154,17 @@ class Gateway:
             self._observers.add(self._history.record)
         post = self._post = Post(self._transport, self.gateway_id, limits.max_message_bytes, meter)
         self._peers = Peers(self.gateway_id, {bundle.digest: bundle.bases_id for bundle in served})
-        self._work = Work(post, self._peers, self._transport, self._news.set, self._observers, self._collector.began)
+        self._work = Work(
+            post,
+            self._peers,
+            self._transport,
+            self._news.set,
+            self._observers,
+            self._collector.began,
+            admission=admission,
+        )
         self._memory_bytes = memory_bytes
+        self._forecasts = forecasts
         self._allocator: Allocator | None = None
         self._receiver = Receiver(post, self._peers, limits, rates, self._admit, self._work.cancel)
         self._announcer = Announcer(self._transport, self.gateway_id, meter)
@@ -193,7 +206,12 @@ class Gateway:
         budget_bytes = self._memory_bytes or (free_memory_bytes() or math.inf) * _MEMORY_SHARE
         warmth = Warmth({digest.hex(): bundle for digest, bundle in self._served.items()})
         self._allocator = Allocator(
-            self._work, self._collector, warmth, chooser(scaling.workers), scaling.workers, budget_bytes
+            self._work,
+            self._collector,
+            warmth,
+            chooser(scaling.workers) if self._forecasts else follower(),
+            scaling.workers,
+            budget_bytes,
         )
         self._work.start(scaling.workers, usable_cores()[: scaling.workers] if scaling.pinned else ())
         self._allocator.start()

@@ -58,8 +58,9 @@ class Load:
 class Work:
     """Workers, and the queue that they take from. Thread-safe; `start` and `close` bracket its life.
 
-    ``on_change`` is called, on any thread, when there is more or less to do, ``observe`` with what became of
-    each request that was let in, and ``began`` with each job that a worker takes.
+    Without ``admission`` all are let in for whom there is room. ``on_change`` is called, on any thread, when there is
+    more or less to do, ``observe`` with what became of each request that was let in, and ``began`` with each job that a
+    worker takes.
     """
 
     def __init__(
@@ -70,7 +71,10 @@ class Work:
         on_change: Callable[[], None],
         observe: Observe,
         began: Callable[[Job, float], None] = lambda _job, _now: None,
+        *,
+        admission: bool = True,
     ) -> None:
+        self._admission = admission
         self._began = began
         self._post = post
         self._peers = peers
@@ -220,7 +224,8 @@ class Work:
         )
         busy_s = running_s(self._running.values(), self.workers, job.arrived)
         expected_s = busy_s + self._queue.wait_of_s(ticket) + work_s
-        admission = self._queue.offer(ticket, job.arrived, busy_s + self._punctuality.margin_s(expected_s))
+        margin_s = self._punctuality.margin_s(expected_s)
+        admission = self._queue.offer(ticket, job.arrived, busy_s + margin_s, anyway=not self._admission)
         if admission is not Admission.ACCEPTED:
             return f"{admission.value}: it would wait about {(expected_s - work_s) * 1e3:.0f} ms"
         job.expected_s = expected_s
