@@ -43,7 +43,8 @@ class Workload:
 
     ``arrivals_s`` are seconds since the workload's start, in whole microseconds. ``service_ms`` is how long a worker
     runs for each, ``scores`` the complexity score, ``features`` single features by name. Each has ``slack_s`` from its
-    arrival to its deadline. A worker that runs it holds ``slice_bytes`` for it.
+    arrival to its deadline. A worker that runs it holds ``slice_bytes`` for it. ``expected``, shape (seconds,), is how
+    many requests each second would bring in the mean, were it lived through again: what nobody can know better.
     """
 
     partition: Partition
@@ -54,6 +55,7 @@ class Workload:
     features: Mapping[str, Floats]
     slack_s: float
     slice_bytes: float
+    expected: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,34 +217,44 @@ def _workload(
     service_ms = service_scale * _between(_SERVICE_MS, own)
     slack_s = max(_between(_SLACK_S, own), 4 * service_ms / 1e3)
     cv, slice_bytes = _between(_SERVICE_CV, own), round(_between(_SLICE_BYTES, own))
-    arrivals_s = _arrivals_s(path, seconds, work / (service_ms / 1e3), draw(11))
+    summed = _summed(path.rate, seconds, work / (service_ms / 1e3))
+    arrivals_s = _arrivals_s(summed, path.regularity, seconds, draw(11))
+    ends = np.interp(np.arange(math.ceil(seconds) + 1), _times_s(summed.size), summed)
     count = arrivals_s.size
     scene = path.scene[(arrivals_s / _STEP_S).astype(np.intp)]
-    scores = np.round(np.clip(25 + 45 * scene + 6 * _normals(draw(12), count), 0, 100), 1)
+    scores = _rounded(25 + 45 * scene + 6 * _normals(draw(12), count), 1, 100)
     features = {
-        "motion": np.round(np.maximum(1 + 24 * scene + (0.5 + 4 * scene) * _normals(draw(13), count), 0), 2),
-        "edge_density": np.round(np.clip(0.06 + 0.08 * scene + 0.015 * _normals(draw(14), count), 0, 1), 4),
-        "entropy": np.round(np.clip(5.5 + 1.2 * scene + 0.3 * _normals(draw(15), count), 0, 8), 3),
+        "motion": _rounded(1 + 24 * scene + (0.5 + 4 * scene) * _normals(draw(13), count), 2, 255),
+        "edge_density": _rounded(0.06 + 0.08 * scene + 0.015 * _normals(draw(14), count), 4, 1),
+        "entropy": _rounded(5.5 + 1.2 * scene + 0.3 * _normals(draw(15), count), 3, 8),
     }
     sigma = math.sqrt(math.log(1 + cv * cv))
     varied = np.exp(sigma * _normals(draw(16), count) - sigma * sigma / 2)
-    service = np.maximum(np.round(service_ms * (1 + _SCORE_SHARE * (scores - 50) / 50) * varied, 3), 0.001)
+    service = 0.001 + _rounded(service_ms * (1 + _SCORE_SHARE * (scores - 50) / 50) * varied, 3, math.inf)
     # A digest as bundles have, and a cut.
     partition = Partition(f"{number:064x}", f"c{number}")
-    return Workload(partition, kind, arrivals_s, service, scores, features, round(slack_s, 3), slice_bytes)
+    return Workload(
+        partition, kind, arrivals_s, service, scores, features, round(slack_s, 3), slice_bytes, np.diff(ends)
+    )
 
 
-def _arrivals_s(path: _Path, seconds: float, rate_hz: float, stream: np.random.Generator) -> Floats:
-    """A renewal process of unit rate, mapped by the inverse of the summed rate (for regularity 0: inhomogeneous
-    Poisson, by time rescaling: Cinlar, Introduction to Stochastic Processes, 1975, 4.7)."""
-    summed = np.concatenate(([0.0], np.cumsum(path.rate[:-1]))) * _STEP_S
-    summed *= rate_hz * seconds / float(np.interp(seconds, _times_s(summed.size), summed))
+def _summed(rate: Floats, seconds: float, rate_hz: float) -> Floats:
+    """How many requests are expected by each step, where it is to be ``rate_hz`` a second in the mean."""
+    summed = np.concatenate(([0.0], np.cumsum(rate[:-1])))
+    return summed * (rate_hz * seconds / float(np.interp(seconds, _times_s(summed.size), summed)))
+
+
+def _arrivals_s(summed: Floats, regularity: float, seconds: float, stream: np.random.Generator) -> Floats:
+    """A renewal process of unit rate, mapped by the inverse of the summed rate.
+
+    For regularity 0 an inhomogeneous Poisson process, by time rescaling (Cinlar, Introduction to Stochastic Processes,
+    1975, 4.7).
+    """
     expected = float(summed[-1])
     most = math.ceil(expected + 8 * math.sqrt(expected) + 20)
     distances = -np.log(1 - stream.random(most))
-    points = np.cumsum(path.regularity + (1 - path.regularity) * distances) - path.regularity * stream.random()
-    arrivals = np.interp(points[points < expected], summed, _times_s(summed.size))
-    arrivals = np.round(arrivals, 6)
+    points = np.cumsum(regularity + (1 - regularity) * distances) - regularity * stream.random()
+    arrivals = _rounded(np.interp(points[points < expected], summed, _times_s(summed.size)), 6, math.inf)
     return arrivals[arrivals < seconds]
 
 
@@ -275,7 +287,12 @@ def _autoregressive(sigma: float, constant_s: float, stream: np.random.Generator
     values = [noise.item(0)]
     for fresh in noise[1:].tolist():
         values.append(kept * values[-1] + math.sqrt(1 - kept * kept) * fresh)
-    return np.interp(_times_s(steps), np.arange(seconds), np.array(values))
+    return np.asarray(np.interp(_times_s(steps), np.arange(seconds), np.array(values)), np.float64)
+
+
+def _rounded(values: Floats, digits: int, most: float) -> Floats:
+    """From 0 to ``most``."""
+    return np.asarray(np.round(np.clip(values, 0.0, most), digits), np.float64)
 
 
 def _between(ends: tuple[float, float], stream: np.random.Generator) -> float:
@@ -284,7 +301,7 @@ def _between(ends: tuple[float, float], stream: np.random.Generator) -> float:
 
 
 def _times_s(steps: int) -> Floats:
-    return np.arange(steps) * _STEP_S
+    return np.asarray(np.arange(steps) * _STEP_S, np.float64)
 
 
 def _normals(stream: np.random.Generator, count: int) -> Floats:

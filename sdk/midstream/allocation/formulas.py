@@ -14,8 +14,10 @@ _MOMENTS = 16
 _FAR = 8.0
 _SQRT_2 = math.sqrt(2)
 _SQRT_2_PI = math.sqrt(2 * math.pi)
+# What varies by less than this share of its way moves as a fluid does.
+_LEAST_SPREAD = 1e-9
 # Nearer to 0 than this, a drift counts as this: the formulas divide by it.
-_LEAST_DRIFT = 1e-4
+_LEAST_DRIFT = 1e-6
 
 
 def erlang_c(workers: int, offered: float) -> float:
@@ -115,13 +117,16 @@ def reflected_mean(start: float, drift: float, variance: float, after: float) ->
     if abs(theta) < _LEAST_DRIFT:
         theta = math.copysign(_LEAST_DRIFT, theta)
     s = math.sqrt(variance * after)
+    if s <= _LEAST_SPREAD * (start + abs(theta) * after):
+        return max(0.0, start + drift * after)
     z = (theta * after - start) / s
     far = (start + theta * after) / s
     length = variance / (2 * theta)
     density = math.exp(-z * z / 2) / _SQRT_2_PI
     if far > _FAR:
         # Both factors run out of range, their product does not.
-        scaled = density / far * (1 - 1 / far**2 + 3 / far**4)
+        inverse = 1 / (far * far)
+        scaled = density / far * (1 - inverse + 3 * inverse * inverse)
     else:
         scaled = math.exp(2 * theta * start / variance) * _below(-far)
     added = s * density + (s * z + length) * _below(z) - length * scaled

@@ -11,7 +11,7 @@ INTERVAL_S = 1.0
 # So many features of a partition are averaged.
 _MOST_FEATURES = 32
 _IDLE_S = 600.0
-_SERVICE_WEIGHT = 0.01
+_SERVICE_WEIGHT = 0.003
 # In these a worker is taken.
 _RUN_STEPS = frozenset({"decode", "run", "encode"})
 
@@ -81,9 +81,9 @@ class Intervals:
         """A request has come, whether it will be let in or not."""
         known = self._open.get(partition)
         if known is None:
-            known = self._open[partition] = _Open()
-            if len(self._open) > self._most:
+            if len(self._open) >= self._most:
                 del self._open[min(self._open, key=lambda each: self._open[each].last_s)]
+            known = self._open[partition] = _Open()
         known.last_s = now_s
         known.arrivals += 1
         known.waiting += 1
@@ -181,7 +181,7 @@ class Intervals:
 
 
 class _Service:
-    """Mean and variance of the last hundred or so, by Welford's recurrence with a weight that stops falling."""
+    """Mean and variance of the last three hundred or so, by Welford's recurrence with a weight that stops falling."""
 
     __slots__ = ("count", "mean", "variance")
 

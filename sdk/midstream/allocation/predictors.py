@@ -347,9 +347,8 @@ class _History:
             self.end = self.REMEMBERED
         self.counts[self.end] = math.log1p(interval.arrivals)
         before = self.scenes[self.end - 1] if self.end else 0.0
-        self.scenes[self.end] = (
-            math.log1p(max(interval.features.get("motion", 0.0), 0.0)) if interval.features else before
-        )
+        motion = interval.features.get("motion", interval.score)
+        self.scenes[self.end] = math.log1p(max(motion, 0.0)) if interval.arrivals else before
         self.end += 1
         self._steps += 1
         self.rates.add(interval, 0.1)
@@ -443,6 +442,8 @@ class Recurring:
         size = len(counts)
         if not lag or state.strength < 0.15:
             return state.rates.arrivals
+        # The more alike the periods are, the less is one early or late.
+        late = 0.2 / (1.05 - min(state.strength, 1.0))
         total = weights = 0.0
         for periods in (1, 2, 3):
             for shift in self._SHIFTS:
@@ -450,7 +451,7 @@ class Recurring:
                 if not self._ALIGNED <= at < size:
                     continue
                 off = counts[at - self._ALIGNED : at] - counts[size - self._ALIGNED :]
-                weight = math.exp(-float(off @ off) - 0.3 * abs(shift)) / periods
+                weight = math.exp(-float(off @ off) - late * abs(shift)) / periods
                 total += weight * counts[at]
                 weights += weight
         if weights < 1e-12:
@@ -525,5 +526,5 @@ class ChangePoint:
 
 
 def _log_negative_binomial(count: int, shape: float, rate: float) -> float:
-    """How likely a count of a Poisson distribution is whose mean is Gamma distributed; but for the count's factorial."""
+    """How likely a Poisson count is whose mean is Gamma distributed, but for the count's factorial."""
     return math.lgamma(shape + count) - math.lgamma(shape) - shape * math.log1p(1 / rate) - count * math.log1p(rate)

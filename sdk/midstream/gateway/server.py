@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+from midstream.allocation.ensemble import ensemble, follower
 from midstream.allocation.rates import DEFAULT_RATES, Rates
 from midstream.allocation.scaling import Scaling
 from midstream.communication import topics
@@ -26,7 +27,6 @@ from midstream.communication.transport import Message
 from midstream.communication.wire import Buffer, Limits, Request, Status
 from midstream.engines import Accelerator
 from midstream.errors import AcceleratorError, BundleError, MidstreamError, PeerError
-from midstream.forecasting import chooser, follower
 from midstream.gateway.allocating import Allocator
 from midstream.gateway.announcing import Announcer
 from midstream.gateway.collecting import Collector
@@ -209,7 +209,7 @@ class Gateway:
             self._work,
             self._collector,
             warmth,
-            chooser(scaling.workers) if self._forecasts else follower(),
+            ensemble(scaling.workers) if self._forecasts else follower(),
             scaling.workers,
             budget_bytes,
         )

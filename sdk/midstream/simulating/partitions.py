@@ -127,8 +127,8 @@ class _Gateway:
             return
         deadline, expected_s = now_s + self._slacks_s[place], self._expected_s[place]
         entry = (deadline, number, expected_s)
-        if len(self._queue) >= self._capacity:
-            self._drop_expired(now_s)
+        while self._queue and self._queue[0][0] < now_s:
+            self._left(self._take())
         if len(self._queue) >= self._capacity or not self._in_time(entry, now_s):
             self._collected.refused(partition, now_s)
             return
@@ -142,14 +142,15 @@ class _Gateway:
         # Most times even all that waits leaves enough time.
         return self._queued_s <= left_s or sum(each[2] for each in self._queue if each < entry) <= left_s
 
-    def _drop_expired(self, now_s: float) -> None:
-        late = [each for each in self._queue if each[0] < now_s]
-        if late:
-            self._queue = [each for each in self._queue if each[0] >= now_s]
-            heapq.heapify(self._queue)
-            for _, number, expected_s in late:
-                self._queued_s -= expected_s
-                self._collected.left(self._workloads[self._places[number]].partition, self._arrivals_s[number])
+    def _take(self) -> tuple[float, int]:
+        """Deadline and number of the one that is due first."""
+        deadline, number, expected_s = heapq.heappop(self._queue)
+        self._queued_s = self._queued_s - expected_s if self._queue else 0.0
+        return deadline, number
+
+    def _left(self, taken: tuple[float, int]) -> None:
+        number = taken[1]
+        self._collected.left(self._workloads[self._places[number]].partition, self._arrivals_s[number])
 
     def _begin(self, number: int, now_s: float) -> None:
         place, arrived_s, worker = self._places[number], self._arrivals_s[number], self._idle.popleft()
@@ -166,12 +167,11 @@ class _Gateway:
         self._collected.served(self._workloads[place].partition, service_ms, service_ms)
         self._idle.append(worker)
         while self._queue:
-            deadline, waiting, expected_s = heapq.heappop(self._queue)
-            self._queued_s = self._queued_s - expected_s if self._queue else 0.0
-            if deadline >= now_s:
-                self._begin(waiting, now_s)
+            taken = self._take()
+            if taken[0] >= now_s:
+                self._begin(taken[1], now_s)
                 return
-            self._collected.left(self._workloads[self._places[waiting]].partition, self._arrivals_s[waiting])
+            self._left(taken)
 
 
 def _means(arrivals_s: Floats, values: Floats, count: int) -> Floats:
