@@ -25,8 +25,8 @@ class Target(StrEnum):
 class PredictorStatus:
     """What one predictor says of one target.
 
-    ``error`` is how far it was off lately, in the target's unit, None where that is not known yet; ``chosen`` says
-    that what is allocated follows this one.
+    ``error`` is by how much its middle was off lately in the mean, in the target's unit, None where that is not known
+    yet; ``chosen`` says that what is allocated follows this one.
     """
 
     name: str

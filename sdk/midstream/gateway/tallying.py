@@ -17,6 +17,7 @@ OTHER = "other"
 INPUT, OUTPUT = "input", "output"
 TIME_BOUNDS_MS = (0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0)
 BATCH_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+_PRIORITIES = {priority.value: priority.name.lower() for priority in Priority}
 _MAX_NAME = 64
 _DIGEST_DIGITS = 12
 
@@ -170,7 +171,7 @@ class _Stage:
     def counts(self) -> StageCounts:
         return StageCounts(
             dict(self._requests),
-            {_priority(number): count for number, count in self._priorities.items()},
+            {_PRIORITIES.get(number, OTHER): count for number, count in self._priorities.items()},
             self._received_bytes,
             self._sent_bytes,
             dict(self._cpu_ms),
@@ -195,7 +196,3 @@ class _Bins:
 
     def histogram(self) -> Histogram:
         return Histogram(self._bounds, tuple(self._counts), self._total)
-
-
-def _priority(number: int) -> str:
-    return Priority(number).name.lower()

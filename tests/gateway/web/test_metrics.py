@@ -65,10 +65,11 @@ def test_the_metrics_are_the_status(status: GatewayStatus) -> None:
     assert value(found, "forecast_arrivals", **tail, predictor="ewma") == 2
     assert value(found, "forecast_wait_seconds", **tail, predictor="rnn") == 0.02
     assert value(found, "forecast_error_arrivals", **tail, predictor="rnn") == 0.25
-    assert value(found, "forecast_chosen", **tail, target="arrivals", predictor="ewma") == 0
+    assert value(found, "forecast_chosen", **tail, target="arrivals", predictor="rnn") == 1
     assert value(found, "forecast_chosen", **tail, target="wait_seconds", predictor="rnn") == 1
     # How far off that one was is not known.
     assert not any(name == "forecast_error_wait_seconds" for name, _ in found)
+    assert sum(name == "forecast_chosen" for name, _ in found) == 2
 
 
 @pytest.mark.parametrize(("open_metrics", "parse"), [(False, parse_text), (True, parse_open)])

@@ -44,7 +44,7 @@ def test_the_page_shows_the_gateway_its_stages_and_forecasts(status: GatewayStat
     for text in ("attic", "serving", "75%", "12.5 ms", "1,000 MB", "unknown", "2, 5 MB", "faces", "c5", "input",
                  "rnn (followed)", "ewma", "arrivals", "3.00", "0.25", "ab" * 32):  # fmt: skip
         assert text in texts
-    assert "midstream 1.2.3, for 1 h 2 min, at 2023-11-14 22:13:20 UTC" in texts
+    assert "midstream 1.2.3, up 1 h 2 min, at 2023-11-14 22:13:20 UTC" in texts
     # One request in order, none refused, one failed; and one refused at the whole input.
     assert re.search(r"<td>output</td>(<td class=\"number\">\d</td>){4}", page(status))
     assert re.findall(r">(\d)<", page(status).split("<td>output</td>")[1])[:4] == ["2", "1", "0", "1"]
@@ -86,6 +86,18 @@ def test_hostile_names_are_only_text(status: GatewayStatus) -> None:
     assert "\x00" not in html
     assert "\u202e" not in html
     assert len(html) < 20_000
+
+
+def test_forecasts_of_the_busiest_stages_are_shown_and_the_others_counted(status: GatewayStatus) -> None:
+    busy, other = status.partitions
+    quiet = [
+        replace(other, name=StageName("faces", f"c{number}", "output"), predictors=busy.predictors)
+        for number in range(20, 28)
+    ]
+    html = page(replace(status, partitions=(*quiet, busy)))
+    assert html.count("<h2>Forecast") == 5
+    assert html.index("Forecast: faces, c5 to output") < html.index("Forecast: faces, c20 to output")
+    assert "4 more stages are forecast" in html
 
 
 def test_every_condition_is_shown_and_why(status: GatewayStatus) -> None:

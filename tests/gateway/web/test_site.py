@@ -135,6 +135,23 @@ def test_however_often_one_asks_it_is_made_ten_times_a_second(status: GatewaySta
     assert looked.times == 3
 
 
+def test_what_takes_long_to_make_is_given_again_for_longer(
+    status: GatewayStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = Looked(status)
+    make = looked._now
+
+    def slowly() -> GatewayStatus:
+        looked.clock.now_s += 0.5
+        return make()
+
+    monkeypatch.setattr(looked._site, "_status", slowly)
+    for waited_s, times in ((0.0, 1), (9.5, 1), (1.0, 2)):
+        looked.clock.now_s += waited_s
+        looked.get("/")
+        assert looked.times == times
+
+
 def test_what_was_made_for_one_is_not_given_to_who_may_not_look(status: GatewayStatus) -> None:
     looked = Looked(status, TOKEN)
     assert looked.get("/metrics", authorization=f"Bearer {TOKEN}")[0] == 200

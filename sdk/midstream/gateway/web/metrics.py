@@ -148,7 +148,8 @@ def _forecast(partitions: Sequence[PartitionStatus]) -> Iterator[Metric]:
     if found:
         chosen = _gauge("forecast_chosen", "1 for the predictor that is followed.", [*_STAGE, "target", "predictor"])
         for partition, each in found:
-            chosen.add_metric([*_stage(partition), *_who(each)], float(each.chosen))
+            if each.chosen:
+                chosen.add_metric([*_stage(partition), *_who(each)], 1.0)
         yield chosen
 
 

@@ -15,6 +15,7 @@ from midstream.gateway.status import Condition, GatewayStatus, PartitionStatus, 
 
 _AGAIN_S = 5
 _MOST_TEXT = 200
+_MOST_FORECASTS = 5
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2933; --faint: #5c6770; --line: #d8dee3; --paper: #fff; --card: #f6f8f9;
   --good: #17713a; --bad: #b3261e; --wait: #8a5a00 }
@@ -26,8 +27,9 @@ body { margin: 0 auto; padding: 1rem; max-width: 72rem; background: var(--paper)
 h1 { font-size: 1.25rem; margin: 0 0 .25rem } h2 { font-size: 1rem; margin: 1.75rem 0 .5rem }
 p { margin: .25rem 0 } .faint, dt, th { color: var(--faint) }
 .serving { color: var(--good) } .lost { color: var(--bad) } .between { color: var(--wait) }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .5rem; margin: 1rem 0 0 }
-dl div { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .75rem }
+dl { display: flex; flex-wrap: wrap; gap: .5rem; margin: 1rem 0 0 }
+dl div { flex: 1 1 9.5rem; padding: .5rem .75rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: .5rem }
 dt { font-size: .8rem } dd { margin: 0; font-size: 1.15rem; font-variant-numeric: tabular-nums }
 meter { width: 100%; height: .6rem }
 .wide { overflow-x: auto }
@@ -67,7 +69,7 @@ def page(status: GatewayStatus) -> str:
 </head>
 <body>
 <h1>{name} <span class="{_LOOKS[status.condition]}">{status.condition.value}</span></h1>
-<p class="faint">midstream {_text(status.version)}, for {_duration(status.uptime_s)}, at {_clock(status.time_s)}</p>
+<p class="faint">midstream {_text(status.version)}, up {_duration(status.uptime_s)}, at {_clock(status.time_s)}</p>
 {_why(status)}
 <dl>
 {_figures(status)}
@@ -77,7 +79,8 @@ def page(status: GatewayStatus) -> str:
 {_forecasts(status.partitions)}
 <h2>Bundles</h2>
 {_bundles(status)}
-<p class="faint"><small>Counts and means are since the gateway started; times of stages in ms.</small></p>
+<p class="faint"><small>Counts and means are since the gateway started; times of stages in ms. Forecasts are of the next
+second: below low one time in ten, above high one in ten; the error is the last ones' mean.</small></p>
 <nav><a href="/metrics">metrics</a><a href="/status.json">status as JSON</a><a href="/healthz">health</a></nav>
 </body>
 </html>
@@ -145,18 +148,20 @@ def _stage(partition: PartitionStatus) -> list[str]:
 
 
 def _forecasts(partitions: Iterable[PartitionStatus]) -> str:
-    """Of each stage that is forecast: what each predictor says of each target, and how far it was off."""
+    """What each predictor says of each target, and how far it was off, of the stages that are asked for most."""
+    forecast = [partition for partition in partitions if partition.predictors]
+    forecast.sort(key=lambda partition: -sum(partition.counts.requests.values()))
     parts = []
-    for partition in partitions:
-        if not partition.predictors:
-            continue
+    for partition in forecast[:_MOST_FORECASTS]:
         name = partition.name
         parts.append(f"<h2>Forecast: {_text(name.bundle)}, {_text(name.cut)} to {_text(name.next_cut)}</h2>")
         in_order = sorted(partition.predictors, key=lambda each: list(Target).index(each.target))
         rows = [[_TARGETS[predictor.target], *_forecast(predictor)] for predictor in in_order]
         kinds = ["chosen" if predictor.chosen else "" for predictor in in_order]
-        columns = ("target", "predictor", "one time in ten below", "as often below as above", "above", "off lately by")
+        columns = ("target", "predictor", "low", "middle", "high", "error")
         parts.append(_table(columns, 2, rows, kinds))
+    if len(forecast) > _MOST_FORECASTS:
+        parts.append(f'<p class="faint">{len(forecast) - _MOST_FORECASTS} more stages are forecast: see the JSON.</p>')
     return "\n".join(parts)
 
 

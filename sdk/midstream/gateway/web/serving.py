@@ -43,10 +43,8 @@ class HttpServer:
     def __init__(self, address: HttpAddress, answer: Callable[[Asked], Answer]) -> None:
         self._address = address
         self._answer = answer
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._accepting: asyncio.Task[None] | None = None
-        self._open: dict[_Connection, None] = {}
+        self._stop: Callable[[], object] | None = None
         self.url: str | None = None
 
     def start(self) -> None:
@@ -54,46 +52,88 @@ class HttpServer:
         listener = _listen(self._address)
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        running: Future[asyncio.AbstractEventLoop] = Future()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(listener, running)), name="midstream-http", daemon=True
-        )
+        stop: Future[Callable[[], object]] = Future()
+        self._thread = threading.Thread(target=self._run, args=(listener, stop), name="midstream-http", daemon=True)
         self._thread.start()
-        self._loop = running.result()
+        self._stop = stop.result()
 
     def close(self) -> None:
         """Cut off who is there, and end."""
-        if self._thread is None or self._loop is None or self._accepting is None:
+        if self._thread is None or self._stop is None:
             return
-        self._loop.call_soon_threadsafe(self._accepting.cancel)
+        self._stop()
         self._thread.join()
         self._thread = None
 
-    async def _serve(self, listener: socket.socket, running: Future[asyncio.AbstractEventLoop]) -> None:
-        loop = asyncio.get_running_loop()
-        with listener:
-            listener.setblocking(False)
-            self._accepting = loop.create_task(self._accept(listener, loop))
-            running.set_result(loop)
-            await asyncio.wait([self._accepting])
+    def _run(self, listener: socket.socket, stop: Future[Callable[[], object]]) -> None:
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner, listener:
+            runner.run(self._serve(listener, stop))
+
+    async def _serve(self, listener: socket.socket, stop: Future[Callable[[], object]]) -> None:
+        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+        door = _Door(listener, self._answer, loop)
+        door.open()
+        stop.set_result(lambda: loop.call_soon_threadsafe(stopped.set))
+        await stopped.wait()
+        await door.close()
+
+
+class _Door:
+    """Lets connections in, no faster and no more of them than it may."""
+
+    def __init__(
+        self, listener: socket.socket, answer: Callable[[Asked], Answer], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._listener = listener
+        self._answer = answer
+        self._loop = loop
+        self._bucket = TokenBucket(ACCEPTS_PER_S, ACCEPTS_PER_S)
+        self._again: asyncio.TimerHandle | None = None
+        self._entering: set[asyncio.Task[None]] = set()
+        # Oldest first.
+        self._open: dict[_Connection, None] = {}
+        listener.setblocking(False)
+
+    def open(self) -> None:
+        """Let them in from now on."""
+        self._loop.add_reader(self._listener, self._let_in)
+
+    async def close(self) -> None:
+        """Let nobody in any more, and cut off who is there."""
+        if self._again is not None:
+            self._again.cancel()
+        self._loop.remove_reader(self._listener)
+        if self._entering:
+            await asyncio.wait(self._entering)
         for connection in list(self._open):
             connection.cut()
         # They are closed in the loop's next turn.
         await asyncio.sleep(0)
 
-    async def _accept(self, listener: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
-        bucket = TokenBucket(ACCEPTS_PER_S, ACCEPTS_PER_S)
-        while True:
-            try:
-                client, _ = await loop.sock_accept(listener)
-                bucket.spend(1)
-                await loop.connect_accepted_socket(lambda: _Connection(self._answer, self._open, loop), client)
-            except OSError as error:
-                # It was gone already, or this process has too many files open.
-                _log.warning("a connection to the gateway's state could not be taken: %s", error)
-                await asyncio.sleep(_AGAIN_S)
-            while not bucket.has(1, time.monotonic()):
-                await asyncio.sleep(1 / ACCEPTS_PER_S)
+    def _let_in(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # It was gone already, or this process has too many files open.
+            _log.warning("a connection to the gateway's state could not be taken: %s", error)
+            self._pause(_AGAIN_S)
+            return
+        client.setblocking(False)
+        task = self._loop.create_task(self._enter(client))
+        self._entering.add(task)
+        task.add_done_callback(self._entering.discard)
+        self._bucket.spend(1)
+        if not self._bucket.has(1, time.monotonic()):
+            self._pause(1 / ACCEPTS_PER_S)
+
+    async def _enter(self, client: socket.socket) -> None:
+        await self._loop.connect_accepted_socket(lambda: _Connection(self._answer, self._open, self._loop), client)
+
+    def _pause(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listener)
+        self._again = self._loop.call_later(seconds, self.open)
 
 
 class _Connection(asyncio.Protocol):
