@@ -1,0 +1,494 @@
+"""How far forecasts of each partition's next second are off, on made workloads that nothing was tuned on.
+
+``python benchmarks/forecasting.py`` takes some minutes and writes docs/benchmarks/forecasting.md. ``FURTHER`` makes
+predictors that join, such as a network; the page then tells what they add.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from models import ROOT, machine, table, verdict, write_page
+from numpy.typing import NDArray
+
+from midstream.allocation.ensemble import ensemble
+from midstream.allocation.formulas import mean_wait_s, mgk_wait_s, mmk_wait_s
+from midstream.allocation.intervals import Forecast, Quantiles
+from midstream.allocation.mixing import STACKED, TARGETS, WEIGHTED
+from midstream.allocation.predictors import Predictor, amounts_of
+from midstream.allocation.usage import Partition
+from midstream.drawing.canvas import plain_matplotlib
+from midstream.simulating.partitions import Simulated, simulate_gateway
+from midstream.workload_making import KINDS, MIXED, Workload, make_workloads
+
+Floats = NDArray[np.float64]
+
+FURTHER: Sequence[Callable[[], Predictor]] = ()
+SECONDS, WARM_S = 1500, 120
+ASKED_LESS, ASKED_WORSE, ASKED_WINDOW = 0.20, 0.02, 2.2
+CHOSEN, FLOOR = "chosen", "rate known"
+BASELINES = ("last_value", "ewma", "ewma_slow", "holt", "holt_slow", "queue_report", "steady_state", "transient")
+"""What a single predictor may be, for the best of them: all that are known from elsewhere."""
+HELD_AGAINST = ("ewma", "steady_state")
+NAMES = {"arrivals": "Demand (requests)", "wait_ms": "Wait (ms)", "cpu_ms": "Processor time (ms)"}
+PICTURE = ROOT / "docs" / "benchmarks" / "forecasting"
+
+
+@dataclass(frozen=True, slots=True)
+class SetUp:
+    """A gateway and what comes to it. Everything was tuned with seeds 11–14, two workers, three partitions, loads .35,
+    .5 and .65, a pace of 1 and service times as they come."""
+
+    seed: int
+    partitions: int
+    workers: int
+    load: float
+    pace: float
+    service_scale: float
+
+
+SET_UPS = (
+    SetUp(101, 3, 2, 0.45, 0.7, 0.7),
+    SetUp(102, 4, 4, 0.6, 1.4, 1.5),
+    SetUp(103, 2, 1, 0.4, 1.0, 0.6),
+    SetUp(104, 5, 3, 0.7, 0.85, 1.2),
+)
+
+
+@dataclass(slots=True)
+class Errors:
+    """By target and name: mean absolute errors, one a partition; shares of what lay between low and high."""
+
+    means: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    between: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def of(self, target: str, name: str) -> float:
+        """The mean over partitions."""
+        return float(np.mean(self.means[target][name]))
+
+    def names(self, target: str) -> list[str]:
+        """Whose errors are known, but for what allocates and the floor."""
+        return [name for name in self.means[target] if name not in (CHOSEN, FLOOR)]
+
+    def best_single(self, target: str) -> str:
+        """The baseline that errs least."""
+        known = [name for name in self.names(target) if name in BASELINES]
+        return min(known, key=lambda name: self.of(target, name))
+
+
+def main(further: Sequence[Callable[[], Predictor]] = FURTHER) -> None:
+    """Simulate, forecast and write the page."""
+    began = time.thread_time()
+    steps, spent_s = 0, 0.0
+    by_kind: dict[str, Errors] = {}
+    without: dict[str, Errors] = {}
+    for kind in (*KINDS, MIXED):
+        by_kind[kind], without[kind] = Errors(), Errors()
+        for set_up in SET_UPS:
+            workloads, simulated = lived(kind, set_up)
+            took_s, made = judge(workloads, simulated, set_up, [each() for each in further], by_kind[kind])
+            steps, spent_s = steps + made, spent_s + took_s
+            if further:
+                judge(workloads, simulated, set_up, (), without[kind])
+        print(kind, round(time.thread_time() - began), "s", flush=True)
+    draw(by_kind, PICTURE / "errors.svg")
+    draw_seconds(PICTURE / "seconds.svg")
+    parts = [
+        head(by_kind, [each().name for each in further], spent_s / steps * 1e6),
+        *(section(target, by_kind) for target in NAMES),
+        memory(by_kind),
+        *([ablation(by_kind, without)] if further else []),
+        windows(),
+    ]
+    write_page("forecasting", "\n\n".join(parts) + "\n")
+
+
+def lived(kind: str, set_up: SetUp) -> tuple[tuple[Workload, ...], Simulated]:
+    workloads = make_workloads(
+        kind, SECONDS, set_up.seed, partitions=set_up.partitions, workers=set_up.workers, load=set_up.load,
+        pace=set_up.pace, service_scale=set_up.service_scale,
+    )  # fmt: skip
+    return workloads, simulate_gateway(workloads, SECONDS, workers=set_up.workers)
+
+
+def judge(
+    workloads: Sequence[Workload],
+    simulated: Simulated,
+    set_up: SetUp,
+    further: Sequence[Predictor],
+    errors: Errors,
+) -> tuple[float, int]:
+    """Forecast each second from those before; returns the processor time that took, and for how many forecasts.
+
+    What a request waited is known in hindsight; a partition's second in which nobody waited is not judged by it.
+    """
+    chooser = ensemble(set_up.workers, further)
+    off: dict[tuple[Partition, str, str], list[float]] = defaultdict(list)
+    between: dict[tuple[Partition, str], list[bool]] = defaultdict(list)
+    expected = {each.partition: each.expected for each in workloads}
+    spent_s, made = 0.0, 0
+    middles: Mapping[Partition, Mapping[str, Mapping[str, float]]] = {}
+    forecasts: Mapping[Partition, Forecast] = {}
+    for second, intervals in enumerate(simulated.intervals):
+        for partition, interval in intervals.items() if second >= WARM_S else ():
+            came = amounts_of(interval)._replace(wait_ms=simulated.waits_ms[partition].item(second))
+            for target, amount in zip(TARGETS, came, strict=True):
+                if amount is None or math.isnan(amount) or partition not in forecasts:
+                    continue
+                quantiles: Quantiles = getattr(forecasts[partition], target)
+                off[partition, target, CHOSEN].append(abs(quantiles.middle - amount))
+                between[partition, target].append(quantiles.low - 1e-9 <= amount <= quantiles.high + 1e-9)
+                for name, middle in middles[partition][target].items():
+                    off[partition, target, name].append(abs(middle - amount))
+            # Of a Poisson distribution the median is about a third below the mean.
+            known = max(0.0, round(expected[partition].item(second) - 1 / 3))
+            off[partition, "arrivals", FLOOR].append(abs(known - interval.arrivals))
+        began = time.thread_time()
+        chooser.observe(intervals)
+        forecasts = chooser.forecast()
+        spent_s += time.thread_time() - began
+        made += len(intervals)
+        middles = chooser.middles()
+    for (_, target, name), values in off.items():
+        errors.means[target][name].append(float(np.mean(values)))
+    for (_, target), inside in between.items():
+        errors.between[target].append(float(np.mean(inside)))
+    return spent_s, made
+
+
+def less(by_kind: Mapping[str, Errors], target: str, than: str, name: str = CHOSEN) -> tuple[float, float]:
+    """How much less it errs: the sums of all errors, and the geometric mean over kinds."""
+    ours = [errors.of(target, name) for errors in by_kind.values()]
+    theirs = [errors.of(target, than) for errors in by_kind.values()]
+    ratios = [math.log(one / other) for one, other in zip(ours, theirs, strict=True)]
+    return 1 - sum(ours) / sum(theirs), 1 - math.exp(float(np.mean(ratios)))
+
+
+def worse(errors: Errors, target: str) -> float:
+    return errors.of(target, CHOSEN) / errors.of(target, errors.best_single(target)) - 1
+
+
+def short(by_kind: Mapping[str, Errors], target: str) -> str:
+    """The kinds in which it errs less than an EWMA by less than was asked."""
+    less_by = {kind: 1 - errors.of(target, CHOSEN) / errors.of(target, "ewma") for kind, errors in by_kind.items()}
+    return ", ".join(f"{kind} ({share:.0%})" for kind, share in less_by.items() if share < ASKED_LESS) or "none"
+
+
+def head(by_kind: Mapping[str, Errors], joined: Sequence[str], took_us: float) -> str:
+    rows = []
+    for target in ("arrivals", "wait_ms"):
+        for than in HELD_AGAINST:
+            summed, typical = less(by_kind, target, than)
+            met = verdict(min(summed, typical) >= ASKED_LESS)
+            rows.append((NAMES[target], than, f"{summed:.0%}", f"{typical:.0%}", met))
+    kinds = [(worse(errors, target), kind, target) for kind, errors in by_kind.items() for target in NAMES]
+    most, kind, target = max(kinds)
+    shares = {each: np.mean([np.mean(errors.between[each]) for errors in by_kind.values()]) for each in NAMES}
+    between = ", ".join(f"{NAMES[each].split(' (')[0].lower()} {share:.0%}" for each, share in shares.items())
+    network = (
+        f"Beside what the SDK has by formula, {', '.join(joined)} ran; what it adds is below."
+        if joined
+        else "No network joins yet: everything here is by formula, and learned while it runs."
+    )
+    return f"""# Forecasts of the next second
+
+Generated by `python benchmarks/forecasting.py`, {machine()}. Mean absolute errors of forecasts
+for each partition's next second, from the seconds before; on {len(SET_UPS)} gateways (1–4 workers, 2–5 partitions,
+loads of 40–70 %) and {len(by_kind)} [kinds of workload](../allocation.md#made-workloads), {SECONDS} s each, of which
+the first {WARM_S} s are not judged. Seeds, loads, paces and service times are others than those that anything was
+tuned with. {network}
+
+Asked: what allocates errs at least {ASKED_LESS:.0%} less than an EWMA and than M/M/k in the steady state, for demand
+and wait of each partition. *All errors* sums them up, so that violent workloads count for more; *typical* is the geometric
+mean over the kinds.
+
+{table("|against| all errors less by| typical| ", rows)}
+
+Not in each kind by itself: against the EWMA it is less than that, for demand, in {short(by_kind, "arrivals")}; for the
+wait, in {short(by_kind, "wait_ms")}. The tables tell what chance leaves there.
+
+Asked as well: never more than {ASKED_WORSE:.0%} worse than the best single baseline of a kind. The worst is {kind},
+{NAMES[target].lower()}: {most:+.1%}, {verdict(most <= ASKED_WORSE)}. Eight in ten should lie between the low and the
+high forecast; there lie {between}. All of it takes {took_us:.0f} µs of processor time a partition and second.
+
+![Errors by kind](forecasting/errors.svg)
+
+![Some seconds](forecasting/seconds.svg)"""
+
+
+def section(target: str, by_kind: Mapping[str, Errors]) -> str:
+    first = next(iter(by_kind.values()))
+    names = first.names(target)
+    rows = []
+    for kind, errors in by_kind.items():
+        base = errors.of(target, "ewma")
+        known = [f"{errors.of(target, FLOOR) / base:.2f}"] if target == "arrivals" else []
+        best = errors.best_single(target)
+        rows.append(
+            (
+                kind,
+                f"{base:.1f}",
+                *(f"{errors.of(target, name) / base:.2f}" for name in names if name != "ewma"),
+                f"**{errors.of(target, CHOSEN) / base:.2f}**",
+                *known,
+                f"{best} {worse(errors, target):+.1%}",
+            )
+        )
+    floor = (
+        "\n\n*rate known* is what someone errs who knows the rate of each second in advance, when each burst begins and "
+        "ends, too: what is left is chance. Where it is near 1, nobody can do much better than the EWMA: second by "
+        "second, steady and diurnal workloads and regimes are mostly Poisson noise. Sources of heavy tails (bursty) "
+        "begin and end by chance as well."
+        if target == "arrivals"
+        else ""
+    )
+    columns = "| ".join(["", *(name.replace("_", " ") for name in names if name != "ewma"), "chosen"])
+    headings = f"kind| ewma{columns and columns}" + ("| rate known" if target == "arrivals" else "")
+    return f"""## {NAMES[target]}
+
+The EWMA's mean absolute error, and that of the others as shares of it; *{WEIGHTED}* and *{STACKED}* are the mixes,
+*chosen* is what allocates. Last: the best single baseline, and how much what allocates errs more than it.{floor}
+
+{table(headings + "|against the best single", rows)}"""
+
+
+def memory(by_kind: Mapping[str, Errors]) -> str:
+    mib = {
+        name: max(errors.of("memory_bytes", name) for errors in by_kind.values()) / (1 << 20)
+        for name in ("last_value", "ewma", CHOSEN)
+    }
+    return f"""## Memory
+
+What the slices of a partition hold changes only when a worker loads one or lets one go, hence seldom. Mean absolute
+errors in MiB, of the kind where each is largest: last value {mib["last_value"]:.3f}, EWMA {mib["ewma"]:.3f}, chosen
+{mib[CHOSEN]:.3f}."""
+
+
+def ablation(by_kind: Mapping[str, Errors], without: Mapping[str, Errors]) -> str:
+    rows = [
+        (
+            kind,
+            *(
+                f"{by_kind[kind].of(target, CHOSEN) / without[kind].of(target, CHOSEN) - 1:+.1%}"
+                for target in ("arrivals", "wait_ms", "cpu_ms")
+            ),
+        )
+        for kind in by_kind
+    ]
+    sums = [
+        sum(errors.of(target, CHOSEN) for errors in by_kind.values())
+        / sum(errors.of(target, CHOSEN) for errors in without.values())
+        - 1
+        for target in ("arrivals", "wait_ms", "cpu_ms")
+    ]
+    rows.append(("all errors", *(f"{each:+.1%}" for each in sums)))
+    return f"""## What the network adds
+
+The error of what allocates with it, against that of what allocates without it.
+
+{table("kind| demand| wait| processor time", rows)}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """A gateway under a steady load."""
+
+    service_ms: float
+    cv: float
+    workers: int
+    utilisation: float
+
+
+WINDOW_S, KNOWN_S, WINDOWS = 10, 120, 40
+SERVICES = ((2.0, 0.04), (8.0, 0.04), (8.0, 0.5))
+STEADY = tuple(
+    Steady(service_ms, cv, workers, utilisation)
+    for service_ms, cv in SERVICES
+    for workers in (1, 2, 4)
+    for utilisation in (0.3, 0.5, 0.7, 0.8, 0.9)
+)
+FORMULAS = ("M/M/k", "M/G/k", "transient")
+
+
+def windows() -> str:
+    """Mean latency of windows of ten seconds under steady loads, predicted at their start."""
+    found = [(each, *predicted(each)) for each in STEADY]
+    rows = [
+        (
+            f"{each.service_ms:g} ± {each.cv:.0%}",
+            each.workers,
+            f"{each.utilisation:.0%}",
+            f"{latency_ms:.2f}",
+            *(f"{off[name]:.1f}" for name in FORMULAS),
+            f"{floor:.1f}",
+            f"{bias:+.1f}",
+            verdict(off["transient"] <= ASKED_WINDOW),
+        )
+        for each, latency_ms, off, floor, bias in found
+    ]
+    every = [off["transient"] for _, _, off, _, _ in found]
+    floors = [floor for *_, floor, _ in found]
+    biases = [abs(bias) for *_, bias in found]
+    mean_bias = float(np.mean(biases))
+    met, met_by_chance = (sum(each <= ASKED_WINDOW for each in values) for values in (every, floors))
+    sums = []
+    for service_ms, cv in SERVICES:
+        for most in (0.5, 0.7, 0.9):
+            those = [
+                (off["transient"], floor)
+                for each, _, off, floor, _ in found
+                if (each.service_ms, each.cv) == (service_ms, cv) and each.utilisation <= most
+            ]
+            mean, by_chance = np.mean(those, axis=0).tolist()
+            named = f"{service_ms:g} ± {cv:.0%}", f"up to {most:.0%}", f"{mean:.1f}", f"{by_chance:.1f}"
+            sums.append((*named, verdict(mean <= ASKED_WINDOW)))
+    return f"""## Windows of ten seconds under a steady load
+
+Mean latency (wait and run) of the requests that come in a window, predicted at its start from what the gateway knows
+by then: its queue, and of the last {KNOWN_S} s the mean rate and mean and variation of the service times. Poisson
+arrivals, {WINDOWS} windows each; mean absolute errors in per cent of the window's own latency. Asked: {ASKED_WINDOW:g} %.
+
+*M/M/k* and *M/G/k* are the steady state's formulas, *transient* is M/G/k from the queue as it is
+([formulas](../allocation.md#formulas)). *Chance* is what the best constant errs, which is only known afterwards: the
+median of all these windows. They differ by so much since each has only so many requests, and what one waits the next
+waits, too. *Mean* is by how much the transient formula's mean is off the mean of all windows: the formula's own error.
+
+{table("service, ms| workers| load| latency, ms| M/M/k| M/G/k| transient| chance| mean| ", rows)}
+
+{ASKED_WINDOW:g} % or less in {met} of {len(found)} loads; chance alone leaves it possible in {met_by_chance}. The means
+over one to four workers:
+
+{table("service, ms| load| transient| chance| ", sums)}
+
+Against the mean of all windows, as models are often judged, the formula is {mean_bias:.1f} % off in the mean,
+{verdict(mean_bias <= ASKED_WINDOW)}, and at most {max(biases):.1f} %, where the load is 90 %. So the figure holds for
+service times as of models without control flow (a variation of 4 %) where there are some workers or many requests, and
+not near full load: there one window differs from the next by more, whatever is known at its start.
+
+Tried were M/M/k, M/G/k and the transient. The variation of the service times makes most of the difference to M/M/k;
+after ten seconds the queue at the window's start says little more. What is left beside chance is what is not known of
+the rate and the service time: near full load each per cent of these is ten of the wait."""
+
+
+def predicted(steady: Steady) -> tuple[float, dict[str, float], float, float]:
+    """Mean latency, ms; errors in per cent by formula, of the best constant, and of the means."""
+    seconds, service_s = KNOWN_S + WINDOW_S * WINDOWS, steady.service_ms / 1e3
+    stream = np.random.default_rng([7, round(1e3 * steady.cv), steady.workers, round(100 * steady.utilisation)])
+    rate_hz = steady.utilisation * steady.workers / service_s
+    arrivals_s = np.cumsum(stream.exponential(1 / rate_hz, int(1.05 * rate_hz * seconds) + 200))
+    arrivals_s = arrivals_s[arrivals_s < seconds]
+    sigma = math.sqrt(math.log(1 + steady.cv**2))
+    service_ms = steady.service_ms * np.exp(sigma * stream.standard_normal(arrivals_s.size) - sigma**2 / 2)
+    partition = Partition("0" * 64, "")
+    workload = Workload(
+        partition, "steady", arrivals_s, service_ms, np.zeros(arrivals_s.size), {}, 1e9, 0.0, np.zeros(0)
+    )
+    simulated = simulate_gateway([workload], seconds, workers=steady.workers, capacity=arrivals_s.size)
+    latency_ms = 1e3 * simulated.request_waits_s[partition] + service_ms
+    came, said = [], []
+    for start in range(KNOWN_S, seconds, WINDOW_S):
+        # The very last may still wait when the simulation ends.
+        came.append(np.nanmean(latency_ms[(arrivals_s >= start) & (arrivals_s < start + WINDOW_S)]))
+        known = [each[partition] for each in simulated.intervals[start - KNOWN_S : start]]
+        hz = float(np.mean([each.arrivals for each in known]))
+        run_s = float(np.mean([each.service_ms for each in known])) / 1e3
+        cv2 = float(np.mean([each.service_cv2 for each in known]))
+        bounded_hz = min(hz, 0.985 * steady.workers / run_s)
+        waits_s = (
+            mmk_wait_s(steady.workers, bounded_hz, run_s),
+            mgk_wait_s(steady.workers, bounded_hz, run_s, cv2),
+            mean_wait_s(known[-1].queue_ms / 1e3, WINDOW_S, steady.workers, hz, run_s, cv2),
+        )
+        said.append([1e3 * (run_s + wait_s) for wait_s in waits_s])
+    true, made = np.array(came), np.array(said)
+    off = 100 * np.mean(np.abs(made - true[:, None]) / true[:, None], axis=0)
+    floor = 100 * float(np.mean(np.abs(np.median(true) - true) / true))
+    bias = 100 * float(made[:, -1].mean() / true.mean() - 1)
+    return float(true.mean()), dict(zip(FORMULAS, off.tolist(), strict=True)), floor, bias
+
+
+def draw(by_kind: Mapping[str, Errors], target: Path) -> None:
+    """Bars: by kind, errors as shares of the EWMA's."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with plain_matplotlib():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(12, 6.4), layout="constrained", facecolor="white")
+        FigureCanvasAgg(figure)
+        for axes, what in zip(figure.subplots(2, 1, sharex=True), ("arrivals", "wait_ms"), strict=True):
+            shown = {
+                "steady state M/M/k": ("steady_state", "#cbd2d9"),
+                "last value": ("last_value", "#9aa5b1"),
+                "best single baseline": ("", "#52606d"),
+                "what allocates": (CHOSEN, "#c2410c"),
+            }
+            if what == "arrivals":
+                shown["rate known"] = (FLOOR, "#1d4ed8")
+            places = np.arange(len(by_kind))
+            for number, (label, (name, colour)) in enumerate(shown.items()):
+                heights = [
+                    errors.of(what, name or errors.best_single(what)) / errors.of(what, "ewma")
+                    for errors in by_kind.values()
+                ]
+                axes.bar(places + 0.16 * (number - 2), heights, 0.15, label=label, color=colour)
+            axes.axhline(1, color="#1f2933", linewidth=0.8, label="EWMA")
+            axes.set_ylim(0, 2)
+            axes.set_xticks(places, by_kind)
+            axes.set_ylabel(f"{NAMES[what].split(' (')[0].lower()}: error, EWMA = 1")
+            axes.legend(loc="center left", bbox_to_anchor=(1.005, 0.5), frameon=False)
+            for side in ("top", "right"):
+                axes.spines[side].set_visible(False)
+        figure.savefig(target, metadata={"Date": None})
+
+
+def draw_seconds(target: Path) -> None:
+    """Two partitions for two minutes: what came, and what was forecast."""
+    with plain_matplotlib():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(12, 7), layout="constrained", facecolor="white")
+        FigureCanvasAgg(figure)
+        all_axes = figure.subplots(2, 2, sharex=True)
+        for column, kind in zip(all_axes.T, ("recurring", "camera-motion"), strict=True):
+            set_up = SET_UPS[0]
+            workloads, simulated = lived(kind, set_up)
+            partition = workloads[0].partition
+            chooser = ensemble(set_up.workers)
+            said = []
+            first, last = SECONDS - 240, SECONDS - 120
+            for intervals in simulated.intervals[:last]:
+                said.append(chooser.forecast().get(partition))
+                chooser.observe(intervals)
+            seconds = np.arange(first, last)
+            for axes, what in zip(column, ("arrivals", "wait_ms"), strict=True):
+                bands = [getattr(each, what) for each in said[first:] if each]
+                came = (
+                    [each[partition].arrivals for each in simulated.intervals[first:last]]
+                    if what == "arrivals"
+                    else simulated.waits_ms[partition][first:last]
+                )
+                axes.fill_between(
+                    seconds, [each.low for each in bands], [each.high for each in bands], color="#fed7aa",
+                    label="8 in 10",
+                )  # fmt: skip
+                axes.plot(seconds, [each.middle for each in bands], color="#c2410c", linewidth=1.2, label="forecast")
+                axes.plot(seconds, came, ".", color="#1f2933", markersize=4, label="came")
+                axes.set_ylabel(NAMES[what].lower())
+                axes.set_title(kind if what == "arrivals" else "", loc="left")
+                for side in ("top", "right"):
+                    axes.spines[side].set_visible(False)
+            column[-1].set_xlabel("s")
+        all_axes[0][0].legend(frameon=False, ncols=3, loc="upper left")
+        figure.savefig(target, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

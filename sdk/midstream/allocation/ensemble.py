@@ -1,0 +1,44 @@
+"""The predictors that run side by side at a gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from midstream.allocation.mixing import Chooser
+from midstream.allocation.predictors import (
+    Analogue,
+    Calibrated,
+    ChangePoint,
+    Ewma,
+    Holt,
+    LastValue,
+    Predictor,
+    QueueReport,
+    Recurring,
+    SteadyState,
+    Transient,
+)
+
+
+def ensemble(workers: int, further: Sequence[Predictor] = ()) -> Chooser:
+    """All of `predictors`, with ``further`` ones such as a network, and the mix of them, for so many workers."""
+    rules = (
+        LastValue(),
+        Ewma(),
+        Ewma(0.1, "ewma_slow"),
+        Holt(),
+        Holt(0.15, 0.06, 0.97, "holt_slow"),
+        QueueReport(),
+        SteadyState(workers),
+        ChangePoint(),
+        Recurring(),
+        Analogue(),
+    )
+    return Chooser(
+        [*(Calibrated(rule) for rule in rules), *further], lambda demand: [Calibrated(Transient(workers, demand))]
+    )
+
+
+def follower() -> Chooser:
+    """What only follows: the next second is taken to be as the last one was."""
+    return Chooser([Calibrated(LastValue())])
