@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from midstream.gateway import Gateway
 from midstream.history import History
 from midstream.tensors import Tensors
 
-from .conftest import WAIT_S, asking, device_with_gateway, until
+from .conftest import WAIT_S, GatewayProcess, asking, device_with_gateway, until
 
 
 def kept(path: Path) -> list[Usage]:
@@ -162,7 +163,7 @@ def holds(path: Path, wanted: range) -> bool:
 
 
 def test_a_gateway_that_is_killed_has_kept_what_it_answered(
-    broker: Broker, start_gateway: Callable[..., object], faces: Bundle, inputs: Tensors, tmp_path: Path
+    broker: Broker, start_gateway: Callable[..., GatewayProcess], faces: Bundle, inputs: Tensors, tmp_path: Path
 ) -> None:
     path = tmp_path / "h"
     for first in (0, 100):
@@ -175,11 +176,29 @@ def test_a_gateway_that_is_killed_has_kept_what_it_answered(
             # Once a second all is committed that was there.
             until(partial(holds, path, range(first, first + 20)), "all rows")
             ask(asked(faces, inputs, first + 20))
-        gateway.process.send_signal(signal.SIGKILL)  # type: ignore[attr-defined]
-        assert gateway.process.wait(WAIT_S) == -signal.SIGKILL  # type: ignore[attr-defined]
+        gateway.process.send_signal(signal.SIGKILL)
+        assert gateway.process.wait(WAIT_S) == -signal.SIGKILL
     found = set(numbers(kept(path)))
     assert found >= {*range(20), *range(100, 120)}
     assert found <= {*range(21), *range(100, 121)}
+
+
+def test_what_a_gateway_refuses_is_kept_too(
+    broker: Broker, start_gateway: Callable[..., GatewayProcess], faces: Bundle, inputs: Tensors, tmp_path: Path
+) -> None:
+    gateway = start_gateway(broker, options=["--history", str(tmp_path / "h")])
+    with device_with_gateway(faces, broker.url):
+        pass
+    with asking(broker.url, "gw-test") as ask:
+        ask(replace(asked(faces, inputs, 1), bundle_digest=bytes(32)))
+        ask(replace(asked(faces, inputs, 2), cut="c999"))
+        ask(asked(faces, inputs, 3))
+    assert gateway.stop() == 0
+    found = {each.outcome: each for each in kept(tmp_path / "h") if each.device_id == "asker"}
+    assert set(found) == {Outcome.UNKNOWN_BUNDLE, Outcome.UNKNOWN_CUT, Outcome.OK}
+    assert (found[Outcome.UNKNOWN_BUNDLE].bundle, found[Outcome.UNKNOWN_CUT].cut) == ("00" * 32, "c999")
+    assert "has no cut 'c999'" in found[Outcome.UNKNOWN_CUT].reason
+    assert (found[Outcome.OK].score, found[Outcome.OK].features) == (50.0, {"entropy": 5.0})
 
 
 def test_the_command_keeps_what_it_ran(broker: Broker, faces_path: Path, inputs: Tensors, tmp_path: Path) -> None:
