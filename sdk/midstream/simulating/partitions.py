@@ -110,7 +110,7 @@ class _Gateway:
             for place, each in enumerate(self._workloads)
         }
         busy = self._busy_s / (self._workers * (end_s - start_s))
-        return self._collected.close(end_s, queue_ms.__getitem__, held, busy)
+        return self._collected.close(end_s, queue_ms, held, busy)
 
     def _wait_s(self, deadline: float, now_s: float) -> float:
         before_s = sum(expected_s for due, _, expected_s in self._queue if due <= deadline)
