@@ -25,7 +25,7 @@ DONE = Usage(
 
 
 def closed(known: Intervals, now_s: float, queue_ms: float = 0.0):
-    return known.close(now_s, {TAIL: queue_ms}.__getitem__, {TAIL: 5e6}, 0.25)
+    return known.close(now_s, {TAIL: queue_ms}, {TAIL: 5e6}, 0.25)
 
 
 def test_an_interval_holds_what_came_began_and_ended() -> None:

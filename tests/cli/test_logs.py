@@ -94,19 +94,29 @@ def test_a_line_in_json_says_the_same() -> None:
 def test_of_a_flood_a_few_are_written_and_the_others_counted(
     log: logging.Logger, written: io.StringIO, clock: Clock
 ) -> None:
+    def ignore(what: object, level: int = logging.WARNING) -> None:
+        log.log(level, "ignored %s", what)
+
     for number in range(10_000):
-        log.warning("ignored %s", number)
+        ignore(number)
     log.warning("something else")
-    log.info("ignored %s", 0)
+    ignore(0, logging.INFO)
     lines = written.getvalue().splitlines()
     assert lines == [*(f"ignored {number}" for number in range(BURST)), "something else", "ignored 0"]
     clock.now_s += 1.0
-    log.warning("ignored %s", "one more")
+    ignore("one more")
     assert written.getvalue().splitlines()[-1] == "ignored one more"
     log.handlers[0].close()
-    assert written.getvalue().splitlines()[-1] == f"{10_000 - BURST} more lines like this one were left out: ignored %s"
+    told = f"{10_000 - BURST} more lines like this one were left out: ignored 9999"
+    assert written.getvalue().splitlines()[-1] == told
     log.handlers[0].close()
     assert written.getvalue().count("left out") == 1
+
+
+def test_lines_that_are_put_together_by_their_program_are_one_kind(log: logging.Logger, written: io.StringIO) -> None:
+    for number in range(1000):
+        log.warning(f"ignored {number}")
+    assert written.getvalue().count("\n") == BURST
 
 
 def test_what_was_left_out_is_told_although_no_more_comes(

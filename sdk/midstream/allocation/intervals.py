@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from midstream.allocation.usage import Outcome, Partition, Usage
@@ -77,6 +77,11 @@ class Intervals:
         self._most = most
         self._open: dict[Partition, _Open] = {}
 
+    @property
+    def partitions(self) -> Set[Partition]:
+        """Those that it knows."""
+        return self._open.keys()
+
     def arrived(self, partition: Partition, now_s: float, score: float | None, features: Mapping[str, float]) -> None:
         """A request has come, whether it will be let in or not."""
         known = self._open.get(partition)
@@ -144,7 +149,7 @@ class Intervals:
     def close(
         self,
         now_s: float,
-        queue_ms: Callable[[Partition], float],
+        queue_ms: Mapping[Partition, float],
         memory_bytes: Mapping[Partition, float],
         busy: float,
     ) -> dict[Partition, Interval]:
@@ -157,7 +162,7 @@ class Intervals:
         length_s = now_s - start_s
         closed = {}
         for partition, known in list(self._open.items()):
-            wait_ms = queue_ms(partition)
+            wait_ms = queue_ms.get(partition, 0.0)
             closed[partition] = Interval(
                 start_s,
                 length_s,

@@ -36,9 +36,8 @@ class Periods:
         """Have so many rows; the new ones have seen nothing."""
         more = rows - len(self._lag)
         self._logs, self._values = (np.pad(each, ((0, more), (0, 0))) for each in (self._logs, self._values))
-        self._seen, self._lag, self._strength = (
-            np.pad(each, (0, more)) for each in (self._seen, self._lag, self._strength)
-        )
+        self._seen, self._lag = (np.pad(each, (0, more)) for each in (self._seen, self._lag))
+        self._strength = np.pad(self._strength, (0, more))
 
     def reset(self, row: int) -> None:
         """Begin anew with this row."""
@@ -73,12 +72,13 @@ class Periods:
         """The autocorrelation at that lag, 0–1."""
         return self._strength
 
-    def ago(self, ahead: int) -> NDArray[np.float64]:
-        """What came one period before the interval that is so many ahead; NaN where nothing recurs.
+    def ago(self, ahead: int, periods: int = 1) -> NDArray[np.float64]:
+        """What came so many periods before the interval that is so many ahead; NaN where nothing recurs.
 
-        Ahead further than a period it is what came before.
+        ``ahead`` is 1 for the next interval, 0 for the last one; further than a period it is what came before.
         """
-        back = self._lag - (ahead - 1) % np.maximum(self._lag, 1) - 1
+        over = ahead - 1 if ahead < 1 else (ahead - 1) % np.maximum(self._lag, 1)
+        back = self._lag * periods - over - 1
         found = self._values[np.arange(len(self._lag)), (self._step - 1 - back) % REMEMBERED].astype(np.float64)
         return np.where((self._lag > 0) & (back < self._seen), found, np.nan)
 

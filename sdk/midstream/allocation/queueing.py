@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect, insort
-from collections.abc import Collection, Hashable, Set
+from collections.abc import Collection, Hashable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate
@@ -42,6 +42,19 @@ class Ticket:
 def running_s(until: Collection[float], workers: int, now: float) -> float:
     """What a request waits for those that run until these times; nothing while a worker is free."""
     return 0.0 if len(until) < workers else sum(max(0.0, each - now) for each in until) / workers
+
+
+def makes_late(after: Iterable[tuple[float, float]], start: float, work_s: float, workers: int) -> bool:
+    """Whether one of those ``after`` a request, each its deadline and its work, would be in time but for that request.
+
+    In the order in which they run; the request is expected to begin at ``start`` and takes ``work_s``.
+    """
+    longer_s = work_s / workers
+    for deadline, other_s in after:
+        if start + other_s <= deadline < start + other_s + longer_s:
+            return True
+        start += other_s / workers
+    return False
 
 
 class EarliestDeadlineFirst:
@@ -90,23 +103,19 @@ class EarliestDeadlineFirst:
         start = now + busy_s + self.wait_of_s(ticket)
         if start + ticket.work_s > ticket.deadline and not anyway:
             return Admission.LATE
-        if not anyway and self._makes_late(ticket, start):
+        if not anyway and makes_late(self._after(ticket), start, ticket.work_s, self.workers):
             return Admission.CROWDED
         insort(self._waiting, ticket)
         self._waiting_s += ticket.work_s
         self._bytes += ticket.size_bytes
         return Admission.ACCEPTED
 
-    def _makes_late(self, ticket: Ticket, start: float) -> bool:
-        """Whether one of its class, that runs after it, would be in time but for it."""
-        longer_s = ticket.work_s / self.workers
+    def _after(self, ticket: Ticket) -> Iterator[tuple[float, float]]:
+        """Deadline and work of those of its class that run after it."""
         for other in self._waiting[bisect(self._waiting, ticket) :]:
             if other.priority != ticket.priority:
-                break
-            if start + other.work_s <= other.deadline < start + other.work_s + longer_s:
-                return True
-            start += other.work_s / self.workers
-        return False
+                return
+            yield other.deadline, other.work_s
 
     def _fits(self, size_bytes: int) -> bool:
         limit = self._capacity_bytes

@@ -51,7 +51,14 @@ def gateway(
     gateway_id: Annotated[
         str | None, typer.Option("--id", help="This gateway's id; default: its credentials' name, or a random one.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Requests run at once; default: one a core.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Requests run at once; default: as many as do most here, which is measured."),
+    ] = None,
+    memory_mbytes: Annotated[
+        float | None,
+        typer.Option(min=1, help="MB that loaded slices may hold; default: half of what is free at the start."),
+    ] = None,
     accelerator: AcceleratorOption = AcceleratorName.cpu,
     pool: Annotated[
         str | None,
@@ -77,6 +84,12 @@ def gateway(
     http_token_file: Annotated[Path | None, typer.Option(help="File with the token that --http asks for.")] = None,
     log_format: LogFormatOption = LogFormat.text,
     log_level: LogLevelOption = None,
+    forecast_model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a network that midstream train-forecast has made; with --history it is trained on into it."
+        ),
+    ] = None,
     history: HistoryOption = None,
     history_mbytes: HistorySizeOption = None,
 ) -> None:
@@ -92,10 +105,12 @@ def gateway(
         broker,
         gateway_id=gateway_id,
         workers=workers,
+        memory_bytes=None if memory_mbytes is None else int(memory_mbytes * 1e6),
         accelerator=accelerator.value,
         credentials=credentials,
         pool=pool,
         rates=Rates(device_messages, device_mbytes * 1e6),
+        forecast_model=forecast_model,
         http=http,
         http_token=None if http_token_file is None else read_token(http_token_file),
         history=history,

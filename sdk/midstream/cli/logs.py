@@ -27,6 +27,7 @@ ABOUT = ("request_id", "device_id", "bundle", "cut", "next_cut", "outcome", "lat
 # Of one kind of line, so many at once and so many a second for long.
 BURST, LINES_PER_S = 20, 1.0
 _TOLD_AFTER_S = 10.0
+_LEFT_OUT = "%d more lines like this one were left out: %s"
 _MOST_TEXT = 4000
 _log = logging.getLogger("midstream.cli")
 _kind = "text"
@@ -124,7 +125,7 @@ class LimitedHandler(logging.StreamHandler):  # type: ignore[type-arg]
     def __init__(self, burst: int | None) -> None:
         super().__init__(sys.stderr)
         self._burst = burst
-        self._kinds: dict[tuple[str, int, str], _Kind] = {}
+        self._kinds: dict[tuple[str, int, int], _Kind] = {}
         self._timer: threading.Timer | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -132,7 +133,7 @@ class LimitedHandler(logging.StreamHandler):  # type: ignore[type-arg]
         if self._burst is None:
             super().emit(record)
             return
-        key = record.name, record.levelno, str(record.msg)
+        key = record.pathname, record.lineno, record.levelno
         kind = self._kinds.get(key)
         if kind is None:
             kind = self._kinds[key] = _Kind(self._burst)
@@ -141,6 +142,7 @@ class LimitedHandler(logging.StreamHandler):  # type: ignore[type-arg]
             super().emit(record)
             return
         kind.left_out += 1
+        kind.last = record
         if self._timer is None:
             self._timer = threading.Timer(_TOLD_AFTER_S, self._tell)
             self._timer.daemon = True
@@ -156,17 +158,18 @@ class LimitedHandler(logging.StreamHandler):  # type: ignore[type-arg]
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = None
-            for (name, level, template), kind in self._kinds.items():
-                if kind.left_out:
-                    text = "%d more lines like this one were left out: %s"
-                    super().emit(logging.LogRecord(name, level, "", 0, text, (kind.left_out, template), None))
-                    kind.left_out = 0
+            for kind in self._kinds.values():
+                if kind.last is not None:
+                    name, level, told = kind.last.name, kind.last.levelno, (kind.left_out, kind.last.getMessage())
+                    super().emit(logging.LogRecord(name, level, "", 0, _LEFT_OUT, told, None))
+                    kind.left_out, kind.last = 0, None
 
 
 class _Kind:
     def __init__(self, burst: int) -> None:
         self.bucket = TokenBucket(LINES_PER_S, burst)
         self.left_out = 0
+        self.last: logging.LogRecord | None = None
 
 
 def _about(record: logging.LogRecord) -> dict[str, object]:

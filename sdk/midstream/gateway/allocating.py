@@ -11,15 +11,17 @@ from math import isinf, nan
 
 from midstream.allocation.allocate import Allocation, Need, allocate
 from midstream.allocation.intervals import INTERVAL_S, Forecast, Quantiles
-from midstream.allocation.mixing import Chooser
 from midstream.allocation.usage import Partition
 from midstream.communication.directory import WHOLE_KEY
 from midstream.gateway.collecting import Collector
+from midstream.gateway.forecasting import Forecasting
 from midstream.gateway.status import PredictorStatus, Target
-from midstream.gateway.warming import Warmth
+from midstream.gateway.warming import Warmth, slice_of
 from midstream.gateway.work import Load, Work
 
 _log = logging.getLogger("midstream.gateway")
+
+_TELL_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +46,32 @@ class Ready:
 
 
 class Allocator:
-    """Forecasts each partition's next second by what the ``chooser`` chooses, and has workers and slices follow.
+    """Forecasts each partition's next second, and has workers and slices follow.
 
     ``budget_bytes`` bounds what loaded slices hold. `start` and `close` bracket its thread's life. Thread-safe.
     """
 
     def __init__(
-        self, work: Work, collector: Collector, warmth: Warmth, chooser: Chooser, workers: int, budget_bytes: float
+        self,
+        work: Work,
+        collector: Collector,
+        warmth: Warmth,
+        forecasting: Forecasting,
+        workers: int,
+        budget_bytes: float,
     ) -> None:
         self._work = work
         self._collector = collector
         self._warmth = warmth
-        self._lock = threading.Lock()
+        self._forecasting = forecasting
+        self._lock = forecasting.lock
         # Guarded by _lock.
-        self._chooser = chooser
+        self._chooser = forecasting.chooser
         self._workers = workers
         self._budget_bytes = budget_bytes
         self._ready = Ready(Allocation(workers, (), behind=False))
+        self._told: dict[Partition, dict[str, str]] = {}
+        self._tell_s = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="midstream-allocator", daemon=True)
 
@@ -96,11 +107,13 @@ class Allocator:
 
     def start(self) -> None:
         """Begin."""
+        self._forecasting.start()
         self._thread.start()
 
     def close(self) -> None:
         """End; what is loaded stays."""
         self._stopped.set()
+        self._forecasting.close()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -119,10 +132,27 @@ class Allocator:
         with self._lock:
             self._chooser.observe(self._collector.close(_Waits(load), memory, self._work.workers))
             forecasts = dict(self._chooser.forecast())
+            if time.monotonic() >= self._tell_s:
+                self._tell_s = time.monotonic() + _TELL_EVERY_S
+                self._tell()
         needs = [self._need(partition, forecast, held) for partition, forecast in forecasts.items()]
         allocation = allocate(needs, self._workers, self._budget_bytes)
         self._apply(allocation)
         self._ready = Ready(allocation, forecasts, warmth.all_loaded())
+
+    def _tell(self) -> None:
+        """Log by whom forecasts are made, where that is another one than was told last."""
+        choices = self._chooser.choices()
+        for partition, targets in choices.items():
+            names = {target: choice.name for target, choice in targets.items()}
+            if names != self._told.get(partition):
+                told = ", ".join(
+                    f"{target} by {each.name}, off by {each.error:.3g}" for target, each in targets.items()
+                )
+                _log.info("forecasts of %s: %s", slice_of(partition), told, extra={"bundle": partition.bundle})
+        self._told = {
+            partition: {t: each.name for t, each in targets.items()} for partition, targets in choices.items()
+        }
 
     def _need(self, partition: Partition, forecast: Forecast, held: Mapping[Partition, int]) -> Need:
         return Need(

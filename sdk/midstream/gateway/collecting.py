@@ -42,10 +42,11 @@ class Collector:
     def close(
         self, wait_ms: Callable[[Partition], float], memory_bytes: Mapping[Partition, float], workers: int
     ) -> dict[Partition, Interval]:
-        """What was since the last call; as `Intervals.close`."""
+        """What was since the last call; ``wait_ms`` is what a request for a partition would wait now."""
         with self._lock:
             busy_s, self._busy_s = self._busy_s, 0.0
-            return self._intervals.close(time.time(), wait_ms, memory_bytes, min(1.0, busy_s / INTERVAL_S / workers))
+            waits_ms = {partition: wait_ms(partition) for partition in self._intervals.partitions}
+            return self._intervals.close(time.time(), waits_ms, memory_bytes, min(1.0, busy_s / INTERVAL_S / workers))
 
 
 def partition_of(request: Request) -> Partition:

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from midstream.allocation.ensemble import ensemble, follower
 from midstream.allocation.rates import DEFAULT_RATES, Rates
 from midstream.allocation.scaling import Scaling
 from midstream.communication import topics
@@ -30,6 +29,7 @@ from midstream.errors import AcceleratorError, BundleError, MidstreamError, Peer
 from midstream.gateway.allocating import Allocator
 from midstream.gateway.announcing import Announcer
 from midstream.gateway.collecting import Collector
+from midstream.gateway.forecasting import Forecasting, Forecasts
 from midstream.gateway.logs import LogUsage
 from midstream.gateway.metering import LinkMeter
 from midstream.gateway.observing import Observers, refused
@@ -61,17 +61,18 @@ class Gateway:
 
     ``workers`` requests run at once, each with one engine thread and its own copy of the slices in use; the default is
     as many as do most here, which is measured on entering. What they keep loaded follows what is forecast to be asked
-    for, within ``memory_bytes`` (default: half of what is free); without ``forecasts``, what was asked for in the last
-    second. Without ``admission`` it lets in requests that cannot be answered in time. ``credentials`` is the folder
-    with this gateway's certificate where the broker wants one: its name is then the gateway's id. ``accelerator`` is
-    what runs them, "edgetpu" never, as only heads are compiled for it. With ``pool`` it shares requests with the other
-    gateways of this pool, by a subscription whose name follows from ``pool_secret`` (default: as the environment's
-    MIDSTREAM_POOL_SECRET or the credentials say; without accounts none is needed). ``rates`` bound what it takes of one
-    device. ``slowdown`` stretches every run, as `Bundle` does, to stand for a slower machine. ``history`` names a file
-    for what each request has used, of at most ``history_bytes`` (256 MiB), which ``midstream history`` reads. With
-    ``http``, a port of 127.0.0.1 (0: any that is free) or HOST:PORT, it shows metrics, health and a status page there;
-    beyond loopback to those alone who have the ``http_token`` (default: as the environment's MIDSTREAM_HTTP_TOKEN
-    says).
+    for, within ``memory_bytes`` (default: half of what is free). ``forecasts`` are made by "all" predictors, by
+    "simple" ones without the network, or say that all is as in the "last" second; the network is the one in the folder
+    ``forecast_model``, where there is one, and with a ``history`` is trained on into it. Without ``admission`` it lets
+    in requests that cannot be answered in time. ``credentials`` is the folder with this gateway's certificate where the
+    broker wants one: its name is then the gateway's id. ``accelerator`` is what runs them, "edgetpu" never, as only
+    heads are compiled for it. With ``pool`` it shares requests with the other gateways of this pool, by a subscription
+    whose name follows from ``pool_secret`` (default: as the environment's MIDSTREAM_POOL_SECRET or the credentials say;
+    without accounts none is needed). ``rates`` bound what it takes of one device. ``slowdown`` stretches every run, as
+    `Bundle` does, to stand for a slower machine. ``history`` names a file for what each request has used, of at most
+    ``history_bytes`` (256 MiB), which ``midstream history`` reads. With ``http``, a port of 127.0.0.1 (0: any that is
+    free) or HOST:PORT, it shows metrics, health and a status page there; beyond loopback to those alone who have the
+    ``http_token`` (default: as the environment's MIDSTREAM_HTTP_TOKEN says).
 
     Raises BundleError on a damaged bundle, AcceleratorError where the accelerator cannot be used, InputError on a wrong
     broker URL, wrong credentials, a pool, a history or an ``http`` that is none, and MissingExtraError where ``http``
@@ -88,7 +89,8 @@ class Gateway:
         workers: int | None = None,
         memory_bytes: int | None = None,
         admission: bool = True,
-        forecasts: bool = True,
+        forecasts: Forecasts = "all",
+        forecast_model: str | Path | None = None,
         accelerator: Accelerator = "cpu",
         credentials: str | Path | None = None,
         pool: str | None = None,
@@ -164,7 +166,9 @@ class Gateway:
             admission=admission,
         )
         self._memory_bytes = memory_bytes
-        self._forecasts = forecasts
+        self._forecasts: Forecasts = forecasts
+        self._forecast_model = None if forecast_model is None else Path(forecast_model)
+        self._history_path = None if history is None else Path(history)
         self._allocator: Allocator | None = None
         self._receiver = Receiver(post, self._peers, limits, rates, self._admit, self._work.cancel)
         self._announcer = Announcer(self._transport, self.gateway_id, meter)
@@ -209,7 +213,7 @@ class Gateway:
             self._work,
             self._collector,
             warmth,
-            ensemble(scaling.workers) if self._forecasts else follower(),
+            Forecasting(self._forecasts, scaling.workers, self._forecast_model, self._history_path),
             scaling.workers,
             budget_bytes,
         )

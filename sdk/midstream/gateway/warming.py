@@ -36,11 +36,6 @@ class Warmth:
         self._load_s: dict[Partition, float] = {}
         self._in_use: dict[str, Partition] = {}
 
-    def knows(self, partition: Partition) -> bool:
-        """Whether this is a stage of a bundle that is served."""
-        served = self._served.get(partition.bundle)
-        return served is not None and slice_of(partition) in served.bundles[0].manifest.slices
-
     def memory_bytes(self, partition: Partition) -> float:
         """What one worker's copy holds, by the weights of its layers and the largest of what flows between them."""
         if partition not in self._bytes:

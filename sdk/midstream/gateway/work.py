@@ -255,6 +255,7 @@ class Work:
             spent = [Spent() for _ in jobs]
             answers: list[bytes | None] = [None] * len(jobs)
             usages: list[Usage] = []
+            failed: list[tuple[Job, str]] = []
             try:
                 outcomes = run_stages(jobs, worker, self._peers, spent)
                 for place, (job, outcome, each) in enumerate(zip(jobs, outcomes, spent, strict=True)):
@@ -265,11 +266,14 @@ class Work:
                 for job, each in list(zip(jobs, spent, strict=True))[len(usages) :]:
                     extra = about(job.device_id, job.request.request_id)
                     _log.exception("a request of %s could not be answered", job.device_id, extra=extra)
-                    self._post.refuse(job.device_id, job.request.request_id, Status.FAILED, message)
+                    failed.append((job, message))
                     usages.append(_usage(job, each, Ended.FAILED, message, 0))
             finally:
                 self._end(worker, jobs, spent, answers)
                 self._on_change()
+            # Only now: who asks again at once is to find that this one has ended.
+            for job, message in failed:
+                self._post.refuse(job.device_id, job.request.request_id, Status.FAILED, message)
             for usage in usages:
                 self._observe(usage)
 

@@ -27,7 +27,7 @@ class Web:
         from midstream.gateway.web.serving import HttpServer
         from midstream.gateway.web.site import Site
 
-        site = Site(status, Metrics().exposition, time.monotonic, token=token, local=address.loopback)
+        site = Site(status, Metrics().exposition, time.monotonic, token=token)
         self._server = HttpServer(address, site.answer)
 
     @property

@@ -14,7 +14,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -52,10 +51,12 @@ class HttpServer:
         listener = _listen(self._address)
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        stop: Future[Callable[[], object]] = Future()
-        self._thread = threading.Thread(target=self._run, args=(listener, stop), name="midstream-http", daemon=True)
+        loop, stopped = asyncio.SelectorEventLoop(), asyncio.Event()
+        self._stop = lambda: loop.call_soon_threadsafe(stopped.set)
+        self._thread = threading.Thread(
+            target=self._run, args=(listener, loop, stopped), name="midstream-http", daemon=True
+        )
         self._thread.start()
-        self._stop = stop.result()
 
     def close(self) -> None:
         """Cut off who is there, and end."""
@@ -65,17 +66,15 @@ class HttpServer:
         self._thread.join()
         self._thread = None
 
-    def _run(self, listener: socket.socket, stop: Future[Callable[[], object]]) -> None:
-        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner, listener:
-            runner.run(self._serve(listener, stop))
+    def _run(self, listener: socket.socket, loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:
+        async def serve() -> None:
+            door = _Door(listener, self._answer, loop)
+            door.open()
+            await stopped.wait()
+            await door.close()
 
-    async def _serve(self, listener: socket.socket, stop: Future[Callable[[], object]]) -> None:
-        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-        door = _Door(listener, self._answer, loop)
-        door.open()
-        stop.set_result(lambda: loop.call_soon_threadsafe(stopped.set))
-        await stopped.wait()
-        await door.close()
+        with listener, asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(serve())
 
 
 class _Door:

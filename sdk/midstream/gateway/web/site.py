@@ -56,9 +56,8 @@ class Site:
     """Answers requests from one thread; ``now_s`` is a clock that never goes back.
 
     ``metrics`` gives Prometheus's text, or OpenMetrics where that is taken, with its type. With a ``token`` all but
-    ``/healthz`` asks for it. Where ``local`` says that only this machine can ask, so that there may be no token,
-    requests that a page of another name makes in somebody's browser (DNS rebinding) are refused by the name that they
-    ask for.
+    ``/healthz`` asks for it. Without one, which is for this machine alone, requests that a page of another name makes
+    in somebody's browser (DNS rebinding) are refused by the name that they ask for.
     """
 
     def __init__(
@@ -68,18 +67,16 @@ class Site:
         now_s: Callable[[], float],
         *,
         token: str | None,
-        local: bool,
     ) -> None:
         self._status = status
         self._metrics = metrics
         self._now_s = now_s
         self._token = None if token is None else token.encode()
-        self._local = local
         self._kept: dict[tuple[str, bool], tuple[float, Answer]] = {}
 
     def answer(self, asked: Asked) -> Answer:
         """The answer to a request."""
-        if self._local and not _names_this_machine(asked.headers.get("host")):
+        if self._token is None and not _names_this_machine(asked.headers.get("host")):
             return _told(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "this page is for this machine alone: ask for it as localhost or 127.0.0.1",
