@@ -23,6 +23,7 @@ from midstream_converters.opening import Options
 OPTIONAL = (
     "tensorflow", "onnx", "onnxruntime", "ai_edge_litert", "tflite_runtime", "flatbuffers", "librosa", "soundfile",
     "soxr", "numba", "scipy", "iotcore", "torch", "platformdirs", "keras", "tf2onnx", "ai_edge_quantizer",
+    "pyarrow",
 )  # fmt: skip
 ENGINES = ("midstream.engines.litert", "midstream.engines.onnx")
 # Stands in for an environment in which these packages are not installed.

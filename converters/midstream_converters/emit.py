@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import lzma
-import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +28,7 @@ from midstream.manifest import (
     Manifest,
 )
 from midstream.sealed import costs_to_bytes, graph_to_bytes, manifest_to_bytes
+from midstream_converters.staging import replacing
 
 
 def check_target(target: Path) -> None:
@@ -60,17 +59,8 @@ def staging(target: Path) -> Iterator[Path]:
     check_target(target)
     place = target.resolve()
     try:
-        # Beside the target, or where its missing folders will begin: they are made only once there is a bundle.
-        anchor = next(parent for parent in place.parents if parent.exists())
-        stage = Path(tempfile.mkdtemp(prefix=f".{place.name[:100]}.", dir=anchor))
-        try:
-            folder = stage / "new"
-            folder.mkdir()
+        with replacing(place) as folder:
             yield folder
-            place.parent.mkdir(parents=True, exist_ok=True)
-            _replace(folder, place, stage / "old")
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
     except OSError as error:
         raise BundleError(f"cannot write bundle {target}: {error.strerror or error}") from None
 
@@ -98,18 +88,6 @@ def _is_ours(manifest: Path) -> bool:
             return file.read(len(start)) == start
     except OSError:
         return False
-
-
-def _replace(folder: Path, target: Path, old: Path) -> None:
-    if not target.exists():
-        folder.replace(target)
-        return
-    target.replace(old)
-    try:
-        folder.replace(target)
-    except BaseException:
-        old.replace(target)
-        raise
 
 
 def _record(path: Path) -> FileRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import threading
 import time
@@ -41,9 +42,11 @@ from midstream.communication.wire import (
 )
 from midstream.complexity import analyze_inputs
 from midstream.deciding import Deciding
+from midstream.device_usage import DeviceUsage, Spent
 from midstream.errors import CodecError, InputError, MissingExtraError, PeerError
 from midstream.exchange import Exchange
 from midstream.files import check_writable
+from midstream.history import for_device
 from midstream.inputs import ImageInput, prepare_image
 from midstream.link_watch import PROBE_EVERY_S
 from midstream.partitioning import (
@@ -66,6 +69,8 @@ from midstream.profiles import load_profile
 from midstream.sensing import LoadMonitor
 from midstream.stream import FrameStream
 from midstream.tensors import Tensor, Tensors, named_tensors
+
+_log = logging.getLogger("midstream.device")
 
 PriorityName = Literal["critical", "normal", "bulk"]
 GATEWAY_WAIT_S = 2.0
@@ -120,7 +125,7 @@ class _Asked:
     """One input on its way: what came, what is known of it, what must hold, and the times that it has taken so far.
 
     ``started`` is in seconds of `time.perf_counter`; ``features`` are those that sizes are predicted from; ``free``
-    says that no plan is forced.
+    says that no plan is forced; ``spent`` counts processor time.
     """
 
     tensors: Tensors
@@ -132,6 +137,7 @@ class _Asked:
     free: bool
     started: float
     timings: dict[str, float]
+    spent: Spent
     cancellation: Cancellation
 
     @property
@@ -153,8 +159,9 @@ class Device:
     deadlines allow that. ``priority`` is the class of requests that name none. What is learned of costs is kept in
     ``state_dir``, for the next run of a device with this id, or of any without one. ``planner`` decides: "adaptive" by
     the costs and the link as they are now, "bandit" by what earlier results have taught, for latency alone.
-    ``decisions`` names a file for a log of what was decided, which ``midstream replay`` repeats. Entering waits up to
-    2 s for a gateway, then goes on without. Methods may be called from any thread.
+    ``decisions`` names a file for a log of what was decided, which ``midstream replay`` repeats; ``history`` one for
+    what each request has used, of at most ``history_bytes`` (32 MiB), which ``midstream history`` reads. Entering waits
+    up to 2 s for a gateway, then goes on without. Methods may be called from any thread.
     """
 
     def __init__(
@@ -179,6 +186,8 @@ class Device:
         state_dir: str | Path | None = None,
         planner: PlannerName = "adaptive",
         decisions: str | Path | None = None,
+        history: str | Path | None = None,
+        history_bytes: int | None = None,
     ) -> None:
         address = parse_broker_url(broker, credentials=credentials)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -205,6 +214,8 @@ class Device:
         deciding = Deciding(planner, self._objective, self.bundle.digest.hex(), power, decisions)
         state_file = _state_file(state_dir, self.bundle, named)
         self._planning = Planning(self.bundle, power, deciding, state_file, self._monitor.now)
+        recorder = None if history is None else for_device(history, history_bytes)
+        self._usage = DeviceUsage(recorder, self.device_id, self.bundle.digest.hex())
         self._late_ms = 0.0
         self._pool: ThreadPoolExecutor | None = None
 
@@ -214,6 +225,7 @@ class Device:
             undone.callback(lambda: self._exchange.close())
             self._planning.measure(self._objective)
             self._exchange.start(GATEWAY_WAIT_S)
+            self._usage.start()
             undone.pop_all()
         return self
 
@@ -229,6 +241,7 @@ class Device:
             pool.shutdown()
         self._monitor.__exit__(kind, error, trace)
         self._planning.save()
+        self._usage.close()
 
     def wait_connected(self, wait_s: float) -> bool:
         """Wait until the broker is reached, or refuses for good; returns whether it is."""
@@ -321,7 +334,7 @@ class Device:
         priority: PriorityName | None = None,
     ) -> Result:
         """`infer`, which a cancellation ends with CancelledError before its next step."""
-        started = time.perf_counter()
+        started, spent = time.perf_counter(), self._usage.begin()
         cancellation.check()
         rank = self._priority if priority is None else _priority_of(priority)
         tensors = self.bundle.check_inputs(self._tensors(inputs, source))
@@ -331,26 +344,60 @@ class Device:
         timings = {"analysis": _since(started)}
         request_id = uuid.uuid4().bytes
         free = cut is None and codec is None and machines is None
-        asked = _Asked(tensors, analysis, features, objective, rank, request_id, free, started, timings, cancellation)
+        spent.on("analysis")
+        asked = _Asked(
+            tensors, analysis, features, objective, rank, request_id, free, started, timings, spent, cancellation
+        )
+        plan: Plan | None = None
+        try:
+            plan, route = self._planned(asked, None if free else self._planning.forced(cut, codec, machines))
+            result = self._answered(asked, plan, route, wants_local=cut == LOCAL_CUT)
+        except BaseException as error:
+            self._usage.failed(asked, plan, error)
+            raise
+        self._usage.answered(asked, result)
+        return result
+
+    def _planned(self, asked: _Asked, forced: Forced | None) -> tuple[Plan, Route]:
+        """The plan of a request; the link is probed beside it."""
         mark = time.perf_counter()
-        plan, route = self._plan(asked, None if free else self._planning.forced(cut, codec, machines))
-        timings["plan"] = _since(mark)
-        if free or route.first is None:
-            self._exchange.probe(self._planning.probe_every_s(plan, asked.objective) if free else PROBE_EVERY_S)
-        cancellation.check()
+        plan, route = self._plan(asked, forced)
+        asked.timings["plan"] = _since(mark)
+        if asked.free or route.first is None:
+            self._exchange.probe(self._planning.probe_every_s(plan, asked.objective) if asked.free else PROBE_EVERY_S)
+        asked.spent.on("plan")
+        return plan, route
+
+    def _answered(self, asked: _Asked, plan: Plan, route: Route, *, wants_local: bool) -> Result:
+        """What comes of the plan; ``wants_local`` says that it was forced to be the device's alone."""
+        asked.cancellation.check()
         begun = self._begin(asked, plan)
         exited = None if plan.exit is None else self._exited(asked, begun)
         if exited is not None:
-            result = Result(exited, plan, timings, analysis, ("device",), exited=True)
+            result = Result(exited, plan, asked.timings, asked.analysis, (DEVICE,), exited=True)
         elif plan.offloads:
             result = self._offload(asked, begun, plan, route)
         else:
-            why = None if cut == LOCAL_CUT or route.gateways else self._exchange.absence()
+            why = None if wants_local or route.gateways else self._exchange.absence()
             result = self._locally(asked, begun, plan, why)
-        timings["total"] = asked.elapsed_ms
+        asked.timings["total"] = asked.elapsed_ms
         if exited is None:
-            self._planning.finished(plan, timings["total"] - timings["analysis"])
+            self._planning.finished(plan, asked.timings["total"] - asked.timings["analysis"])
+        if _log.isEnabledFor(logging.DEBUG):
+            self._tell(asked, result)
         return result
+
+    def _tell(self, asked: _Asked, result: Result) -> None:
+        """A line in the log for a request that was answered."""
+        extra = {
+            "request_id": asked.request_id.hex(),
+            "device_id": self.device_id,
+            "bundle": self.bundle.name,
+            "cut": result.plan.cut,
+            "outcome": "ok" if result.fallback is None else "fallback",
+            "latency_ms": round(asked.timings["total"], 3),
+        }
+        _log.debug("a request was answered by %s", " and ".join(result.ran_on), extra=extra)
 
     def check_plan(self, cut: str | Sequence[str] | None, codec: str | None) -> None:
         """Raise what `infer` raises where it cannot be forced to this cut and codec, without an input."""
@@ -455,6 +502,7 @@ class Device:
         with self._planning.running(cut) as run:
             crossing, outputs, codes = self.bundle.run_head_for(cut, codec, asked.tensors)
         asked.timings["device"] = _since(mark)
+        asked.spent.on("device")
         self._planning.ran_head(cut, run.took_ms)
         return _Begun(cut, crossing, outputs, codes)
 
@@ -463,6 +511,7 @@ class Device:
         mark = time.perf_counter()
         answer = self.bundle.run_exit(begun.crossing)
         asked.timings["exit"] = _since(mark)
+        asked.spent.on("exit")
         return answer
 
     def _offload(self, asked: _Asked, begun: _Begun, plan: Plan, route: Route) -> Result:
@@ -478,6 +527,7 @@ class Device:
             size, elapsed_ms = sum(len(tensor.data) for tensor in encoded), asked.elapsed_ms
             other = self._planning.again(plan, route, state, asked.objective, asked.features, size, elapsed_ms)
             asked.timings["plan"] += _since(mark)
+            asked.spent.on("plan")
             if other is not plan:
                 return self._instead(asked, begun, other, route)
         return self._sent(asked, begun, plan, _routed(plan, route), encoded)
@@ -501,6 +551,7 @@ class Device:
         mark = time.perf_counter()
         crossing, outputs = self.bundle.run_middle(begun.cut, plan.cut, begun.crossing)
         asked.timings["device"] += _since(mark)
+        asked.spent.on("device")
         return _Begun(plan.cut, crossing, {**begun.outputs, **outputs}, None)
 
     def _encoded(
@@ -516,6 +567,7 @@ class Device:
             return None, str(error)
         finally:
             asked.timings["encode"] = asked.timings.get("encode", 0.0) + _since(mark)
+            asked.spent.on("encode")
 
     def _sent(
         self, asked: _Asked, begun: _Begun, plan: Plan, route: Route, encoded: tuple[EncodedTensor, ...]
@@ -536,6 +588,7 @@ class Device:
             cancellation=asked.cancellation,
         )
         waited_ms = _since(mark)
+        asked.spent.on("link")
         sent, received = pending.sent_bytes, pending.received_bytes
         if pending.reply is None:
             self._woke(max(0.0, waited_ms - wait_ms))
@@ -547,6 +600,7 @@ class Device:
         asked.timings["gateway"] = sum(reply.queue_ms + reply.compute_ms for reply in replies)
         asked.timings["link"] = max(0.0, waited_ms - asked.timings["pack"] - asked.timings["gateway"])
         asked.timings["decode"] = _since(mark)
+        asked.spent.on("decode")
         if answer is None:
             return self._locally(asked, begun, plan, problem, sent, received)
         self._planning.sent(plan, asked.features, sum(len(tensor.data) for tensor in encoded))
@@ -607,6 +661,7 @@ class Device:
             outputs = self.bundle.run_tail(begun.cut, begun.crossing)
         took_ms = _since(mark)
         asked.timings["device"] += took_ms
+        asked.spent.on("device")
         self._planning.ran_rest(begun.cut, took_ms if run is None else run.took_ms)
         answer = self._ordered(begun.outputs | outputs)
         return Result(answer, plan, asked.timings, asked.analysis, (DEVICE,), sent_bytes, received_bytes, fallback=why)

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedReader
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
 
 # Without O_NONBLOCK a pipe in a file's place would wait for a writer for ever. Windows has only O_BINARY of these.
@@ -53,11 +53,18 @@ def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
 
     A ``private`` one is its owner's alone from the first moment on.
     """
+    with writing_whole(path, private=private) as file:
+        file.write(content)
+
+
+@contextmanager
+def writing_whole(path: Path, *, private: bool = False) -> Iterator[BufferedWriter]:
+    """`write_whole` of what is written within the block; where that raises, nothing has happened."""
     part = _part(path)
     mode = 0o600 if private else 0o666
     try:
         with open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(content)
+            yield file
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -38,3 +38,8 @@ def ensemble(workers: int, further: Sequence[Predictor] = ()) -> Chooser:
     return Chooser(
         [*(Calibrated(rule) for rule in rules), *further], lambda demand: [Calibrated(Transient(workers, demand))]
     )
+
+
+def follower() -> Chooser:
+    """What only follows: the next second is taken to be as the last one was."""
+    return Chooser([Calibrated(LastValue())])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from midstream.allocation.usage import Outcome, Partition, Usage
@@ -78,6 +78,11 @@ class Intervals:
         self._start_s = start_s
         self._most = most
         self._open: dict[Partition, _Open] = {}
+
+    @property
+    def partitions(self) -> Set[Partition]:
+        """Those that it knows."""
+        return self._open.keys()
 
     def arrived(self, partition: Partition, now_s: float, score: float | None, features: Mapping[str, float]) -> None:
         """A request has come, whether it will be let in or not."""

@@ -1,0 +1,129 @@
+"""docs/forecast.md: what the shipped forecaster is, learned and does, from the figures of the run that made it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from midstream.allocation.features import FEATURES, TARGETS, Target
+from midstream_converters.forecasting.card import NETWORK, Card, coverage_table
+from midstream_converters.forecasting.judging import Figures
+from midstream_converters.forecasting.weights import UNITS
+from midstream_training.workloads import RANGES, SECONDS, Ranges
+
+_TITLES: Mapping[Target, str] = {
+    "arrivals": "Arrivals",
+    "cpu_ms": "Processor time",
+    "memory_bytes": "Memory",
+    "wait_ms": "Wait",
+}
+# What is less apart than this is called the same.
+_APART = 0.01
+
+_TRIED = ""
+
+
+def page(card: Card, by_kind: Mapping[str, Figures], sizes: Mapping[str, int], others: Sequence[str]) -> str:
+    """The whole page; ``others`` are the forecasts beside the network's, in the order in which they are shown."""
+    kilobytes = " and ".join(f"`{name}` {size / 1e3:.0f} kB" for name, size in sizes.items())
+    parts = [
+        f"""# The forecaster: a recurrent network, and how well it does
+
+Written by `scripts/train_forecaster`, which makes the workloads, trains, judges, and writes the files of the model; the same
+bytes each time on one machine. `midstream train-forecast HISTORY -o FOLDER` trains one like it on a gateway's own history, and
+`--from FOLDER` trains one on.
+
+The network sees one second of each partition at a time, and says the 0.1, 0.5 and 0.9 quantiles of the next one's arrivals,
+processor time, memory and wait. It is a GRU of {UNITS} units with {len(FEATURES)} features in (`midstream/allocation/features.py`),
+whose state goes in and out, so that all partitions are the rows of one run. Of each target it mixes simple forecasts (last value,
+three EWMAs, Holt, what came one period ago, the queue report and a fluid of it) by a softmax, and adds to the mixture, on the
+scale log(1 + amount). Quantiles are in order by construction. The loss is the pinball loss. Files in `midstream/models`: {kilobytes},
+the same weights; it runs on LiteRT or onnxruntime, whichever is installed.""",
+        _data(card),
+        *(_section(target, by_kind, others) for target in TARGETS),
+        _verdict(card.figures, by_kind, others),
+        "\n".join(
+            [
+                "## Quantiles",
+                "",
+                "How often what came was at most each quantile; of all kinds together. Many waits are exactly 0, and so is "
+                "their low quantile; memory stays for minutes as it is, and a hair decides on which side of it a quantile lies.",
+                "",
+                *coverage_table(card.figures),
+            ]
+        ),
+        *([_TRIED] if _TRIED else []),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _data(card: Card) -> str:
+    rows = "\n".join(f"| {split} | {ranges.of_each} | {_ranges(ranges)} |" for split, ranges in RANGES.items())
+    return f"""## Data
+
+Workloads by `midstream.workload_making`, of six kinds and of all mixed, run by `midstream.simulating.partitions` for {SECONDS} s each.
+Seeds and ranges are apart; what a request waited is known in hindsight. {card.data["partitions_learned_from"]} partitions were learned from,
+in {card.training["epochs"]} epochs, of which the one that did best on validation is kept ({card.training["epochs_kept"]}).
+
+| | gateways of each kind | first seed | pace | service times | load | workers |
+| --- | ---: | ---: | --- | --- | --- | --- |
+{rows}"""
+
+
+def _ranges(ranges: Ranges) -> str:
+    pace, service = (
+        ", ".join(f"{low:g}–{high:g}" for low, high in each) for each in (ranges.pace, ranges.service_scale)
+    )
+    load = f"{ranges.load[0]:g}–{ranges.load[1]:g}"
+    return f"{ranges.first_seed:,} | {pace} | {service} | {load} | {', '.join(map(str, ranges.workers))}"
+
+
+def _section(target: Target, by_kind: Mapping[str, Figures], others: Sequence[str]) -> str:
+    names = [NETWORK, *(name for name in others if name != "queue_report" or target == "wait_ms")]
+    lines = [f"| | {' | '.join(name.replace('_', ' ') for name in names)} |", f"| --- |{' ---: |' * len(names)}"]
+    digits = 5 if target == "memory_bytes" else 3
+    for kind, figures in by_kind.items():
+        values = [figures.errors[name][target] for name in names]
+        cells = (f"**{value:.{digits}f}**" if value <= min(values) else f"{value:.{digits}f}" for value in values)
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    about = "The mean absolute error by the partition's mean, over partitions of the test workloads."
+    return "\n".join([f"## {_TITLES[target]}", "", about, "", *lines])
+
+
+def _verdict(all_kinds: Figures, by_kind: Mapping[str, Figures], others: Sequence[str]) -> str:
+    singles = [name for name in others if not name.startswith("mix")]
+    lines = ["## What it adds", ""]
+    for target in TARGETS:
+        ours = all_kinds.errors[NETWORK][target]
+        best = min(singles, key=lambda name: all_kinds.errors[name][target])
+        theirs = all_kinds.errors[best][target]
+        mix, mix_with = (all_kinds.errors[name][target] for name in others if name.startswith("mix"))
+        lines.append(
+            f"- {_TITLES[target]}: {_change(ours, theirs)} the best single formula ({best.replace('_', ' ')}), "
+            f"{_change(ours, mix)} the mix of all formulas; with the network in it the mix is {_change(mix_with, mix)} without."
+        )
+    nothing = [f"{_TITLES[target].lower()} of {', '.join(kinds)}" for target, kinds in _useless(by_kind, others)]
+    lines += [
+        "",
+        f"It adds nothing, a hundredth or less, to what the mix has without it for: {'; '.join(nothing) or 'nothing'}.",
+    ]
+    return "\n".join(lines)
+
+
+def _useless(by_kind: Mapping[str, Figures], others: Sequence[str]) -> Iterator[tuple[Target, list[str]]]:
+    mix, mix_with = (name for name in others if name.startswith("mix"))
+    for target in TARGETS:
+        kinds = [
+            kind
+            for kind, figures in by_kind.items()
+            if figures.errors[mix_with][target] > (1 - _APART) * figures.errors[mix][target]
+        ]
+        if kinds:
+            yield target, kinds
+
+
+def _change(ours: float, theirs: float) -> str:
+    if not theirs or math.isnan(theirs):
+        return "as good as"
+    share = ours / theirs - 1
+    return f"{abs(share):.1%} {'more' if share > 0 else 'less'} than"
