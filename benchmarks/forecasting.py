@@ -1,7 +1,7 @@
 """How far forecasts of each partition's next second are off, on made workloads that nothing was tuned on.
 
-``python benchmarks/forecasting.py`` takes some minutes and writes docs/benchmarks/forecasting.md. ``FURTHER`` makes
-predictors that join, such as a network; the page then tells what they add.
+``python benchmarks/forecasting.py`` takes some minutes and writes docs/benchmarks/forecasting.md. The recurrent network
+joins where it is shipped and an engine runs it; the page then tells what it adds.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from midstream.allocation.mixing import STACKED, TARGETS, WEIGHTED
 from midstream.allocation.predictors import Predictor, amounts_of
 from midstream.allocation.usage import Outcome, Partition, Usage
 from midstream.drawing.canvas import plain_matplotlib
+from midstream.forecaster import Network, RecurrentForecaster, load_forecaster
 from midstream.simulating.partitions import Simulated, simulate_gateway
 from midstream.workload_making import KINDS, MIXED, Workload, make_workloads
 
 Floats = NDArray[np.float64]
 
-FURTHER: Sequence[Callable[[], Predictor]] = ()
 SECONDS, WARM_S = 1500, 120
 ASKED_LESS, ASKED_WORSE, ASKED_WINDOW = 0.20, 0.02, 2.2
 CHOSEN, FLOOR = "chosen", "rate known"
@@ -84,8 +84,14 @@ class Errors:
         return min(known, key=lambda name: self.of(target, name))
 
 
-def main(further: Sequence[Callable[[], Predictor]] = FURTHER) -> None:
+def main() -> None:
     """Simulate, forecast and write the page."""
+    network = load_forecaster()
+    write(() if network is None else (lambda: RecurrentForecaster(Network()),))
+
+
+def write(further: Sequence[Callable[[], Predictor]]) -> None:
+    """The page; each gateway has such further predictors of its own."""
     began = time.thread_time()
     steps, spent_s = 0, 0.0
     by_kind: dict[str, Errors] = {}
