@@ -95,7 +95,7 @@ def test_quantiles_are_in_order_and_finite_whatever_comes() -> None:
     rng = np.random.default_rng(1)
     for second in range(60):
         values = rng.choice(odd, 10)
-        running.observe({partition(0): Interval(float(second), 1.0, int(rng.integers(0, 1 << 40)), 3, 0, *values[:9])})
+        running.observe({partition(0): Interval(float(second), 1.0, int(rng.integers(0, 1 << 40)), 3, 0, *values[:8])})
         (forecast,) = running.forecast().values()
         assert in_order(forecast)
         assert all(np.isfinite(getattr(forecast, target).high) for target in TARGETS)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from midstream.allocation.features import FEATURES, TARGETS, Steps, amounts, numbers_of
+from midstream.allocation.features import FEATURES, TARGETS, Steps, all_amounts, numbers_of
 from midstream.allocation.intervals import Forecast, Interval, Quantiles
 from midstream.allocation.usage import Partition
 from midstream.engines import Program, engine_for, installed_engines
@@ -114,8 +114,9 @@ class RecurrentForecaster:
         """An interval has closed; a partition that is not in it is known no longer."""
         for gone in self._rows.keys() - intervals.keys():
             self._forget(gone)
-        for partition in intervals.keys() - self._rows.keys():
-            self._learn_of(partition)
+        for partition in intervals:
+            if partition not in self._rows:
+                self._learn_of(partition)
         known = list(self._rows)
         numbers = np.zeros((self._steps.rows, _NO_INTERVAL.shape[1]))
         if known:
@@ -125,11 +126,11 @@ class RecurrentForecaster:
         quantiles, state = self._network.step(features, self._state)
         whole: NDArray[np.bool_] = np.isfinite(np.concatenate([quantiles, state], axis=1)).all(axis=1)
         self._state = np.where(whole[:, np.newaxis], state, np.float32(0.0))
-        found = forecast_amounts(quantiles)
-        self._forecasts = {each: _last_value(interval) for each, interval in intervals.items()}
-        for each, row in self._rows.items():
-            if whole[row]:
-                self._forecasts[each] = _forecast(found[row])
+        found, heard = forecast_amounts(quantiles).tolist(), set(np.flatnonzero(whole).tolist())
+        self._forecasts = {
+            each: _forecast(found[row]) if (row := self._rows.get(each)) in heard else _last_value(interval)
+            for each, interval in intervals.items()
+        }
 
     def forecast(self) -> Mapping[Partition, Forecast]:
         """The next interval of every partition in the last one."""
@@ -156,12 +157,12 @@ _NO_INTERVAL = numbers_of([Interval(0.0, 1.0, 0)])
 
 def forecast_amounts(quantiles: NDArray[np.float32]) -> NDArray[np.float64]:
     """Amounts of … × 12 quantiles as the network gives them: … × targets × 3, in order, at least 0."""
-    shaped = quantiles.reshape(*quantiles.shape[:-1], len(TARGETS), 3)
-    return np.stack([amounts(shaped[..., at, :], target) for at, target in enumerate(TARGETS)], axis=-2)
+    return all_amounts(quantiles.reshape(*quantiles.shape[:-1], len(TARGETS), 3))
 
 
-def _forecast(found: NDArray[np.float64]) -> Forecast:
-    return Forecast(*(Quantiles(*each) for each in found.tolist()))
+def _forecast(found: Sequence[Sequence[float]]) -> Forecast:
+    arrivals, cpu_ms, memory_bytes, wait_ms = found
+    return Forecast(Quantiles(*arrivals), Quantiles(*cpu_ms), Quantiles(*memory_bytes), Quantiles(*wait_ms))
 
 
 def _last_value(interval: Interval) -> Forecast:

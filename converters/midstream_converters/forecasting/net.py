@@ -1,15 +1,12 @@
-"""The network in TensorFlow: trained through time, and written as TFLite. Belongs to the worker's process."""
+"""The network in TensorFlow: trained through time, and written as TFLite. Only the worker's process imports that."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from midstream.allocation.features import FEATURES, QUANTILES, TARGETS, UNITS
 from midstream_converters.forecasting.weights import CLIP, MOST_ADDED, Weights, parts
@@ -24,6 +21,9 @@ _LOG_SHARE = 0.3
 
 def start(seed: int) -> None:
     """The same start and the same sums every time, on one thread."""
+    import keras
+    import tensorflow as tf
+
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -34,6 +34,10 @@ class Net:
     """Weights as variables."""
 
     def __init__(self, weights: Weights) -> None:
+        import keras
+        import tensorflow as tf
+
+        self._tf = tf
         self._of: dict[str, Any] = {
             name: keras.Variable(value, name=name, trainable=name not in _FIXED)
             for name, value in weights.named().items()
@@ -62,38 +66,42 @@ class Net:
     def run(self, features: Any, state: Any) -> tuple[Any, Any]:
         """The same of rows × steps × features, unrolled; quantiles are rows × steps × 12."""
         x = self._seen(features)
-        driven = tf.unstack(self._driven(x), axis=1)
+        driven = self._tf.unstack(self._driven(x), axis=1)
         states = []
         for each in driven:
             state = self._gru(each, state)
             states.append(state)
-        return self._ended(features, x, tf.stack(states, axis=1)), state
+        return self._ended(features, x, self._tf.stack(states, axis=1)), state
 
     def _seen(self, features: Any) -> Any:
-        return tf.clip_by_value((features - self._of["mean"]) * self._of["scale"], -CLIP, CLIP)
+        return self._tf.clip_by_value((features - self._of["mean"]) * self._of["scale"], -CLIP, CLIP)
 
     def _driven(self, x: Any) -> Any:
-        return tf.tensordot(x, self._of["kernel"], 1) + self._of["bias"]
+        return self._tf.tensordot(x, self._of["kernel"], 1) + self._of["bias"]
 
     def _gru(self, driven: Any, state: Any) -> Any:
-        kept = tf.matmul(state, self._of["recurrent"]) + self._of["recurrent_bias"]
-        update = tf.sigmoid(driven[:, :STATE] + kept[:, :STATE])
-        reset = tf.sigmoid(driven[:, STATE : 2 * STATE] + kept[:, STATE : 2 * STATE])
-        fresh = tf.tanh(driven[:, 2 * STATE :] + reset * kept[:, 2 * STATE :])
+        kept = self._tf.matmul(state, self._of["recurrent"]) + self._of["recurrent_bias"]
+        update = self._tf.sigmoid(driven[:, :STATE] + kept[:, :STATE])
+        reset = self._tf.sigmoid(driven[:, STATE : 2 * STATE] + kept[:, STATE : 2 * STATE])
+        fresh = self._tf.tanh(driven[:, 2 * STATE :] + reset * kept[:, 2 * STATE :])
         return fresh + update * (state - fresh)
 
     def _ended(self, features: Any, x: Any, state: Any) -> Any:
-        both = tf.concat([state, x], -1)
-        dense = tf.nn.relu(tf.tensordot(both, self._of["dense"], 1) + self._of["dense_bias"])
-        y = tf.tensordot(both, self._of["skip"], 1) + tf.tensordot(dense, self._of["out"], 1) + self._of["out_bias"]
+        both = self._tf.concat([state, x], -1)
+        dense = self._tf.nn.relu(self._tf.tensordot(both, self._of["dense"], 1) + self._of["dense_bias"])
+        y = (
+            self._tf.tensordot(both, self._of["skip"], 1)
+            + self._tf.tensordot(dense, self._of["out"], 1)
+            + self._of["out_bias"]
+        )
         quantiles = []
         for part in _PARTS:
-            shares = tf.nn.softmax(y[..., part.mixture])
-            base = tf.reduce_sum(shares * features[..., part.bases], -1, keepdims=True)
+            shares = self._tf.nn.softmax(y[..., part.mixture])
+            base = self._tf.reduce_sum(shares * features[..., part.bases], -1, keepdims=True)
             added, below, above = (y[..., part.after + at : part.after + at + 1] for at in range(3))
-            middle = base + MOST_ADDED * tf.tanh(added / MOST_ADDED)
-            quantiles += [middle - tf.nn.softplus(below), middle, middle + tf.nn.softplus(above)]
-        return tf.concat(quantiles, -1)
+            middle = base + MOST_ADDED * self._tf.tanh(added / MOST_ADDED)
+            quantiles += [middle - self._tf.nn.softplus(below), middle, middle + self._tf.nn.softplus(above)]
+        return self._tf.concat(quantiles, -1)
 
 
 def pinball(quantiles: Any, targets: Any, counts: Any, scales: Any) -> Any:
@@ -102,6 +110,8 @@ def pinball(quantiles: Any, targets: Any, counts: Any, scales: Any) -> Any:
     ``targets`` (rows × steps × 4) are amounts; ``counts`` says which of them count; ``scales`` (rows × 4) is what an
     error is measured by. A share of it is the loss on the logarithmic scale, where what is small counts too.
     """
+    import tensorflow as tf
+
     units = tf.constant([UNITS[target] for target in TARGETS])
     shares = tf.constant(QUANTILES)
     shape = tf.concat([tf.shape(quantiles)[:2], [len(TARGETS), len(QUANTILES)]], 0)
@@ -124,6 +134,9 @@ def trainer(net: Net, rate: float, steps: int) -> Callable[..., tuple[Any, Any]]
 
     Adam; the rate falls to nothing as a cosine; gradients are at most 1 long.
     """
+    import keras
+    import tensorflow as tf
+
     schedule = keras.optimizers.schedules.CosineDecay(rate, max(1, steps))
     optimizer = keras.optimizers.Adam(schedule, global_clipnorm=1.0)
     optimizer.build(net.trainable)
@@ -141,6 +154,9 @@ def trainer(net: Net, rate: float, steps: int) -> Callable[..., tuple[Any, Any]]
 
 def to_tflite(net: Net) -> bytes:
     """Inputs "features" and "state", outputs "quantiles" and "next", float32, for any number of rows."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
     signature = [
         tf.TensorSpec((None, width), tf.float32, name=name)
         for name, width in (("features", len(FEATURES)), ("state", STATE))
@@ -163,6 +179,8 @@ def to_tflite(net: Net) -> bytes:
 
 def forecasts(net: Net, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Quantiles (rows × steps × 12) of rows × steps × features, from an empty state on."""
+    import tensorflow as tf
+
     run = tf.function(net.run)
     state = np.zeros((len(features), STATE), np.float32)
     found = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Literal, get_args
 
 import numpy as np
@@ -34,6 +35,7 @@ _NUMBERS = (
 COLUMNS: tuple[str, ...] = ("time_s", *_NUMBERS, *NAMED)
 """The columns of `numbers_of`."""
 
+_numbers_in = attrgetter("start_s", *_NUMBERS)
 _BEYOND = 1e9
 _LIMIT = math.log1p(_BEYOND)
 _MOST = np.array([1e12, *(_BEYOND * UNITS.get(name, 1.0) for name in _NUMBERS), *(_BEYOND for _ in NAMED)])
@@ -49,17 +51,8 @@ _SEEN = {"score": 100.0, **NAMED}
 
 def numbers_of(intervals: Sequence[Interval]) -> Values:
     """Intervals × `COLUMNS`, all finite, and but for the named features at least 0."""
-    numbers = np.array(
-        [
-            (
-                each.start_s,
-                *(getattr(each, name) for name in _NUMBERS),
-                *(each.features.get(name, 0.0) for name in NAMED),
-            )
-            for each in intervals
-        ],
-        np.float64,
-    ).reshape(len(intervals), len(COLUMNS))
+    rows = [(*_numbers_in(each), *(each.features.get(name, 0.0) for name in NAMED)) for each in intervals]
+    numbers = np.array(rows, np.float64).reshape(len(intervals), len(COLUMNS))
     return bounded(numbers)
 
 
@@ -70,7 +63,20 @@ def bounded(numbers: Values) -> Values:
 
 def amounts(scaled: NDArray[np.floating], target: Target) -> Values:
     """Amounts of their logarithms, log(1 + amount / unit); at least 0."""
-    return UNITS[target] * np.expm1(np.clip(scaled.astype(np.float64), 0.0, _LIMIT))
+    return UNITS[target] * _unscaled(scaled)
+
+
+def all_amounts(scaled: NDArray[np.floating]) -> Values:
+    """The same of … × targets × quantiles."""
+    return _ALL_UNITS * _unscaled(scaled)
+
+
+_ALL_UNITS = np.array([[UNITS[target]] for target in TARGETS])
+
+
+def _unscaled(scaled: NDArray[np.floating]) -> Values:
+    found: Values = np.expm1(np.minimum(np.maximum(scaled.astype(np.float64), 0.0), _LIMIT))
+    return found
 
 
 _ARRIVALS = (
@@ -80,7 +86,7 @@ _ARRIVALS = (
     "arrivals_slow",
     "arrivals_holt",
     "arrivals_period",
-    "arrivals_periods",
+    "arrivals_aligned",
 )
 _CPU = ("cpu_last", "cpu_fast", "cpu_even", "cpu_slow", "cpu_by_arrivals", "cpu_by_period")
 _MEMORY = ("memory_last", "memory_even")
@@ -101,6 +107,7 @@ FEATURES: tuple[str, ...] = (
 
 
 _UNIT_OF = {name: UNITS[target] for target, names in BASES.items() for name in names}
+_IN_UNITS = [name for name, unit in _UNIT_OF.items() if unit != 1.0]
 _BUSY = 0.1
 _SMOOTHED: Mapping[str, tuple[str, float]] = {
     # Before the mean that it is about has moved.
@@ -119,6 +126,16 @@ _SMOOTHED: Mapping[str, tuple[str, float]] = {
     "service_even": ("service_ms", _EVEN),
     **{name: (name, _SLOW) for name in _SEEN},
 }
+_PLACE = {name: place for place, name in enumerate(_SMOOTHED)}
+_SQUARE = _PLACE["square_even"]
+_SHARES = np.array([[share] for _, share in _SMOOTHED.values()])
+# Whether there is anything to a mean is said by: nothing, who was let in, what ran, who came.
+_SAID_BY = np.array(
+    [
+        1 if column == "wait_ms" else 2 if column == "service_ms" else 3 if column in _SEEN else 0
+        for column, _ in _SMOOTHED.values()
+    ]
+)
 
 
 class Steps:
@@ -131,7 +148,7 @@ class Steps:
         self.rows = rows
         self._periods = Periods(rows)
         self._new = np.ones(rows, bool)
-        self._means = {name: np.zeros(rows) for name in _SMOOTHED}
+        self._means = np.zeros((len(_SMOOTHED), rows))
         self._kept = {name: np.zeros(rows) for name in ("level", "trend", "silent", "backlog", "wait", *_SEEN)}
         self._workers = np.zeros(rows)
         self._load = self._load_by_period = np.zeros(rows)
@@ -143,14 +160,15 @@ class Steps:
         self._periods.grow(rows)
         self._new = np.pad(self._new, (0, more), constant_values=True)
         self._workers = np.pad(self._workers, (0, more))
-        self._means = {name: np.pad(values, (0, more)) for name, values in self._means.items()}
+        self._means = np.pad(self._means, ((0, 0), (0, more)))
         self._kept = {name: np.pad(values, (0, more)) for name, values in self._kept.items()}
 
     def reset(self, row: int) -> None:
         """Begin anew with this row, as with one that has seen nothing."""
         self._periods.reset(row)
         self._new[row] = True
-        for values in (*self._means.values(), *self._kept.values()):
+        self._means[:, row] = 0.0
+        for values in self._kept.values():
             values[row] = 0.0
 
     def step(self, numbers: Values, gateways: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
@@ -165,26 +183,23 @@ class Steps:
         level = self._holt(given["arrivals"])
         self._keep(given)
         columns = self._amounts(given, group, level)
-        names, values = list(columns), np.array(list(columns.values()))
-        units = np.array([[_UNIT_OF.get(name, 1.0)] for name in names])
-        scaled = np.minimum(np.log1p(np.maximum(values, 0.0) / units), _LIMIT)
-        columns = dict(zip(names, scaled, strict=True)) | self._shares(given, level, group)
+        for name in _IN_UNITS:
+            columns[name] = columns[name] / _UNIT_OF[name]
+        scaled = np.minimum(np.log1p(np.maximum(np.array(list(columns.values())), 0.0)), _LIMIT)
+        columns = dict(zip(columns, scaled, strict=True)) | self._shares(given, level, group)
         self._new[:] = False
         return np.stack([columns[name] for name in FEATURES], axis=1).astype(np.float32)
 
     def _amounts(self, given: Mapping[str, Values], group: NDArray[np.intp], level: Values) -> dict[str, Values]:
         """What is shown on a logarithmic scale."""
-        means, kept = self._means, self._kept
-        period = self._periods.ago(1)
-        recurs = np.isfinite(period)
-        period = np.where(recurs, period, means["arrivals_even"])
-        before = self._periods.ago(1, 2)
-        periods = np.where(np.isfinite(before), (period + before) / 2, period)
+        means, kept = dict(zip(_SMOOTHED, self._means, strict=True)), self._kept
+        ago, aligned = self._periods.ago(1, *_AROUND), self._periods.aligned()
+        period, aligned = (np.where(np.isfinite(each), each, means["arrivals_even"]) for each in (ago[:, 0], aligned))
+        around = dict(zip(_AROUND.values(), np.nan_to_num(ago[:, 1:]).T, strict=True))
         cpu_each = means["cpu_slow"] / np.maximum(means["served_slow"], 0.05)
         workers = self._capacity(given, group)
         self._load = self._utilisation(level, workers, given["busy"], group)
-        self._load_by_period = self._utilisation(periods, workers, given["busy"], group)
-        around = {name: self._periods.ago(ahead) for ahead, name in _AROUND.items()}
+        self._load_by_period = self._utilisation(aligned, workers, given["busy"], group)
         return {
             "arrivals_last": given["arrivals"],
             "arrivals_fast": means["arrivals_fast"],
@@ -192,13 +207,13 @@ class Steps:
             "arrivals_slow": means["arrivals_slow"],
             "arrivals_holt": level,
             "arrivals_period": period,
-            "arrivals_periods": periods,
+            "arrivals_aligned": aligned,
             "cpu_last": given["cpu_ms"],
             "cpu_fast": means["cpu_fast"],
             "cpu_even": means["cpu_even"],
             "cpu_slow": means["cpu_slow"],
             "cpu_by_arrivals": cpu_each * means["arrivals_fast"],
-            "cpu_by_period": cpu_each * periods,
+            "cpu_by_period": cpu_each * aligned,
             "memory_last": given["memory_bytes"],
             "memory_even": means["memory_even"],
             "wait_last": kept["wait"],
@@ -208,7 +223,7 @@ class Steps:
             "queue_report": given["queue_ms"],
             "wait_fluid": given["queue_ms"] + _HALF_MS * (self._load - 1.0),
             "wait_by_period": given["queue_ms"] + _HALF_MS * (self._load_by_period - 1.0),
-            **{name: np.where(np.isfinite(value), value, 0.0) for name, value in around.items()},
+            **around,
             "service": means["service_even"],
             "cpu_each": cpu_each,
             "served": given["served"],
@@ -223,7 +238,7 @@ class Steps:
 
     def _shares(self, given: Mapping[str, Values], level: Values, group: NDArray[np.intp]) -> dict[str, Values]:
         """What is shown as it is."""
-        means, lag = self._means, self._periods.lag
+        means, lag = dict(zip(_SMOOTHED, self._means, strict=True)), self._periods.lag
         phase = 2.0 * np.pi * (self._periods.steps % np.maximum(lag, 1)) / np.maximum(lag, 1)
         day = 2.0 * np.pi * (given["time_s"] % _DAY_S) / _DAY_S
         scatter = means["square_even"] / np.maximum(means["arrivals_even"], 0.05)
@@ -259,20 +274,23 @@ class Steps:
 
     def _smooth(self, given: Mapping[str, Values]) -> None:
         """Move the means; one that is new starts at its first value, and a time of nobody leaves its mean alone."""
-        came, ran = given["arrivals"] > 0, given["service_ms"] > 0
-        let_in = given["arrivals"] > given["refused"]
-        for name, (column, share) in _SMOOTHED.items():
-            value, mean = given[column], self._means[name]
-            if name == "square_even":
-                value = (value - self._means["arrivals_even"]) ** 2
-            moved = mean + np.where(self._new, 1.0, share) * (value - mean)
-            if column == "wait_ms":
-                moved = np.where(let_in, moved, mean)
-            elif column == "service_ms":
-                moved = np.where(ran, np.where(mean > 0, moved, value), mean)
-            elif column in _SEEN:
-                moved = np.where(came, np.where(mean != 0, moved, value), mean)
-            self._means[name] = moved
+        values = np.stack([given[column] for column, _ in _SMOOTHED.values()])
+        values[_SQUARE] = (values[_SQUARE] - self._mean("arrivals_even")) ** 2
+        moved = self._means + np.where(self._new, 1.0, _SHARES) * (values - self._means)
+        said = np.stack(
+            [
+                np.ones(self.rows, bool),
+                given["arrivals"] > given["refused"],
+                given["service_ms"] > 0,
+                given["arrivals"] > 0,
+            ]
+        )[_SAID_BY]
+        first = (self._means == 0) & (_SAID_BY > 1)[:, np.newaxis]
+        self._means = np.where(said, np.where(first, values, moved), self._means)
+
+    def _mean(self, name: str) -> Values:
+        mean: Values = self._means[_PLACE[name]]
+        return mean
 
     def _holt(self, arrivals: Values) -> Values:
         """Level and trend of Holt's linear method, one interval ahead."""
@@ -285,7 +303,7 @@ class Steps:
 
     def _capacity(self, given: Mapping[str, Values], group: NDArray[np.intp]) -> Values:
         """How many workers' worth of work each row's gateway does in a second when busy; 0 where it was never seen."""
-        work_s = np.bincount(group, given["served"] * self._means["service_even"], self.rows) / 1e3
+        work_s = np.bincount(group, given["served"] * self._mean("service_even"), self.rows) / 1e3
         busy = np.zeros(self.rows)
         np.maximum.at(busy, group, np.minimum(given["busy"], 1.0))
         told = (busy > _BUSY) & (work_s > 0)
@@ -296,7 +314,7 @@ class Steps:
 
     def _utilisation(self, arrivals: Values, workers: Values, busy: Values, group: NDArray[np.intp]) -> Values:
         """How busy so many arrivals would keep each row's gateway; where nobody knows, how busy it is."""
-        offered = _total(arrivals * self._means["service_even"], group) / 1e3
+        offered = _total(arrivals * self._mean("service_even"), group) / 1e3
         return np.where(workers > 0, np.minimum(offered / np.maximum(workers, 0.05), 8.0), np.minimum(busy, 1.0))
 
 

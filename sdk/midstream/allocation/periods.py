@@ -15,6 +15,11 @@ _NEARLY = 0.92
 _MIN_SEEN = 24
 # Each row is looked at anew every so many steps, in turn.
 _EVERY = 16
+# Where one, two and three periods ago it is looked for what is like the last intervals, and how many these are.
+_PERIODS = np.repeat((1, 2, 3), 5)
+_SHIFTS = np.tile((-2, -1, 0, 1, 2), 3)
+_COMPARED = 6
+_FAR = 25.0
 
 
 class Periods:
@@ -72,15 +77,35 @@ class Periods:
         """The autocorrelation at that lag, 0–1."""
         return self._strength
 
-    def ago(self, ahead: int, periods: int = 1) -> NDArray[np.float64]:
-        """What came so many periods before the interval that is so many ahead; NaN where nothing recurs.
+    def ago(self, *ahead: int) -> NDArray[np.float64]:
+        """What came one period before the intervals that are so many ahead, rows × these; NaN where nothing recurs.
 
-        ``ahead`` is 1 for the next interval, 0 for the last one; further than a period it is what came before.
+        1 is the next interval, 0 the last one; further ahead than a period it is what came before.
         """
-        over = ahead - 1 if ahead < 1 else (ahead - 1) % np.maximum(self._lag, 1)
-        back = self._lag * periods - over - 1
-        found = self._values[np.arange(len(self._lag)), (self._step - 1 - back) % REMEMBERED].astype(np.float64)
-        return np.where((self._lag > 0) & (back < self._seen), found, np.nan)
+        lag, aheads = self._lag[:, np.newaxis], np.array(ahead)
+        back = lag - np.where(aheads < 1, aheads - 1, (aheads - 1) % np.maximum(lag, 1)) - 1
+        found = self._values[np.arange(len(lag))[:, np.newaxis], (self._step - 1 - back) % REMEMBERED]
+        return np.where((lag > 0) & (back < self._seen[:, np.newaxis]), found.astype(np.float64), np.nan)
+
+    def aligned(self) -> NDArray[np.float64]:
+        """What came one, two and three periods before the next interval, as near as that is shifted to what came last.
+
+        Each place around there weighs e^-d, d being how far, squared, the intervals before it are from the last ones on
+        the scale of logarithms. NaN where nothing recurs, or no place is near.
+        """
+        rows = np.arange(len(self._lag))
+        back = self._lag[:, np.newaxis] * _PERIODS - _SHIFTS
+        there = (back >= 1) & (back <= self._seen[:, np.newaxis] - _COMPARED) & (self._lag[:, np.newaxis] > 0)
+        before = np.arange(1, _COMPARED + 1)
+        last = self._logs[:, (self._step - before) % REMEMBERED]
+        then = self._logs[rows[:, np.newaxis, np.newaxis], (self._step - back[..., np.newaxis] - before) % REMEMBERED]
+        off = then - last[:, np.newaxis]
+        late = 0.2 / (1.05 - np.minimum(self._strength, 1.0))
+        away = (off * off).sum(axis=2) + late[:, np.newaxis] * np.abs(_SHIFTS)
+        weights = np.where(there & (away < _FAR), np.exp(-away) / _PERIODS, 0.0)
+        total = weights.sum(axis=1)
+        logs = (weights * self._logs[rows[:, np.newaxis], (self._step - back) % REMEMBERED]).sum(axis=1)
+        return np.where(total > 0, np.expm1(logs / np.maximum(total, 1e-30)), np.nan)
 
     def _look(self, rows: NDArray[np.intp]) -> None:
         ordered = np.roll(self._logs[rows], -(self._step % REMEMBERED), axis=1)

@@ -27,16 +27,15 @@ pytestmark = [
 def history(path: Path, seconds: int) -> Path:
     """Of one partition that is asked for about eight times a second, by turns more and less."""
     rng = np.random.default_rng(0)
-    usages = []
-    for second in range(seconds):
-        for at_s in np.sort(rng.random(rng.poisson(8 + 6 * (second // 10 % 2)))):
-            usages.append(
-                Usage(
-                    time_s=1_700_000_000.0 + second + float(at_s), request_id=b"r", machine="gateway", device_id="d",
-                    bundle="ab" * 32, cut="c1", codec="raw", outcome=Outcome.OK, score=50.0, cpu_ms={"run": 9.0},
-                    timings_ms={"queue": 1.0, "run": 10.0}, latency_ms=12.0,
-                )
-            )  # fmt: skip
+    times_s = [np.sort(rng.random(rng.poisson(8 + 6 * (at // 10 % 2)))) + at for at in range(seconds)]
+    usages = [
+        Usage(
+            time_s=1_700_000_000.0 + at_s, request_id=b"r", machine="gateway", device_id="d", bundle="ab" * 32,
+            cut="c1", codec="raw", outcome=Outcome.OK, score=50.0, cpu_ms={"run": 9.0},
+            timings_ms={"queue": 1.0, "run": 10.0}, latency_ms=12.0,
+        )
+        for at_s in np.concatenate(times_s).tolist()
+    ]  # fmt: skip
     store = Store(path, 64 << 20)
     store.append(usages)
     store.close()
