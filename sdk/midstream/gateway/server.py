@@ -148,7 +148,6 @@ class Gateway:
         self._tally = Tally(names)
         self._observers = Observers()
         self._collector = Collector()
-        self._observers.add(self._collector.ended)
         self._observers.add(self._tally)
         self._observers.add(LogUsage(names))
         self._history = None if history is None else for_gateway(history, history_bytes)
@@ -162,7 +161,7 @@ class Gateway:
             self._transport,
             self._news.set,
             self._observers,
-            self._collector.began,
+            self._collector,
             admission=admission,
         )
         self._memory_bytes = memory_bytes
@@ -410,7 +409,6 @@ class Gateway:
             return Status.UNKNOWN_BUNDLE, f"this gateway has no bundle {digest}…; it has {names}"
         if unknown := served.unknown_stage(request):
             return Status.UNKNOWN_CUT, unknown
-        self._collector.arrived(request)
         if request.deadline_ms == 0:
             return Status.EXPIRED, "its deadline had passed when it was sent"
         if misfit := served.misfit(request, len(data)):

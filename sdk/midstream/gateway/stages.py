@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from midstream.allocation.batching import BatchTimes
+from midstream.allocation.usage import Partition
 from midstream.bundle import Bundle, TailInputs
 from midstream.communication.codecs import encode
 from midstream.communication.presence import Presence
@@ -40,6 +41,11 @@ class Job:
     def next_cut(self) -> str | None:
         """Where the stage ends; None where it ends with the model."""
         return self.request.onward[0].cut if self.request.onward else None
+
+    @property
+    def partition(self) -> Partition:
+        """The stage that it asks for."""
+        return Partition(self.request.bundle_digest.hex(), self.request.cut, self.next_cut or "")
 
     @property
     def expected_ms(self) -> float:

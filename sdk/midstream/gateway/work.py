@@ -18,6 +18,7 @@ from midstream.allocation.usage import Usage
 from midstream.communication.directory import WHOLE_KEY
 from midstream.communication.lanes import Lanes
 from midstream.communication.wire import Buffer, Request, Status, encode_reply
+from midstream.gateway.collecting import Collector
 from midstream.gateway.duplicates import Ledger, identity
 from midstream.gateway.logs import about
 from midstream.gateway.observing import Observe, outcome_of
@@ -59,8 +60,8 @@ class Work:
     """Workers, and the queue that they take from. Thread-safe; `start` and `close` bracket its life.
 
     Without ``admission`` all are let in for whom there is room. ``on_change`` is called, on any thread, when there is
-    more or less to do, ``observe`` with what became of each request that was let in, and ``began`` with each job that a
-    worker takes.
+    more or less to do, and ``observe`` with what became of each request that was let in; ``collector`` is told of each
+    when it comes, begins and ends.
     """
 
     def __init__(
@@ -70,12 +71,12 @@ class Work:
         transport: Lanes,
         on_change: Callable[[], None],
         observe: Observe,
-        began: Callable[[Job, float], None] = lambda _job, _now: None,
+        collector: Collector,
         *,
         admission: bool = True,
     ) -> None:
         self._admission = admission
-        self._began = began
+        self._collector = collector
         self._post = post
         self._peers = peers
         self._transport = transport
@@ -140,6 +141,7 @@ class Work:
         with self._changed:
             left = [self._jobs.pop(ticket.number) for ticket in iter(self._queue.take, None)]
         for job in left:
+            self._collector.left(job)
             self._post.refuse(job.device_id, job.request.request_id, Status.BUSY, _STOPS)
             self._observe(_usage(job, Spent(), Ended.BUSY, _STOPS, 0))
         for thread in self._threads:
@@ -178,9 +180,14 @@ class Work:
             refusal = None
             if not known and answer is None:
                 of = identity(device_id, request, message)
-                refusal = self._let_in(Job(request, device_id, served, deadline, now, packed, of, len(message)))
+                job = Job(request, device_id, served, deadline, now, packed, of, len(message))
+                self._collector.arrived(job)
+                refusal = self._let_in(job)
+                if refusal is not None:
+                    self._collector.refused(job)
         for late in expired:
             reason = "its deadline has passed"
+            self._collector.left(late)
             self._post.refuse(late.device_id, late.request.request_id, Status.EXPIRED, reason)
             self._observe(_usage(late, Spent(), Ended.EXPIRED, reason, 0))
         if answer is not None:
@@ -203,6 +210,7 @@ class Work:
                 del self._jobs[number]
                 self._ledger.end(job.identity, None, job.arrived)
         for job in unwanted.values():
+            self._collector.left(job)
             self._observe(_usage(job, Spent(), Ended.CANCELLED, "", 0))
         if unwanted:
             self._on_change()
@@ -282,7 +290,8 @@ class Work:
         now = time.monotonic()
         with self._changed:
             del self._running[worker]
-            for job, answer in zip(jobs, answers, strict=True):
+            for job, answer, each in zip(jobs, answers, spent, strict=True):
+                self._collector.ended(job, each)
                 self._ledger.end(job.identity, answer, now)
                 self._punctuality.ended(job.expected_s, now - job.arrived)
             first, times = jobs[0], jobs[0].batches
@@ -354,7 +363,7 @@ class Work:
         self._running[worker] = now + lasts_s
         jobs = [self._jobs.pop(each.number) for each in (ticket, *along)]
         for job in jobs:
-            self._began(job, now)
+            self._collector.began(job, now)
         return jobs
 
 
