@@ -36,6 +36,7 @@ from midstream.manifest import (
 )
 from midstream.tensors import Tensors
 from midstream_converters import slicing
+from midstream_converters.batching import proven_sizes
 from midstream_converters.coding import Coded, may_code
 from midstream_converters.difference import max_abs_error
 from midstream_converters.edgetpu import find_compiler, maps_whole
@@ -153,6 +154,7 @@ class _Work:
             try:
                 kept, rejected = self._cuts(selection, wanted, pool)
                 coding = list(self._coding_of(kept, pool))
+                kept = self._batches(kept, pool)
                 self._middles(kept[:MIDDLE_CUTS], pool)
                 self._code(coding)
             except BrokenProcessPool:
@@ -188,7 +190,7 @@ class _Work:
             files={},
             semantics=dict(self._options.semantics),
             fixed={name: value.tolist() for name, value in opened.fixed.items()},
-            stateful=any(node.stateful for node in source.graph.nodes),
+            stateful=self._stateful,
             rejected=tuple(rejected),
             tolerance=self._options.tolerance,
             created_by=f"midstream {metadata.version('midstream')}",
@@ -218,7 +220,14 @@ class _Work:
                     f"{self._engine.version()}; allow it with --tolerance {2 * error:.1g} or report the model"
                 )
             whole_ms = median(whole.time_ms(samples[0]) for _ in range(_TIMED_RUNS))
+            free = [spec for spec in opened.inputs if spec.name not in opened.fixed]
+            sizes = [] if self._stateful else proven_sizes(whole.run, free, samples, tolerance)
+            self._add(WHOLE, replace(part, record=replace(part.record, batch_sizes=tuple(sizes))))
             return _Reference(samples, rebuilt, whole_ms, load_ms)
+
+    @property
+    def _stateful(self) -> bool:
+        return any(node.stateful for node in self._opened.source.graph.nodes)
 
     def _samples(self) -> list[Tensors]:
         opened = self._opened
@@ -276,6 +285,19 @@ class _Work:
             self._progress("joining cuts", done, len(pairs))
             if (middle := part.result()) is not None:
                 self._add(middle_name(first.candidate.id, second.candidate.id), middle)
+
+    def _batches(self, kept: Sequence[Proven], pool: Pool) -> list[Proven]:
+        """The cuts, with how many inputs each tail answers at once; nothing is tried where the whole model cannot."""
+        if not self._records[WHOLE].batch_sizes:
+            return list(kept)
+        made = [pool.submit(Prover.prove_batches, proven) for proven in kept]
+        batched = []
+        for done, (proven, sizes) in enumerate(zip(kept, made, strict=True)):
+            self._progress("batching", done, len(kept))
+            record = replace(proven.halves.tail.record, batch_sizes=tuple(sizes.result()))
+            tail = replace(proven.halves.tail, record=record)
+            batched.append(replace(proven, halves=replace(proven.halves, tail=tail)))
+        return batched
 
     def _coding_of(self, kept: Sequence[Proven], pool: Pool) -> Iterator[Future[Coded | None]]:
         """The work on heads and tails that code what crosses themselves."""

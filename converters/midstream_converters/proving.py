@@ -16,6 +16,7 @@ from midstream.errors import BundleError, InputError
 from midstream.manifest import RejectedCut, SliceCost, head_name, tail_name
 from midstream.tensors import Tensors, TensorSpec
 from midstream_converters import coding, exact, slicing
+from midstream_converters.batching import proven_sizes
 from midstream_converters.coding import Coded
 from midstream_converters.cuts import Candidate, Cutter
 from midstream_converters.difference import max_abs_error
@@ -120,6 +121,14 @@ class Prover:
             except (BundleError, InputError):
                 continue
         return None
+
+    def prove_batches(self, proven: Proven) -> list[int]:
+        """How many inputs the cut's tail answers at once (`batching.proven_sizes`)."""
+        try:
+            with self._load(proven.halves.tail) as tail:
+                return proven_sizes(tail.run, proven.halves.cut.tensors, self._crossing(proven), self._tolerance)
+        except (BundleError, InputError):
+            return []
 
     def prove_coding(self, proven: Proven, codec: str) -> Coded | None:
         """Head and tail that code what crosses themselves, where `may_code`; None where they do it wrongly."""

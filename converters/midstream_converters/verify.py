@@ -8,9 +8,10 @@ from functools import partial
 
 from midstream.bundle import Bundle
 from midstream.communication.codecs.steps import dequantise
-from midstream.manifest import CARRIERS, head_name, tail_name
+from midstream.manifest import CARRIERS, WHOLE, head_name, tail_name
 from midstream.tensors import Tensors
 from midstream_converters import coding
+from midstream_converters.batching import batch_error
 from midstream_converters.difference import max_abs_error
 
 Run = Callable[[Tensors], Tensors]
@@ -20,8 +21,9 @@ Run = Callable[[Tensors], Tensors]
 class CutProof:
     """How far a cut's answer is from the whole model's.
 
-    Of several stages, ``id`` names the cuts with + between. Of slices that code what crosses themselves it is the cut
-    and the codec, and the distance is to what the plain slices and the codec give.
+    Of a tail that answers several inputs at once, ``id`` has their number after ×, and the distance is to its answers
+    to each alone. Of several stages, ``id`` names the cuts with + between. Of slices that code what crosses themselves
+    it is the cut and the codec, and the distance is to what the plain slices and the codec give.
     """
 
     id: str
@@ -54,7 +56,8 @@ def verify_bundle(
         for codec in CARRIERS
         if tail_name(cut.id, codec) in bundle.manifest.slices
     ]
-    total = len(chains) + len(coded)
+    batched = [cut_id for cut_id in (None, *(cut.id for cut in bundle.cuts)) if bundle.batch_sizes(cut_id)]
+    total = len(chains) + len(coded) + len(batched)
     proofs = []
     for done, chain in enumerate(chains):
         progress(done, total)
@@ -66,8 +69,22 @@ def verify_bundle(
         error = max(_coding_error(bundle, cut_id, codec, sample) for sample in samples)
         proofs.append(CutProof(f"{cut_id} {codec}", error))
         bundle.unload(cut_id)
+    for done, tail in enumerate(batched, len(chains) + len(coded)):
+        progress(done, total)
+        proofs += _batch_proofs(bundle, tail, samples)
     progress(total, total)
     return proofs
+
+
+def _batch_proofs(bundle: Bundle, cut_id: str | None, samples: Sequence[Tensors]) -> list[CutProof]:
+    """How far the answers to several inputs at once are from those to each alone."""
+    inputs = [bundle.check_inputs(sample) for sample in samples]
+    came = inputs if cut_id is None else [bundle.run_head(cut_id, each)[0] for each in inputs]
+    alike = [each for each in came if {k: v.shape for k, v in each.items()} == {k: v.shape for k, v in came[0].items()}]
+    run = partial(bundle.run_tail, cut_id)
+    answers = [run(each) for each in alike]
+    name = WHOLE if cut_id is None else cut_id
+    return [CutProof(f"{name} × {size}", batch_error(run, alike, answers, size)) for size in bundle.batch_sizes(cut_id)]
 
 
 def _coding_error(bundle: Bundle, cut_id: str, codec: str, sample: Tensors) -> float:

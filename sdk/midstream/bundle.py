@@ -300,9 +300,27 @@ class Bundle:
         name = WHOLE if cut_id is None else tail_name(cut_id)
         return TailInputs(name, self.decode(cut_id, codec, encoded, max_bytes))
 
+    def decodes_in_tail(self, cut_id: str | None, codec: str) -> bool:
+        """Whether `decode_for_tail` may leave decoding to a slice of the tail's own."""
+        return cut_id is not None and self._coding_slice(tail_name, cut_id, codec) is not None
+
     def run_tail_on(self, inputs: TailInputs) -> Tensors:
         """The outputs that follow from what `decode_for_tail` gave."""
         return self._run(inputs.slice, inputs.tensors)
+
+    def run_tails_on(self, several: Sequence[TailInputs]) -> list[Tensors]:
+        """The outputs for each of several inputs of one slice, run at once, stacked along the first axis.
+
+        Raises InputError where the slice was not proven to answer so many, or the runtime refuses them.
+        """
+        if len(several) == 1:
+            return [self.run_tail_on(several[0])]
+        name = several[0].slice if several else WHOLE
+        if len(several) not in self._record(name).batch_sizes or any(each.slice != name for each in several):
+            raise InputError(f"slice {name!r} of bundle {self.name!r} does not answer {len(several)} inputs at once")
+        stacked = {key: np.concatenate([each.tensors[key] for each in several]) for key in self._record(name).inputs}
+        made = self._run(name, stacked)
+        return [{key: value[row : row + 1] for key, value in made.items()} for row in range(len(several))]
 
     def run_middle(self, first: str, second: str, tensors: Tensors) -> tuple[Tensors, Tensors]:
         """From the tensors at one cut to those at a later one, and the outputs that the layers between them have."""
@@ -330,13 +348,19 @@ class Bundle:
         """Bytes of the whole input at the sizes the bundle was verified with."""
         return sum(nbytes(spec.dtype, self.manifest.sample_shapes[spec.name]) for spec in self.manifest.free_inputs())
 
-    def measure_whole_ms(self, repeats: int = 3) -> float:
+    def batch_sizes(self, cut_id: str | None) -> tuple[int, ...]:
+        """How many inputs the tail of this cut (None: the whole model) was proven to answer at once."""
+        return self._record(WHOLE if cut_id is None else tail_name(cut_id)).batch_sizes
+
+    def measure_whole_ms(self, repeats: int = 3, batch: int = 1) -> float:
         """Median milliseconds of the whole model here, on an input of zeros, after one run that does not count.
 
-        Slow models and boards are measured fewer times, so that it takes about a second.
+        ``batch`` inputs are run at once, which has to be one of its `batch_sizes`. Slow models and boards are measured
+        fewer times, so that it takes about a second.
         """
         shapes = self.manifest.sample_shapes
-        blank = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in self.manifest.free_inputs()}
+        one = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in self.manifest.free_inputs()}
+        blank = one if batch == 1 else {name: np.concatenate([tensor] * batch) for name, tensor in one.items()}
         self.run_tail(None, blank)
         times = []
         for _ in range(repeats):
@@ -368,11 +392,25 @@ class Bundle:
         middles = (middle_name(*pair) for pair in self.manifest.middles() if cut_id in pair)
         coding = (name(cut_id, codec) for name in (head_name, tail_name) for codec in CARRIERS)
         for name in (head_name(cut_id), tail_name(cut_id), *middles, *coding):
-            with self._lock:
-                entry = self._sessions.pop(name, None)
-            if entry is not None:
-                with entry[1]:
-                    entry[0].close()
+            self.unload_slice(name)
+
+    def load_slice(self, name: str) -> None:
+        """Load a slice, so that the first run need not. Raises BundleError."""
+        self._session(name)
+
+    def unload_slice(self, name: str) -> None:
+        """Give back a slice's memory, if it was loaded; who runs it next loads it again."""
+        with self._lock:
+            entry = self._sessions.pop(name, None)
+        if entry is not None:
+            with entry[1]:
+                entry[0].close()
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """The slices that are loaded."""
+        with self._lock:
+            return frozenset(self._sessions)
 
     def encode(
         self,

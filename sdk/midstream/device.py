@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import threading
 import time
@@ -68,6 +69,8 @@ from midstream.profiles import load_profile
 from midstream.sensing import LoadMonitor
 from midstream.stream import FrameStream
 from midstream.tensors import Tensor, Tensors, named_tensors
+
+_log = logging.getLogger("midstream.device")
 
 PriorityName = Literal["critical", "normal", "bulk"]
 GATEWAY_WAIT_S = 2.0
@@ -380,7 +383,21 @@ class Device:
         asked.timings["total"] = asked.elapsed_ms
         if exited is None:
             self._planning.finished(plan, asked.timings["total"] - asked.timings["analysis"])
+        if _log.isEnabledFor(logging.DEBUG):
+            self._tell(asked, result)
         return result
+
+    def _tell(self, asked: _Asked, result: Result) -> None:
+        """A line in the log for a request that was answered."""
+        extra = {
+            "request_id": asked.request_id.hex(),
+            "device_id": self.device_id,
+            "bundle": self.bundle.name,
+            "cut": result.plan.cut,
+            "outcome": "ok" if result.fallback is None else "fallback",
+            "latency_ms": round(asked.timings["total"], 3),
+        }
+        _log.debug("a request was answered by %s", " and ".join(result.ran_on), extra=extra)
 
     def check_plan(self, cut: str | Sequence[str] | None, codec: str | None) -> None:
         """Raise what `infer` raises where it cannot be forced to this cut and codec, without an input."""

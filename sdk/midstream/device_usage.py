@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Protocol
 
 from midstream.allocation.usage import Outcome, Usage
@@ -117,8 +116,7 @@ class DeviceUsage:
         """A request was answered, from wherever."""
         if self._recorder is not None:
             outcome = Outcome.OK if result.fallback is None else Outcome.FALLBACK
-            usage = self._usage(asked, result.plan, outcome, result.fallback or "", exited=result.exited)
-            self._recorder.record(replace(usage, sent_bytes=result.sent_bytes, received_bytes=result.received_bytes))
+            self._recorder.record(self._usage(asked, result.plan, outcome, result.fallback or "", result))
 
     def failed(self, asked: Asked, plan: Plan | None, error: BaseException) -> None:
         """A request was not; ``plan`` is None where none was made."""
@@ -126,7 +124,9 @@ class DeviceUsage:
             outcome = Outcome.CANCELLED if isinstance(error, CancelledError) else Outcome.FAILED
             self._recorder.record(self._usage(asked, plan, outcome, str(error)))
 
-    def _usage(self, asked: Asked, plan: Plan | None, outcome: Outcome, reason: str, *, exited: bool = False) -> Usage:
+    def _usage(
+        self, asked: Asked, plan: Plan | None, outcome: Outcome, reason: str, result: Answered | None = None
+    ) -> Usage:
         analysis = asked.analysis
         return Usage(
             time_s=asked.spent.time_s,
@@ -142,11 +142,13 @@ class DeviceUsage:
             deadline_ms=asked.objective.deadline_ms,
             score=None if analysis is None else analysis.score,
             features={} if analysis is None else dict(analysis.features),
-            plan={} if plan is None else _told(plan, exited),
+            plan={} if plan is None else _told(plan, result is not None and result.exited),
             cpu_ms=asked.spent.cpu_ms,
             # The result has these too, and whoever gets it may change them.
             timings_ms=dict(asked.timings),
             peak_bytes=peak_bytes(),
+            received_bytes=0 if result is None else result.received_bytes,
+            sent_bytes=0 if result is None else result.sent_bytes,
             latency_ms=asked.elapsed_ms,
             reason=reason,
         )

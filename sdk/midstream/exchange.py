@@ -27,7 +27,16 @@ from midstream.communication.presence import Presence
 from midstream.communication.sending import Expected, Pending, Sender, fail
 from midstream.communication.transport import Message
 from midstream.communication.versions import decode_notice, disagreement, is_notice
-from midstream.communication.wire import Buffer, Limits, Priority, Request, Status, decode_reply, encode_request
+from midstream.communication.wire import (
+    REQUEST_ID_BYTES,
+    Buffer,
+    Limits,
+    Priority,
+    Request,
+    Status,
+    decode_reply,
+    encode_request,
+)
 from midstream.errors import WireError
 from midstream.link_watch import ECHO_BYTES, PROBE_EVERY_S, LinkWatch, Transfer
 from midstream.partitioning import LinkEstimate, LinkState, Tier
@@ -190,7 +199,7 @@ class Exchange:
 
     def _report(self, gateway_id: str) -> LoadReport | None:
         with self._lock:
-            return self._gateways.loads.get(gateway_id)
+            return self._gateways.report(gateway_id, time.monotonic())
 
     def absence(self) -> str:
         """Why there is no gateway to plan with, for a person."""
@@ -433,7 +442,10 @@ class Exchange:
             else:
                 self._on_reply(message)
         except WireError as error:
-            _log.warning("ignored a message on %s: %s", message.topic, error)
+            extra = {"device_id": self._device_id}
+            if message.correlation is not None:
+                extra["request_id"] = message.correlation[:REQUEST_ID_BYTES].hex()
+            _log.warning("ignored a message on %s: %s", message.topic, error, extra=extra)
 
     def _gone(self, gateway_ids: Iterable[str]) -> str | None:
         """One of these that has no presence any more; None where all have."""
@@ -446,7 +458,7 @@ class Exchange:
 
     def _on_announcement(self, message: Message) -> None:
         with self._lock:
-            gone = self._gateways.hear(message.topic, message.payload)
+            gone = self._gateways.hear(message.topic, message.payload, time.monotonic())
             self._lock.notify_all()
         if gone is not None:
             self._sender.lose(gone)

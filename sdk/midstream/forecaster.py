@@ -105,6 +105,11 @@ class RecurrentForecaster:
         self._free = list(range(_MORE_ROWS))[::-1]
         self._forecasts: dict[Partition, Forecast] = {}
 
+    def use(self, network: Network) -> None:
+        """Forecast with another network from now on, which has seen nothing yet."""
+        self._network = network
+        self._state = np.zeros((self._steps.rows, network.units), np.float32)
+
     def observe(self, intervals: Mapping[Partition, Interval]) -> None:
         """An interval has closed; a partition that is not in it is known no longer."""
         for gone in self._rows.keys() - intervals.keys():

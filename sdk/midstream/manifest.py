@@ -80,7 +80,8 @@ class SliceRecord:
 
     ``weights`` are (offset, length) ranges of ``weights.bin`` that follow the program in memory, each padded to
     ``WEIGHT_ALIGNMENT``; empty where the program names its weights itself (ONNX external data). ``without`` names the
-    runtime's optimisations that must be off for it to give the whole model's bits.
+    runtime's optimisations that must be off for it to give the whole model's bits. ``batch_sizes`` are how many inputs
+    it was proven to answer at once, stacked along the first axis, within the bundle's tolerance.
     """
 
     member: str
@@ -89,8 +90,10 @@ class SliceRecord:
     outputs: tuple[str, ...]
     weights: tuple[tuple[int, int], ...] = ()
     without: tuple[str, ...] = ()
+    batch_sizes: tuple[int, ...] = ()
 
 
+BATCH_SIZES = (2, 4, 8)
 WEIGHT_ALIGNMENT = 16
 
 

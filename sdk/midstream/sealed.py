@@ -13,6 +13,7 @@ import numpy as np
 
 from midstream.inputs import semantics_from_json, semantics_to_json
 from midstream.manifest import (
+    BATCH_SIZES,
     CARRIERS,
     EDGETPU_SUFFIX,
     FORMAT_VERSION,
@@ -177,6 +178,7 @@ def _manifest_body(manifest: Manifest) -> dict[str, Any]:
                 "outputs": list(record.outputs),
                 "weights": [list(part) for part in record.weights],
                 "without": list(record.without),
+                **({"batch_sizes": list(record.batch_sizes)} if record.batch_sizes else {}),
             }
             for name, record in manifest.slices.items()
         },
@@ -217,6 +219,7 @@ def _manifest_from_body(body: dict[str, Any]) -> Manifest:
                 texts(record["outputs"]),
                 tuple((count(offset), count(length)) for offset, length in record["weights"]),
                 texts(record["without"]),
+                _batch_sizes(record.get("batch_sizes", [])),
             )
             for name, record in body["slices"].items()
         },
@@ -241,6 +244,13 @@ def _manifest_from_body(body: dict[str, Any]) -> Manifest:
     )
     _check_parts(manifest)
     return manifest
+
+
+def _batch_sizes(value: Any) -> tuple[int, ...]:
+    sizes = tuple(map(count, value))
+    if not set(sizes) <= set(BATCH_SIZES):
+        raise ValueError(f"batches of {value}; there are {list(BATCH_SIZES)}")
+    return sizes
 
 
 def _check_parts(manifest: Manifest) -> None:

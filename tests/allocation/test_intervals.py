@@ -136,6 +136,13 @@ def test_features_are_bounded() -> None:
     assert len(closed(known, 1001.0)[TAIL].features) == 32
 
 
+def test_a_feature_without_a_mean_is_left_out() -> None:
+    known = Intervals(1000.0)
+    for _ in range(2):
+        known.arrived(TAIL, 1000.1, None, {"huge": 1.7e308, "motion": 3.0})
+    assert closed(known, 1001.0)[TAIL].features == {"motion": 3.0}
+
+
 def test_what_ends_of_a_partition_that_is_not_known_is_no_trouble() -> None:
     known = Intervals(1000.0)
     known.began(TAIL, 1000.1, 1000.2)

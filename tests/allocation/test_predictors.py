@@ -12,15 +12,13 @@ from hypothesis import strategies as st
 
 from midstream.allocation.formulas import mean_wait_s, mmk_wait_s
 from midstream.allocation.intervals import Forecast, Interval
+from midstream.allocation.patterns import Analogue, ChangePoint, Recurring
 from midstream.allocation.predictors import (
-    Analogue,
     Calibrated,
-    ChangePoint,
     Ewma,
     Holt,
     LastValue,
     QueueReport,
-    Recurring,
     Rule,
     SteadyState,
     Transient,

@@ -73,7 +73,7 @@ def test_only_work_that_is_due_before_counts(jobs: list[tuple[float, float]], wo
         if abs(spare) < 1e-9:
             continue
         found = queue.offer(one, now)
-        assert found is (Admission.ACCEPTED if spare > 0 else Admission.LATE)
+        assert (found is Admission.LATE) is (spare < 0)
         if found is Admission.ACCEPTED:
             waiting.append(one)
     assert sorted(drain(queue)) == [one.number for one in waiting]
@@ -84,8 +84,63 @@ def test_who_is_due_exactly_at_the_end_is_let_in() -> None:
     assert queue.offer(ticket(0, deadline=4.0, work_s=4.0), now=0.0) is Admission.ACCEPTED
     assert queue.offer(ticket(1, deadline=5.0, work_s=3.0), now=0.0) is Admission.ACCEPTED
     assert queue.offer(ticket(2, deadline=5.0, work_s=1.75), now=0.0) is Admission.LATE
-    assert queue.offer(ticket(3, deadline=1.0, work_s=1.0), now=0.0) is Admission.ACCEPTED
+    assert queue.offer(ticket(3, deadline=1.0, work_s=0.0), now=0.0) is Admission.ACCEPTED
     assert queue.offer(ticket(4, deadline=1.0, work_s=0.0), now=1.5) is Admission.LATE
+
+
+def test_what_still_runs_is_waited_for() -> None:
+    queue = EarliestDeadlineFirst(capacity=9, workers=1)
+    assert queue.offer(ticket(0, deadline=2.0), now=0.0, busy_s=1.5) is Admission.LATE
+    assert queue.offer(ticket(0, deadline=2.0), now=0.0, busy_s=1.0) is Admission.ACCEPTED
+
+
+@settings(deadline=None)
+@given(JOBS)
+def test_nobody_is_made_late_by_who_comes_later(jobs: list[tuple[float, float]]) -> None:
+    """With one worker: whoever was let in ends in time, in whatever order the others came."""
+    queue = EarliestDeadlineFirst(capacity=20, workers=1)
+    let_in = {one.number: one for one in tickets(jobs) if queue.offer(one, now=0.0) is Admission.ACCEPTED}
+    now = 0.0
+    for number in drain(queue):
+        now += let_in[number].work_s
+        assert now <= let_in[number].deadline + 1e-9
+
+
+def test_a_more_urgent_class_does_make_others_late() -> None:
+    queue = EarliestDeadlineFirst(capacity=9, workers=1)
+    assert queue.offer(ticket(0, deadline=1.0), now=0.0) is Admission.ACCEPTED
+    assert queue.offer(ticket(1, deadline=9.0), now=0.0) is Admission.ACCEPTED
+    assert queue.offer(ticket(2, deadline=1.9), now=0.0) is Admission.LATE
+    assert queue.offer(Ticket(1.0, 3, 1.0, 0.0, priority=0), now=0.0) is Admission.ACCEPTED
+    assert queue.offer(ticket(4, deadline=0.5, work_s=0.4), now=-1.0) is Admission.CROWDED
+
+
+def group(number: int, name: str | None, deadline: float = FAR) -> Ticket:
+    return Ticket(deadline, number, 1.0, 0.0, group=name)
+
+
+def test_those_of_a_group_are_taken_along() -> None:
+    queue = EarliestDeadlineFirst(capacity=9, workers=1)
+    for number, name in enumerate(["a", "b", "a", None, "a", "b"]):
+        queue.offer(group(number, name), now=0.0)
+    first = queue.take()
+    assert first is not None
+    assert (queue.alike("a"), queue.alike(None)) == (2, 0)
+    assert queue.take_along(first, 3, lasts_s=2.0, now=0.0) == []
+    assert [one.number for one in queue.take_along(first, 2, lasts_s=2.0, now=0.0)] == [2, 4]
+    assert (drain(queue), queue.wait_s) == ([1, 3, 5], 0.0)
+
+
+def test_nobody_is_taken_along_where_somebody_would_be_late() -> None:
+    queue = EarliestDeadlineFirst(capacity=9, workers=1)
+    for one in (group(0, "a", 5.0), group(1, "b", 6.0), group(2, "a", 7.0)):
+        assert queue.offer(one, now=0.0) is Admission.ACCEPTED
+    first = queue.take()
+    assert first is not None
+    # The first itself, then the one that is overtaken.
+    assert queue.take_along(first, 1, lasts_s=5.5, now=0.0) == []
+    assert queue.take_along(first, 1, lasts_s=4.0, now=1.5) == []
+    assert [one.number for one in queue.take_along(first, 1, lasts_s=4.0, now=0.5)] == [2]
 
 
 def test_an_urgent_request_passes_much_work_that_is_not() -> None:

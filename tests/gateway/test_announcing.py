@@ -30,10 +30,10 @@ def test_presence_and_load_are_kept_for_who_comes_later(broker: Broker) -> None:
         gateway.start(WAIT_S, required=True)
         announcer = Announcer(gateway, "busy", LinkMeter())
         announcer.presence(Presence("busy"))
-        announcer.load(Load(2, 12.34, 0.5, {}), now_s=10.0)
+        announcer.load(Load(2, 12.34, 0.5, {}), None, now_s=10.0)
         # Too soon, and then not.
-        announcer.load(Load(9, 99.0, 1.0, {}), now_s=10.05)
-        announcer.load(Load(9, 99.0, 1.0, {}), now_s=10.2)
+        announcer.load(Load(9, 99.0, 1.0, {}), None, now_s=10.05)
+        announcer.load(Load(9, 99.0, 1.0, {}), None, now_s=10.2)
         watcher.subscribe(topics.presence_topic("busy"))
         watcher.subscribe(topics.load_topic("busy"))
         watcher.start(WAIT_S, required=True)
@@ -59,6 +59,9 @@ def test_a_broker_that_takes_too_little_is_an_error_of_the_peer(
             gateway.start(WAIT_S, required=True)
             announcer = Announcer(gateway, "gw", LinkMeter())
             presence = Presence("gw", (bytes(32),))
-            for announce in (lambda: announcer.presence(presence), lambda: announcer.load(Load(0, 0.0, 0.0, {}), 1.0)):
+            for announce in (
+                lambda: announcer.presence(presence),
+                lambda: announcer.load(Load(0, 0.0, 0.0, {}), None, 1.0),
+            ):
                 with pytest.raises(PeerError, match="takes too little at once for a gateway to announce itself"):
                     announce()

@@ -39,8 +39,9 @@ def killed_after(s: float, path: Path, limit_bytes: int, first: int) -> int:
     command = [sys.executable, "-c", CHILD, str(Path(__file__).parent.parent), str(path), str(limit_bytes), str(first)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
+        told = b""
         if s > 0:
-            child.stdout.readline()
+            told = child.stdout.readline()
             time.sleep(s)
         else:
             # At its very beginning, somewhere around when the file is made.
@@ -48,9 +49,9 @@ def killed_after(s: float, path: Path, limit_bytes: int, first: int) -> int:
             while time.monotonic() < end and not path.exists():
                 pass
         child.send_signal(signal.SIGKILL)
-        told = child.stdout.read().split()
+        told += child.stdout.read()
         assert child.wait() == -signal.SIGKILL
-    return int(told[-1]) if told else first
+    return int(told.split()[-1]) if told else first
 
 
 def check(path: Path, committed: int, bounded: bool) -> int:

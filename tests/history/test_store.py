@@ -120,13 +120,19 @@ def test_equal_times_over_several_pages_are_all_read(path: Path) -> None:
 
 def test_what_is_no_usage_does_not_take_others_with_it(path: Path) -> None:
     store = Store(path, MIN_BYTES)
-    assert store.append([usage(0), usage(1, time_s=float("nan")), usage(2)]) == 1
+    wrong = [
+        usage(1, time_s=float("nan")),
+        usage(1, sent_bytes=-1 << 80),
+        usage(1, features={"a": None}),
+        usage(1, cut=7),
+    ]
+    assert store.append([usage(0), *wrong, usage(2)]) == len(wrong)
     assert kept(path) == [0, 2]
     store.close()
 
 
 def test_made_up_names_do_not_fill_it(path: Path) -> None:
-    store = Store(path, 16 << 20)
+    store = Store(path, 32 << 20)
     count = MOST_NAMES + 50
     made_up = [usage(number, features={f"name {number}": 1.5}) for number in range(count)]
     store.append(made_up)
@@ -135,6 +141,28 @@ def test_made_up_names_do_not_fill_it(path: Path) -> None:
         assert list(history) == [*made_up, usage(count)]
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM names").fetchone() == (MOST_NAMES,)
+    store.close()
+
+
+def test_made_up_names_leave_room_for_rows_in_a_small_file(path: Path) -> None:
+    store = Store(path, MIN_BYTES)
+    for first in range(0, 500, 50):
+        made_up = [
+            {f"{number} {place} ".ljust(64, "\u2603"): 1.0 for place in range(64)}
+            for number in range(first, first + 50)
+        ]
+        store.append([usage(number, features=each) for number, each in enumerate(made_up, first)])
+    store.append([usage(number) for number in range(500, 1000)])
+    assert kept(path)[-500:] == list(range(500, 1000))
+    store.close()
+    assert path.stat().st_size <= MIN_BYTES
+
+
+def test_many_rows_after_few_take_the_place_of_none(path: Path) -> None:
+    store = Store(path, MIN_BYTES)
+    for first, after in ((0, 1), (1, 3), (3, 1000), (1000, 2000)):
+        store.append([usage(number) for number in range(first, after)])
+    assert kept(path) == list(range(2000))
     store.close()
 
 

@@ -85,6 +85,18 @@ def test_run_a_forced_cut_and_save(
         assert all(np.array_equal(saved[name], want[name]) for name in want)
 
 
+def test_run_logs_each_request_under_its_id(broker: Broker, faces_path: Path, assets: Path) -> None:
+    picture = assets / "pictures" / "coffee.png"
+    options = ["--cut", "local", "--log-format", "json", "--log-level", "debug"]
+    result = midstream("run", faces_path, "--broker", broker.url, "--input", picture, *options)
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in result.stderr.splitlines()]
+    (ended,) = [line for line in lines if "request_id" in line]
+    assert (ended["logger"], ended["level"], ended["outcome"]) == ("midstream.device", "debug", "ok")
+    assert len(bytes.fromhex(ended["request_id"])) == 16
+    assert ended["latency_ms"] > 0
+
+
 def test_run_without_a_gateway_answers_locally(broker: Broker, faces_path: Path, assets: Path) -> None:
     picture = assets / "pictures" / "coffee.png"
     result = midstream("run", faces_path, "--broker", broker.url, "--input", picture)

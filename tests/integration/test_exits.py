@@ -16,6 +16,7 @@ from midstream.bundle import Bundle
 from midstream.calibrating import learn_exit, write_exit
 from midstream.device import Device
 from midstream.exits import Exit
+from midstream.history import History
 
 from .conftest import device_with_gateway
 
@@ -44,13 +45,18 @@ def with_exit(gratings: Bundle, learned: Exit, tmp_path: Path) -> Callable[[floa
 
 
 def test_what_the_exit_answers_is_not_sent(
-    broker: Broker, start_gateway: Callable[..., object], with_exit: Callable[[float], Bundle]
+    broker: Broker, start_gateway: Callable[..., object], with_exit: Callable[[float], Bundle], tmp_path: Path
 ) -> None:
     bundle = with_exit(0.0)
     given = {"picture": pictures(1, 77)[0][0]}
     start_gateway(broker, bundle=bundle.path)
-    with device_with_gateway(bundle, broker.url, min_agreement=TARGET, keep_input_local=True) as device:
+    options = {"min_agreement": TARGET, "keep_input_local": True, "history": tmp_path / "history"}
+    with device_with_gateway(bundle, broker.url, **options) as device:
         result = device.infer(given)
+    with History.open(tmp_path / "history") as history:
+        (usage,) = history
+    assert (usage.plan["exit"], usage.plan["exited"]) == (result.plan.exit, True)
+    assert usage.cpu_ms.keys() == {"analysis", "plan", "device", "exit"}
     assert result.exited
     assert result.ran_on == ("device",)
     assert (result.sent_bytes, result.fallback) == (0, None)

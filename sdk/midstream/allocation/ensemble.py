@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from midstream.allocation.mixing import Chooser
+from midstream.allocation.patterns import Analogue, ChangePoint, Recurring
 from midstream.allocation.predictors import (
-    Analogue,
     Calibrated,
-    ChangePoint,
     Ewma,
     Holt,
     LastValue,
     Predictor,
     QueueReport,
-    Recurring,
     SteadyState,
     Transient,
 )
 
 
 def ensemble(workers: int, further: Sequence[Predictor] = ()) -> Chooser:
-    """All of `predictors`, with ``further`` ones such as a network, and the mix of them, for so many workers."""
+    """All of `predictors` and `patterns`, with ``further`` ones such as a network, and the mixes of them.
+
+    For a gateway of so many workers.
+    """
     rules = (
         LastValue(),
         Ewma(),
@@ -37,3 +38,8 @@ def ensemble(workers: int, further: Sequence[Predictor] = ()) -> Chooser:
     return Chooser(
         [*(Calibrated(rule) for rule in rules), *further], lambda demand: [Calibrated(Transient(workers, demand))]
     )
+
+
+def follower() -> Chooser:
+    """What only follows: the next second is taken to be as the last one was."""
+    return Chooser([Calibrated(LastValue())])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from midstream.allocation.usage import Outcome, Partition, Usage
@@ -22,8 +23,9 @@ class Interval:
 
     ``arrivals`` are all requests that came, of which ``refused`` were not let in; of the others, ``served`` ended in
     this interval. ``cpu_ms`` is the processor time that these took, ``memory_bytes`` what the partition's slices held
-    at its end. ``wait_ms`` is the mean wait for a worker of those that came in it and were let in (0 where none was);
-    ``service_ms`` the mean time of a run and ``service_cv2`` its squared coefficient of variation, as known at its end.
+    at its end. ``wait_ms`` is the mean wait for a worker of those that came in it and were let in, 0 where none was;
+    of those that wait still it is what the queue lets expect. ``service_ms`` is the mean time of a run and
+    ``service_cv2`` its squared coefficient of variation, as known at its end.
     ``queue_ms`` is what a request that came at its end would have waited, by the gateway's own report, and ``busy`` the
     share of the workers' time in which they ran, for whatever partition. ``score`` is the mean complexity score and
     ``features`` the mean features of those that came, empty where none did.
@@ -77,6 +79,11 @@ class Intervals:
         self._most = most
         self._open: dict[Partition, _Open] = {}
 
+    @property
+    def partitions(self) -> Set[Partition]:
+        """Those that it knows."""
+        return self._open.keys()
+
     def arrived(self, partition: Partition, now_s: float, score: float | None, features: Mapping[str, float]) -> None:
         """A request has come, whether it will be let in or not."""
         known = self._open.get(partition)
@@ -90,7 +97,7 @@ class Intervals:
         known.came_s += now_s - self._start_s
         if score is not None:
             known.scores += 1
-            known.score += score
+            known.score += min(max(score, 0.0), 100.0)
         sums = known.features
         for name, value in features.items():
             held = sums.get(name)
@@ -172,7 +179,7 @@ class Intervals:
                 wait_ms,
                 busy,
                 known.score / known.scores if known.scores else 0.0,
-                {name: total / count for name, (count, total) in known.features.items()},
+                {name: total / count for name, (count, total) in known.features.items() if math.isfinite(total)},
             )
             known.clear(wait_ms)
             if now_s - known.last_s > _IDLE_S:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from importlib.metadata import entry_points
 from typing import Annotated
 
@@ -19,6 +17,7 @@ from midstream.cli import (
     gateway,
     history,
     inspect,
+    logs,
     plan,
     profile,
     replay,
@@ -53,8 +52,7 @@ def options(
     if context.invoked_subcommand is None:
         known = ", ".join(sorted(getattr(context.command, "commands", {})))
         raise typer.BadParameter(f"a command is missing; take one of {known}")
-    level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up(logs.LogLevel.info if verbose else logs.LogLevel.warning)
 
 
 for module in (

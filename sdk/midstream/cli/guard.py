@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     import typer
 
 _VERBOSE = {"-v", "--verbose"}
+_as_line: Callable[[str], str] = "midstream: {}".format
+
+
+def tell_errors_by(as_line: Callable[[str], str]) -> None:
+    """Make the line that a failure is told by with this, from now on."""
+    global _as_line
+    _as_line = as_line
 
 
 def guarded(load: Callable[[], typer.Typer]) -> NoReturn:
@@ -94,7 +101,7 @@ def _explain(error: Exception) -> None:
 
 def _fail(message: str, status: int) -> NoReturn:
     """Names out of a file may be in a message: none of them makes the terminal do things, or fills it."""
-    sys.stderr.write(f"midstream: {printable(' '.join(message.split()), _MAX_LINE)}\n")
+    sys.stderr.write(_as_line(printable(" ".join(message.split()), _MAX_LINE)) + "\n")
     raise SystemExit(status)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from midstream.cli.gateway import BrokerOption, CredentialsOption, HistoryOption, HistorySizeOption, history_bytes
+from midstream.cli.logs import LogFormat, LogFormatOption, LogLevelOption, set_up, tell
 from midstream.cli.objective import (
     AgreementOption,
     EnergyOption,
@@ -75,11 +76,14 @@ def run(
     decisions: Annotated[Path | None, typer.Option(help="File for a log of decisions; see midstream replay.")] = None,
     save: Annotated[Path | None, typer.Option(help="Folder for the outputs, one .npz file for each input.")] = None,
     state: Annotated[Path | None, typer.Option(help="Folder for what is learned of costs, for the next run.")] = None,
+    log_format: LogFormatOption = LogFormat.text,
+    log_level: LogLevelOption = None,
     history: HistoryOption = None,
     history_mbytes: HistorySizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run inputs through a bundle, on this device and a gateway."""
+    set_up(log_level, log_format)
     import numpy as np
     from rich.progress import track
 
@@ -139,7 +143,7 @@ def _open(path: Path, emulate: str | None, accelerator: AcceleratorName) -> Bund
     profile = load_profile(emulate)
     wanted_ms = times_from_profile(bundle.manifest, bundle.graph, profile, threads=1, digest=bundle.digest).whole_ms
     slowdown = max(1.0, wanted_ms / bundle.measure_whole_ms())
-    notes.print(f"paced to {profile.title}: every run takes {slowdown:.1f} × its time here")
+    tell(f"paced to {profile.title}: every run takes {slowdown:.1f} × its time here")
     return Bundle.open(path, slowdown=slowdown, accelerator=accelerator.value)
 
 
@@ -190,7 +194,7 @@ def _of_file(file: Path, bundle: Bundle) -> Iterator[tuple[str, dict[str, Any]]]
     length = int(np.prod(bundle.manifest.sample_shapes[name]))
     missing = -len(sound) % length
     if missing:
-        notes.print(f"{file}: the last of its pieces of {length} samples ends in {missing} samples of silence")
+        tell(f"{file}: the last of its pieces of {length} samples ends in {missing} samples of silence")
     pieces = np.pad(sound, (0, missing)).reshape(-1, length)
     for number, piece in enumerate(pieces):
         yield f"-{number:04d}", {"source": piece}

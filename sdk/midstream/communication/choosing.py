@@ -54,10 +54,10 @@ class Gateways(Directory):
         self._breakers: dict[str, Breaker] = {}
         self._said_s: dict[str, float] = {}
 
-    def hear(self, topic: str, payload: bytes) -> str | None:
+    def hear(self, topic: str, payload: bytes, now_s: float = 0.0) -> str | None:
         """As `Directory.hear`. A gateway that was not there is another one, or on another connection."""
         before = set(self.gateways)
-        gone = super().hear(topic, payload)
+        gone = super().hear(topic, payload, now_s)
         for gateway_id in self.gateways.keys() - before:
             self._breakers.pop(gateway_id, None)
         return gone

@@ -35,11 +35,12 @@ class Directory:
         self._digest = "" if digest is None else digest.hex()
         self.gateways: dict[str, Presence] = {}
         self.loads: dict[str, LoadReport] = {}
+        self._heard_s: dict[str, float] = {}
 
-    def hear(self, topic: str, payload: bytes) -> str | None:
+    def hear(self, topic: str, payload: bytes, now_s: float = 0.0) -> str | None:
         """Take in an announcement: the id of the gateway that is gone by it, if one is. Raises WireError."""
         if topic.startswith(LOAD_PREFIX):
-            self._hear_load(parse_load_topic(topic), decode_load(payload))
+            self._hear_load(parse_load_topic(topic), decode_load(payload), now_s)
             return None
         gateway_id, presence = parse_presence_topic(topic), decode_presence(payload)
         if presence is None:
@@ -54,6 +55,11 @@ class Directory:
         """Nothing is known any more."""
         self.gateways.clear()
         self.loads.clear()
+
+    def report(self, gateway_id: str, now_s: float) -> LoadReport | None:
+        """A gateway's last load report, as it is expected to be by now; None without one."""
+        report = self.loads.get(gateway_id)
+        return None if report is None else report.after(now_s - self._heard_s[gateway_id])
 
     def able(self, digest: bytes) -> list[Presence]:
         """The gateways that have this bundle and a wire version in common with this end."""
@@ -108,13 +114,14 @@ class Directory:
             and other.bases.get(digest.hex()) == bases
         ]
 
-    def _hear_load(self, gateway_id: str, report: LoadReport | None) -> None:
+    def _hear_load(self, gateway_id: str, report: LoadReport | None, now_s: float) -> None:
         if report is None:
             self.loads.pop(gateway_id, None)
         elif (gateway_id in self.loads or len(self.loads) < MAX_GATEWAYS) and report.follows(
             self.loads.get(gateway_id)
         ):
             self.loads[gateway_id] = replace(report, waits_ms=self._of_use(report.waits_ms))
+            self._heard_s[gateway_id] = now_s
 
     def _of_use(self, times: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
         return {digest: of_cuts for digest, of_cuts in times.items() if digest == self._digest}

@@ -14,6 +14,8 @@ from midstream.communication.topics import check_id
 MAX_LOAD_BYTES = 16 << 10
 # What is not sent again before is no longer of use to who comes later: the broker then drops it.
 LOAD_EXPIRY_S = 60
+# How far ahead a report's forecast is.
+FORECAST_S = 1.0
 _MAX_WHOLE = (1 << 53) - 1
 _NEWS_S, _CHANGE_S, _AGAIN_S = 0.1, 1.0, 30.0
 # What is news: so many ms and this share of the wait, this much of the workers, this share of the memory.
@@ -27,8 +29,9 @@ class LoadReport:
 
     ``run`` is another name each time that the gateway starts, and ``sequence`` counts its reports. ``queue_length``
     requests wait. ``wait_ms`` is what a request that came now would wait, ``waits_ms`` the same for single tails where
-    it differs: a bundle's digest in hexadecimal → cut id, or "whole" → ms. ``load`` is the share of its workers that is
-    busy, ``free_bytes`` the memory that it could still take, None where the system does not say. ``uplink_kbps`` and
+    it differs: a bundle's digest in hexadecimal → cut id, or "whole" → ms. ``forecast_ms`` is what a request will wait
+    in the second after, None where nothing is forecast. ``load`` is the share of its workers that is busy,
+    ``free_bytes`` the memory that it could still take, None where the system does not say. ``uplink_kbps`` and
     ``rtt_ms`` are of its own way to the broker, None where it has seen too little of that.
     """
 
@@ -42,6 +45,18 @@ class LoadReport:
     waits_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     uplink_kbps: float | None = None
     rtt_ms: float | None = None
+    forecast_ms: float | None = None
+
+    def after(self, age_s: float) -> LoadReport:
+        """The report as it is expected to be so long after it was made: its waits on their way to the forecast one."""
+        if self.forecast_ms is None or age_s <= 0.0:
+            return self
+        change_ms = (self.forecast_ms - self.wait_ms) * min(1.0, age_s / FORECAST_S)
+        waits_ms = {
+            digest: {cut: max(0.0, ms + change_ms) for cut, ms in waits.items()}
+            for digest, waits in self.waits_ms.items()
+        }
+        return replace(self, wait_ms=max(0.0, self.wait_ms + change_ms), waits_ms=waits_ms)
 
     def wait_at(self, digest: str, cut: str) -> float:
         """What a request at this cut ("whole": the whole input) of this bundle would wait, ms."""
@@ -62,8 +77,8 @@ class LoadThrottle:
     def due_s(self, report: LoadReport) -> float:
         """When this may be published: what is news after 100 ms, a small change after 1 s, and else after 30 s.
 
-        News is a wait that differs by 1 ms and a tenth, a load by a quarter, memory by a tenth, or another run. The
-        way to the broker, which always varies, is told along with the rest.
+        News is a wait, or one forecast, that differs by 1 ms and a tenth, a load by a quarter, memory by a tenth, or
+        another run. The way to the broker, which always varies, is told along with the rest.
         """
         last = self.published
         if last is None or last.run != report.run:
@@ -88,6 +103,7 @@ def rounded(report: LoadReport) -> LoadReport:
             digest: {cut: round(ms, 1) for cut, ms in waits.items()} for digest, waits in report.waits_ms.items()
         },
         free_bytes=None if free is None else free // _MEMORY_STEP * _MEMORY_STEP,
+        forecast_ms=None if report.forecast_ms is None else round(report.forecast_ms, 1),
     )
 
 
@@ -107,6 +123,8 @@ def encode_load(report: LoadReport) -> bytes:
     for key in ("free_bytes", "uplink_kbps", "rtt_ms"):
         if getattr(report, key) is not None:
             body[key] = getattr(report, key)
+    if report.forecast_ms is not None:
+        body["forecast_ms"] = microseconds(report.forecast_ms)
     payload = dumped(body)
     decode_load(payload)
     return payload
@@ -128,6 +146,7 @@ def decode_load(payload: bytes) -> LoadReport | None:
         found.times_of_cuts("waits_ms"),
         found.number("uplink_kbps", positive=True) if "uplink_kbps" in found else None,
         found.number("rtt_ms", positive=True) if "rtt_ms" in found else None,
+        found.number("forecast_ms") if "forecast_ms" in found else None,
     )
 
 
@@ -141,6 +160,7 @@ def _is_same(last: LoadReport, report: LoadReport) -> bool:
         and report.waits_ms == last.waits_ms
         and report.gateway_id == last.gateway_id
         and report.run == last.run
+        and (report.forecast_ms is None) == (last.forecast_ms is None)
     )
 
 
@@ -148,6 +168,8 @@ def _is_news(last: LoadReport, report: LoadReport) -> bool:
     if last.waits_ms.keys() != report.waits_ms.keys() or (last.free_bytes is None) != (report.free_bytes is None):
         return True
     if _is_longer_or_shorter(last.wait_ms, report.wait_ms):
+        return True
+    if _is_longer_or_shorter(last.forecast_ms or 0.0, report.forecast_ms or 0.0):
         return True
     return (
         abs(report.load - last.load) >= _NEWS_LOAD

@@ -72,8 +72,11 @@ class Announcer:
         except (WireError, ValueError) as error:
             raise _takes_too_little(error) from None
 
-    def load(self, load: Load, now_s: float, *, always: bool = False) -> None:
-        """Publish a report where it is time for this one, or ``always``. Raises PeerError as `presence` does."""
+    def load(self, load: Load, forecast_ms: float | None, now_s: float, *, always: bool = False) -> None:
+        """Publish a report where it is time for this one, or ``always``. Raises PeerError as `presence` does.
+
+        ``forecast_ms`` is as in `LoadReport`.
+        """
         report = rounded(
             LoadReport(
                 self._gateway_id,
@@ -86,6 +89,7 @@ class Announcer:
                 load.waits_ms,
                 self._meter.uplink_kbps(),
                 self._meter.rtt_ms(),
+                forecast_ms,
             )
         )
         if not always and now_s < self._throttle.due_s(report):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from midstream.allocation.usage import Outcome, Usage
 from midstream.communication.wire import Request, Status
+from midstream.gateway.logs import about
 
 _log = logging.getLogger("midstream.gateway")
 
@@ -30,7 +31,8 @@ class Observers:
             try:
                 observe(usage)
             except Exception:  # noqa: BLE001  a request that was answered is not lost for a figure
-                _log.exception("what a request has used could not be noted")
+                extra = about(usage.device_id, usage.request_id)
+                _log.exception("what a request has used could not be noted", extra=extra)
 
 
 def refused(device_id: str, request: Request, size_bytes: int, status: Status, reason: str) -> Usage:

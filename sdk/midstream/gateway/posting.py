@@ -17,6 +17,7 @@ from midstream.communication.redundancy import Way
 from midstream.communication.versions import VersionNotice, encode_notice
 from midstream.communication.wire import REQUEST_ID_BYTES, Priority, Reply, Status, encode_reply, encode_request
 from midstream.errors import MidstreamError
+from midstream.gateway.logs import about
 from midstream.gateway.metering import LinkMeter
 from midstream.gateway.replies import HeldReplies
 from midstream.gateway.stages import Onward
@@ -99,28 +100,29 @@ class Post:
             elif messages:
                 self._post(held.device_id, encode_pack(messages), uuid.uuid4().bytes, None, wait_s)
         except (ValueError, MidstreamError) as error:
-            _log.warning("%d replies to %s cannot be sent: %s", len(messages), held.device_id, error)
+            for message in messages:
+                extra = about(held.device_id, request_id_of(message))
+                _log.warning("a reply to %s cannot be sent: %s", held.device_id, error, extra=extra)
 
     def refuse(
         self, device_id: str, request_id: bytes, status: Status, message: str, wait_s: float = REFUSAL_S
     ) -> None:
         """Say why there will be no answer, to a device that waits for so long."""
-        _log.info("refused a request of %s: %s", device_id, message)
         try:
             refusal = encode_reply(Reply(request_id, status, (), "raw", 0.0, 0.0, message))
             self._post(device_id, refusal, request_id, request_id, wait_s)
         except (ValueError, MidstreamError) as error:
-            _log.warning("a refusal to %s cannot be sent: %s", device_id, error)
+            _log.warning("a refusal to %s cannot be sent: %s", device_id, error, extra=about(device_id, request_id))
 
     def unreadable(self, device_id: str, request_id: bytes | None, error: MidstreamError) -> None:
         """Say what is wrong with what came, where it says what to answer to."""
-        _log.warning("ignored a message of %s: %s", device_id, error)
+        _log.warning("ignored a message of %s: %s", device_id, error, extra=about(device_id, request_id))
         if request_id is not None and len(request_id) == REQUEST_ID_BYTES:
             self.refuse(device_id, request_id, Status.BAD_REQUEST, str(error))
 
     def other_version(self, device_id: str, request_id: bytes | None, error: MidstreamError, version: int) -> None:
         """Say which versions are spoken here, where a device that sends on topics of this version looks for it."""
-        _log.warning("ignored a message of %s: %s", device_id, error)
+        _log.warning("ignored a message of %s: %s", device_id, error, extra=about(device_id, request_id))
         if request_id is not None and len(request_id) == REQUEST_ID_BYTES:
             topic = topics.reply_topic(self._gateway_id, device_id, version)
             notice = encode_notice(VersionNotice(request_id))

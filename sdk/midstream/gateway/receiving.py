@@ -17,6 +17,7 @@ from midstream.communication.topics import Inbound
 from midstream.communication.transport import Message
 from midstream.communication.wire import REQUEST_ID_BYTES, Buffer, Limits, Request, Status, decode_request
 from midstream.errors import WireError, WireVersionError
+from midstream.gateway.logs import about
 from midstream.gateway.peers import Peers
 from midstream.gateway.posting import Post
 
@@ -71,13 +72,13 @@ class Receiver:
             return True
         request_id = message.correlation or message_id_of(message.payload)
         if verdict is Verdict.REFUSE and request_id is not None and len(request_id) == REQUEST_ID_BYTES:
-            self._post.refuse(
-                inbound.device_id,
-                request_id,
-                Status.BUSY,
+            why = (
                 f"this device has sent more than the {self._rates.messages_per_s:g} messages or "
-                f"{self._rates.bytes_per_s:g} bytes a second that this gateway takes of one; send less",
+                f"{self._rates.bytes_per_s:g} bytes a second that this gateway takes of one; send less"
             )
+            extra = about(inbound.device_id, request_id)
+            _log.info("refused a request of %s: %s", inbound.device_id, why, extra=extra)
+            self._post.refuse(inbound.device_id, request_id, Status.BUSY, why)
         return False
 
     def _control(self, inbound: Inbound, payload: bytes) -> None:
@@ -85,7 +86,8 @@ class Receiver:
             check_version(inbound.version, "topic")
             control = self._post.mail.control(inbound.device_id, payload)
         except WireError as error:
-            _log.warning("ignored a control message of %s: %s", inbound.device_id, error)
+            extra = about(inbound.device_id, None)
+            _log.warning("ignored a control message of %s: %s", inbound.device_id, error, extra=extra)
             return
         if isinstance(control, Cancel):
             self._cancel(inbound.device_id, control.message_id)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 
+from midstream.allocation.batching import BatchTimes
 from midstream.bundle import Bundle
 from midstream.communication.announcements import MAX_CUTS
 from midstream.communication.codecs import check_table, find_codec
@@ -12,6 +14,7 @@ from midstream.communication.directory import WHOLE_KEY
 from midstream.communication.wire import Request
 from midstream.engines import Accelerator
 from midstream.errors import CodecError
+from midstream.gateway.tallying import Known
 from midstream.partitioning import times_from_costs
 from midstream.tensors import TensorSpec
 
@@ -34,9 +37,14 @@ class ServedBundle:
         # By cut, of which the empty one is the whole input.
         self._request_bytes = _request_bounds(first)
         self.max_request_bytes = max(self._request_bytes.values())
-        self._middles = frozenset(first.manifest.middles())
+        middles = first.manifest.middles()
+        self._middles = frozenset(middles)
+        cuts = tuple(cut.id for cut in first.manifest.cuts)
+        self.known = Known(first.name, first.digest.hex(), cuts, middles)
         self._lock = threading.Lock()
         self._tail_ms = _tails(first, 1.0)
+        # By cut, as far as its tail answers several inputs at once. Guarded by whoever runs them.
+        self.batches = _batches(first, {})
         # Of stages that end at a cut, as far as they were run here.
         self._middle_ms: dict[tuple[str, str], float] = {}
 
@@ -45,9 +53,15 @@ class ServedBundle:
         for bundle in self.bundles:
             bundle.prepare(None)
         first = self.bundles[0]
-        factor = first.measure_whole_ms() / first.costs.whole_ms
+        whole_ms = first.measure_whole_ms()
+        ratios = {size: first.measure_whole_ms(batch=size) / whole_ms for size in first.batch_sizes(None)}
         with self._lock:
-            self._tail_ms = _tails(first, factor)
+            self._tail_ms = _tails(first, whole_ms / first.costs.whole_ms)
+            self.batches = _batches(first, ratios)
+
+    def keep(self, workers: int) -> None:
+        """Have no more copies than this."""
+        del self.bundles[workers:]
 
     def unknown_stage(self, request: Request) -> str | None:
         """What of this request's own stage the bundle has not; None where it has it. Empty is the whole input's cut."""
@@ -73,6 +87,14 @@ class ServedBundle:
         except CodecError as error:
             return str(error)
         return None
+
+    def group(self, request: Request) -> Hashable:
+        """What requests have in common that may run at once; None where this one runs alone."""
+        single = all(tensor.shape[:1] == (1,) for tensor in request.tensors)
+        alone = request.onward or request.cut not in self.batches or not single
+        if alone or self.bundles[0].decodes_in_tail(request.cut or None, request.codec):
+            return None
+        return (self.digest, request.cut, tuple(tensor.shape for tensor in request.tensors))
 
     def expected_ms(self, cut_id: str, next_cut: str | None = None) -> float:
         """What a request at this cut is expected to take here, to the model's end or to the next cut."""
@@ -102,6 +124,12 @@ class ServedBundle:
 def _tails(bundle: Bundle, factor: float) -> dict[str, float]:
     times = times_from_costs(bundle.costs, factor)
     return {WHOLE_KEY: times.whole_ms, **times.tail_ms}
+
+
+def _batches(bundle: Bundle, ratios: Mapping[int, float]) -> dict[str, BatchTimes]:
+    """By cut id, the empty one being the whole input's."""
+    sizes = {cut_id: bundle.batch_sizes(cut_id or None) for cut_id in ("", *(cut.id for cut in bundle.cuts))}
+    return {cut_id: BatchTimes(proven, ratios) for cut_id, proven in sizes.items() if proven}
 
 
 def _request_bounds(bundle: Bundle) -> dict[str, int]:

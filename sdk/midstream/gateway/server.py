@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
+import math
 import threading
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 from midstream.allocation.rates import DEFAULT_RATES, Rates
+from midstream.allocation.scaling import Scaling
 from midstream.communication import topics
 from midstream.communication.address import parse_broker_url
 from midstream.communication.announcements import MAX_BUNDLES
@@ -23,36 +26,58 @@ from midstream.communication.transport import Message
 from midstream.communication.wire import Buffer, Limits, Request, Status
 from midstream.engines import Accelerator
 from midstream.errors import AcceleratorError, BundleError, MidstreamError, PeerError
+from midstream.gateway.allocating import Allocator
 from midstream.gateway.announcing import Announcer
+from midstream.gateway.collecting import Collector
+from midstream.gateway.forecasting import Forecasting, Forecasts
+from midstream.gateway.logs import LogUsage
 from midstream.gateway.metering import LinkMeter
 from midstream.gateway.observing import Observers, refused
 from midstream.gateway.peers import Peers
 from midstream.gateway.pooling import checked_pool, secret_of_pool
 from midstream.gateway.posting import Post
 from midstream.gateway.receiving import Receiver
+from midstream.gateway.scaling import measured_scaling, usable_cores
 from midstream.gateway.served import ServedBundle
+from midstream.gateway.status import BundleStatus, Condition, GatewayStatus, PartitionStatus
+from midstream.gateway.tallying import StageNames, Tally
+from midstream.gateway.warming import Warmth
+from midstream.gateway.web import Web
 from midstream.gateway.work import Work
 from midstream.history import for_gateway
+from midstream.sensing import free_memory_bytes, peak_bytes
+from midstream.version import __version__
 
 _log = logging.getLogger("midstream.gateway")
 
 PRESENCE_EVERY_S = 1.0
 LOAD_EVERY_S = 0.1
+# Of the memory that is free when it starts, so much is for loaded slices.
+_MEMORY_SHARE = 0.5
 
 
 class Gateway:
     """Serves the tails of bundles. ``with Gateway(bundles=[path], broker=url) as gateway: gateway.serve()``.
 
     ``workers`` requests run at once, each with one engine thread and its own copy of the slices in use; the default is
-    one for each core. ``credentials`` is the folder with this gateway's certificate where the broker wants one: its
-    name is then the gateway's id. ``accelerator`` is what runs them, "edgetpu" never, as only heads are compiled for
-    it. With ``pool`` it shares requests with the other gateways of this pool, by a subscription whose name follows from
-    ``pool_secret`` (default: as the environment's MIDSTREAM_POOL_SECRET or the credentials say; without accounts none
-    is needed). ``rates`` bound what it takes of one device. ``slowdown`` stretches every run, as
+    as many as do most here, which is measured on entering. What they keep loaded follows what is forecast to be asked
+    for, within ``memory_bytes`` (default: half of what is free). ``forecasts`` are made by "all" predictors, by
+    "simple" ones without the network, or say that all is as in the "last" second; the network is the one in the folder
+    ``forecast_model``, where there is one, and with a ``history`` is trained on into it. Without ``admission`` it lets
+    in requests that cannot be answered in time. ``credentials`` is the folder with this gateway's certificate where the
+    broker wants one: its name is then the gateway's id. ``accelerator`` is what runs them, "edgetpu" never, as only
+    heads are compiled for it. With ``pool`` it shares requests with the other gateways of this pool, by a subscription
+    whose name follows from ``pool_secret`` (default: as the environment's MIDSTREAM_POOL_SECRET or the credentials say;
+    without accounts none is needed). ``rates`` bound what it takes of one device. ``slowdown`` stretches every run, as
     `Bundle` does, to stand for a slower machine. ``history`` names a file for what each request has used, of at most
-    ``history_bytes`` (256 MiB), which ``midstream history`` reads. Raises BundleError on a damaged bundle,
-    AcceleratorError where the accelerator cannot be used, and InputError on a wrong broker URL, wrong credentials, a
-    pool that is none, or a history that cannot be one, all at once; a broker that is not up yet is waited for.
+    ``history_bytes`` (256 MiB), which ``midstream history`` reads. With ``http``, a port of 127.0.0.1 (0: any that is
+    free) or HOST:PORT, it shows metrics, health and a status page there; beyond loopback to those alone who have the
+    ``http_token`` (default: as the environment's MIDSTREAM_HTTP_TOKEN says).
+
+    Raises BundleError on a damaged bundle, AcceleratorError where the accelerator cannot be used, InputError on a wrong
+    broker URL, wrong credentials, a pool, a history or an ``http`` that is none, and MissingExtraError where ``http``
+    needs the extra [gateway], all at once; a broker that is not up yet is waited for. Entering it raises InputError
+    where the port of ``http`` is taken.
     """
 
     def __init__(
@@ -62,12 +87,18 @@ class Gateway:
         *,
         gateway_id: str | None = None,
         workers: int | None = None,
+        memory_bytes: int | None = None,
+        admission: bool = True,
+        forecasts: Forecasts = "all",
+        forecast_model: str | Path | None = None,
         accelerator: Accelerator = "cpu",
         credentials: str | Path | None = None,
         pool: str | None = None,
         pool_secret: str | None = None,
         rates: Rates = DEFAULT_RATES,
         slowdown: float = 1.0,
+        http: int | str | None = None,
+        http_token: str | None = None,
         history: str | Path | None = None,
         history_bytes: int | None = None,
     ) -> None:
@@ -80,8 +111,10 @@ class Gateway:
                 "a gateway runs tails, and only heads are compiled for the Edge TPU: run the gateway on cpu, or ONNX "
                 "bundles on cuda or tensorrt, and give edgetpu to the device, midstream run --accelerator edgetpu"
             )
-        workers = max(1, workers or os.cpu_count() or 1)
-        served = [ServedBundle(path, workers, accelerator, slowdown) for path in bundles]
+        self._web = None if http is None else Web(http, http_token, self.status)
+        self._workers = workers
+        copies = max(1, workers or len(usable_cores()))
+        served = [ServedBundle(path, copies, accelerator, slowdown) for path in bundles]
         if not served:
             raise BundleError(
                 "a gateway needs at least one bundle; convert a model first: midstream convert MODEL -o DIR"
@@ -107,34 +140,84 @@ class Gateway:
         )
         limits = Limits(*(max(bundle.max_request_bytes for bundle in served),) * 2)
         meter = LinkMeter()
+        known = [bundle.known for bundle in self._served.values()]
+        names = self._names = StageNames(known)
+        self._bundle_statuses = tuple(
+            BundleStatus(names.bundles[each.digest], each.digest, each.cuts) for each in known
+        )
+        self._tally = Tally(names)
         self._observers = Observers()
+        self._collector = Collector()
+        self._observers.add(self._tally)
+        self._observers.add(LogUsage(names))
         self._history = None if history is None else for_gateway(history, history_bytes)
         if self._history is not None:
             self._observers.add(self._history.record)
         post = self._post = Post(self._transport, self.gateway_id, limits.max_message_bytes, meter)
         self._peers = Peers(self.gateway_id, {bundle.digest: bundle.bases_id for bundle in served})
-        self._work = Work(workers, post, self._peers, self._transport, self._news.set, self._observers)
+        self._work = Work(
+            post,
+            self._peers,
+            self._transport,
+            self._news.set,
+            self._observers,
+            self._collector,
+            admission=admission,
+        )
+        self._memory_bytes = memory_bytes
+        self._forecasts: Forecasts = forecasts
+        self._forecast_model = None if forecast_model is None else Path(forecast_model)
+        self._history_path = None if history is None else Path(history)
+        self._allocator: Allocator | None = None
         self._receiver = Receiver(post, self._peers, limits, rates, self._admit, self._work.cancel)
         self._announcer = Announcer(self._transport, self.gateway_id, meter)
         self._announcing = threading.Lock()
+        self._began_s = time.monotonic()
+        self._ready = False
 
     def __enter__(self) -> Gateway:
         if self._stopped.is_set():
             raise MidstreamError(f"gateway {self.gateway_id} was stopped; make another one")
+        self._began_s = time.monotonic()
         try:
+            if self._web is not None:
+                self._web.start()
             for bundle in self._served.values():
                 bundle.measure()
             if self._history is not None:
                 self._history.start()
-            self._work.start()
+            self._start_work()
             own = (topics.request_filter(self.gateway_id), *topics.gateway_filters(self.gateway_id))
             for topic_filter in (*own, topics.presence_filter(), topics.load_filter()):
                 self._transport.subscribe(topic_filter)
             self._transport.start()
+            self._ready = True
         except BaseException:
             self._close()
             raise
         return self
+
+    def _start_work(self) -> None:
+        """Start as many workers as were asked for, or as do most here, and what has them ready for what comes."""
+        if self._workers is None:
+            slowest = max(self._served.values(), key=lambda bundle: bundle.expected_ms(""))
+            scaling = measured_scaling([partial(bundle.measure_whole_ms, 1) for bundle in slowest.bundles])
+        else:
+            scaling = Scaling(self._workers)
+        for bundle in self._served.values():
+            bundle.keep(scaling.workers)
+        budget_bytes = self._memory_bytes or (free_memory_bytes() or math.inf) * _MEMORY_SHARE
+        warmth = Warmth({digest.hex(): bundle for digest, bundle in self._served.items()})
+        self._allocator = Allocator(
+            self._work,
+            self._collector,
+            warmth,
+            Forecasting(self._forecasts, scaling.workers, self._forecast_model, self._history_path),
+            scaling.workers,
+            budget_bytes,
+        )
+        self._work.start(scaling.workers, usable_cores()[: scaling.workers] if scaling.pinned else ())
+        self._allocator.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -143,9 +226,17 @@ class Gateway:
 
     def _close(self) -> None:
         self.stop()
+        with suppress(PeerError):
+            self._announce_presence()
+        if self._pool is not None:
+            self._transport.main.unsubscribe(topics.pool_filters(self._pool, self._pool_secret)[0])
+        if self._allocator is not None:
+            self._allocator.close()
         self._work.close()
         self._transport.close(last=(self._presence_topic, b""))
         self._post.mail.close()
+        if self._web is not None:
+            self._web.close()
         if self._history is not None:
             self._history.close()
 
@@ -171,9 +262,59 @@ class Gateway:
                 self._news.wait(max(0.0, presence_due - time.monotonic()))
 
     def stop(self) -> None:
-        """Make `serve` return. What is running is finished when the ``with`` block ends."""
+        """Make `serve` return.
+
+        When the ``with`` block ends, devices are told to ask others, and what waits is finished: within 10 s, or it is
+        refused.
+        """
         self._stopped.set()
         self._news.set()
+
+    @property
+    def http_url(self) -> str | None:
+        """Where its state is shown; None where it is not, or not yet."""
+        return None if self._web is None else self._web.url
+
+    def status(self) -> GatewayStatus:
+        """The gateway now, as it is shown; from any thread."""
+        load = self._work.load()
+        return GatewayStatus(
+            self.gateway_id,
+            __version__,
+            time.time(),
+            time.monotonic() - self._began_s,
+            self._condition(),
+            self.connected,
+            None if self.connected else self.last_error,
+            self._pool,
+            self._work.workers,
+            load.queue_length,
+            load.wait_ms,
+            load.load,
+            free_memory_bytes(),
+            peak_bytes(),
+            self._bundle_statuses,
+            self._partition_statuses(),
+        )
+
+    def _partition_statuses(self) -> tuple[PartitionStatus, ...]:
+        counts, allocator = self._tally.counts(), self._allocator
+        if allocator is None:
+            return tuple(PartitionStatus(name, counted) for name, counted in counts.items())
+        predictors, stages = allocator.predictors(), self._names.stages()
+        return tuple(
+            PartitionStatus(name, counted, *allocator.held(stages[name]), predictors.get(stages[name], ()))
+            if name in stages
+            else PartitionStatus(name, counted)
+            for name, counted in counts.items()
+        )
+
+    def _condition(self) -> Condition:
+        if self._stopped.is_set():
+            return Condition.DRAINING
+        if not self._ready:
+            return Condition.STARTING
+        return Condition.SERVING if self.connected else Condition.BROKER_LOST
 
     def wait_connected(self, wait_s: float) -> bool:
         """Wait until the broker is reached, or refuses for good; returns whether it is."""
@@ -221,21 +362,27 @@ class Gateway:
             _log.warning("the broker shares no subscriptions: devices ask the members of pool %s directly", self._pool)
 
     def _announce_presence(self, *, always: bool = False) -> None:
-        presence = Presence(
-            self.gateway_id,
-            tuple(self._served),
-            tail_ms={digest.hex(): bundle.tail_ms() for digest, bundle in self._served.items()},
-            knows=self._knows,
-            bases={digest.hex(): bundle.bases_id for digest, bundle in self._served.items() if bundle.bases_id},
-            pools=() if self._pool is None else (self._pool,),
+        # One that stops is still there for what it was asked, and has no bundles for what is new.
+        presence = (
+            Presence(self.gateway_id)
+            if self._stopped.is_set()
+            else Presence(
+                self.gateway_id,
+                tuple(self._served),
+                tail_ms={digest.hex(): bundle.tail_ms() for digest, bundle in self._served.items()},
+                knows=self._knows,
+                bases={digest.hex(): bundle.bases_id for digest, bundle in self._served.items() if bundle.bases_id},
+                pools=() if self._pool is None else (self._pool,),
+            )
         )
         with self._announcing:
             self._announcer.presence(presence, always=always)
 
     def _announce_load(self, *, always: bool = False) -> None:
-        load = self._work.load()
+        load, allocator = self._work.load(), self._allocator
+        forecast_ms = None if allocator is None else allocator.ready.wait_ms
         with self._announcing:
-            self._announcer.load(load, time.monotonic(), always=always)
+            self._announcer.load(load, forecast_ms, time.monotonic(), always=always)
 
     def _on_message(self, message: Message) -> None:
         # What the broker has kept may be this gateway's own, from before it was started again.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from midstream.bundle import Bundle
+from midstream.allocation.batching import BatchTimes
+from midstream.allocation.usage import Partition
+from midstream.bundle import Bundle, TailInputs
 from midstream.communication.codecs import encode
 from midstream.communication.presence import Presence
 from midstream.communication.wire import MAX_DEADLINE_MS, Reply, Request, Status, forwarded
@@ -18,11 +20,11 @@ from midstream.gateway.served import ServedBundle
 from midstream.tensors import Tensors
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Job:
     """A request that was let in; ``packed`` if it came with others, so that its reply may go with theirs.
 
-    Times are seconds on `time.monotonic`.
+    Times are seconds on `time.monotonic`. ``expected_s`` after it came, it was expected to end when it was let in.
     """
 
     request: Request
@@ -33,6 +35,7 @@ class Job:
     packed: bool
     identity: Identity
     size_bytes: int
+    expected_s: float = 0.0
 
     @property
     def next_cut(self) -> str | None:
@@ -40,9 +43,19 @@ class Job:
         return self.request.onward[0].cut if self.request.onward else None
 
     @property
+    def partition(self) -> Partition:
+        """The stage that it asks for."""
+        return Partition(self.request.bundle_digest.hex(), self.request.cut, self.next_cut or "")
+
+    @property
     def expected_ms(self) -> float:
-        """What the stage is expected to take."""
+        """What the stage is expected to take, alone."""
         return self.served.expected_ms(self.request.cut, self.next_cut)
+
+    @property
+    def batches(self) -> BatchTimes | None:
+        """What several at once take; None where this is no tail that was proven to run so."""
+        return None if self.request.onward else self.served.batches.get(self.request.cut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +76,14 @@ class Outcome:
 
 @dataclass(slots=True)
 class Spent:
-    """Milliseconds that a stage has taken so far, by step: of this thread's processor time, and by the clock."""
+    """Milliseconds that a stage has taken so far, by step: of this thread's processor time, and by the clock.
+
+    ``batch`` ran at once.
+    """
 
     cpu_ms: dict[str, float] = field(default_factory=dict)
     timings_ms: dict[str, float] = field(default_factory=dict)
+    batch: int = 1
 
     @contextmanager
     def on(self, step: str) -> Iterator[None]:
@@ -79,20 +96,36 @@ class Spent:
             self.timings_ms[step] = (time.perf_counter() - began) * 1e3
 
 
-def run_stage(job: Job, worker: int, peers: Peers, spent: Spent) -> Outcome:
-    """Run a job's stage in this worker's copy of the bundle."""
-    started = time.monotonic()
-    queue_ms = spent.timings_ms["queue"] = (started - job.arrived) * 1e3
-    if started > job.deadline:
-        return refusal(job, Status.EXPIRED, "its deadline passed in the queue", queue_ms)
+def run_stages(jobs: Sequence[Job], worker: int, peers: Peers, spent: Sequence[Spent]) -> list[Outcome]:
+    """Run the stages of one job, or of several of one group at once, in this worker's copy of the bundle.
+
+    An outcome for each of them; the processor time of running at once is counted for all in equal parts.
+    """
+    bundle = jobs[0].served.bundles[worker]
+    if len(jobs) > 1:
+        return _run_together(jobs, bundle, spent)
+    (job,), (each,), started = jobs, spent, time.monotonic()
+    if late := _late(job, each, started):
+        return [late]
     try:
         if job.request.onward:
-            return _run_middle(job, job.served.bundles[worker], peers, started, spent)
-        return _run_tail(job, job.served.bundles[worker], started, spent)
-    except (CodecError, InputError) as error:
-        return refusal(job, Status.BAD_REQUEST, str(error), queue_ms)
+            return [_run_middle(job, bundle, peers, started, each)]
+        return [_run_tail(job, bundle, _decoded(job, bundle, each), started, each)]
     except MidstreamError as error:
-        return refusal(job, Status.FAILED, str(error), queue_ms)
+        return [_failed(job, each, error)]
+
+
+def _late(job: Job, spent: Spent, started: float) -> Outcome | None:
+    """Why a job whose time is over is not run; None where it is not over."""
+    queue_ms = spent.timings_ms["queue"] = (started - job.arrived) * 1e3
+    return (
+        refusal(job, Status.EXPIRED, "its deadline passed in the queue", queue_ms) if started > job.deadline else None
+    )
+
+
+def _failed(job: Job, spent: Spent, error: MidstreamError) -> Outcome:
+    status = Status.BAD_REQUEST if isinstance(error, CodecError | InputError) else Status.FAILED
+    return refusal(job, status, str(error), spent.timings_ms["queue"])
 
 
 def refusal(job: Job, status: Status, message: str, queue_ms: float = 0.0) -> Outcome:
@@ -100,13 +133,50 @@ def refusal(job: Job, status: Status, message: str, queue_ms: float = 0.0) -> Ou
     return Outcome(Reply(job.request.request_id, status, (), "raw", queue_ms, 0.0, message))
 
 
-def _run_tail(job: Job, bundle: Bundle, started: float, spent: Spent) -> Outcome:
+def _run_together(jobs: Sequence[Job], bundle: Bundle, spent: Sequence[Spent]) -> list[Outcome]:
+    """Tails at once; where they cannot run so, one after another, so that each is told what is wrong with it."""
+    started = time.monotonic()
+    came: dict[int, TailInputs] = {}
+    outcomes: dict[int, Outcome] = {}
+    for place, (job, each) in enumerate(zip(jobs, spent, strict=True)):
+        if late := _late(job, each, started):
+            outcomes[place] = late
+            continue
+        try:
+            came[place] = _decoded(job, bundle, each)
+        except MidstreamError as error:
+            outcomes[place] = _failed(job, each, error)
+    together = Spent()
+    try:
+        with together.on("run"):
+            rows = bundle.run_tails_on(list(came.values()))
+    except MidstreamError:
+        rows = []
+    for place, outputs in zip(came, rows, strict=False):
+        job, each = jobs[place], spent[place]
+        each.batch = len(rows)
+        each.timings_ms["run"] = together.timings_ms["run"]
+        each.cpu_ms["run"] = together.cpu_ms["run"] / len(rows)
+        with each.on("encode"):
+            outcomes[place] = Outcome(_reply(job, bundle, outputs, each.timings_ms["queue"], started))
+    for place in came.keys() - outcomes.keys():
+        try:
+            outcomes[place] = _run_tail(jobs[place], bundle, came[place], started, spent[place])
+        except MidstreamError as error:
+            outcomes[place] = _failed(jobs[place], spent[place], error)
+    return [outcomes[place] for place in range(len(jobs))]
+
+
+def _decoded(job: Job, bundle: Bundle, spent: Spent) -> TailInputs:
     request = job.request
     with spent.on("decode"):
-        came = bundle.decode_for_tail(request.cut or None, request.codec, request.tensors, job.served.max_request_bytes)
+        return bundle.decode_for_tail(request.cut or None, request.codec, request.tensors, job.served.max_request_bytes)
+
+
+def _run_tail(job: Job, bundle: Bundle, came: TailInputs, started: float, spent: Spent) -> Outcome:
     with spent.on("run"):
         outputs = bundle.run_tail_on(came)
-    job.served.ran(request.cut, spent.timings_ms["run"])
+    job.served.ran(job.request.cut, spent.timings_ms["run"])
     with spent.on("encode"):
         return Outcome(_reply(job, bundle, outputs, spent.timings_ms["queue"], started))
 

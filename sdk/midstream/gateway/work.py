@@ -7,28 +7,36 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from midstream.allocation.punctuality import Punctuality
 from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket, running_s
 from midstream.allocation.usage import Outcome as Ended
 from midstream.allocation.usage import Usage
 from midstream.communication.directory import WHOLE_KEY
 from midstream.communication.lanes import Lanes
 from midstream.communication.wire import Buffer, Request, Status, encode_reply
+from midstream.gateway.collecting import Collector
 from midstream.gateway.duplicates import Ledger, identity
+from midstream.gateway.logs import about
 from midstream.gateway.observing import Observe, outcome_of
 from midstream.gateway.peers import Peers
 from midstream.gateway.posting import Post
 from midstream.gateway.replies import HeldReplies
+from midstream.gateway.scaling import pin
 from midstream.gateway.served import ServedBundle
-from midstream.gateway.stages import Job, Outcome, Spent, refusal, run_stage
+from midstream.gateway.stages import Job, Outcome, Spent, refusal, run_stages
 from midstream.sensing import peak_bytes
 
 _log = logging.getLogger("midstream.gateway")
 
 QUEUE_CAPACITY = 256
 QUEUE_CAPACITY_BYTES = 256 << 20
+# What waits is finished within this, when the gateway stops.
+DRAIN_S = 10.0
+_STOPS = "this gateway stops"
 # Of so many tails that were asked for last, it is known how much time their requests have.
 _TAILS = 16
 _SMOOTHING = 0.2
@@ -51,20 +59,24 @@ class Load:
 class Work:
     """Workers, and the queue that they take from. Thread-safe; `start` and `close` bracket its life.
 
-    ``on_change`` is called, on any thread, when there is more or less to do, and ``observe`` with what became of each
-    request that was let in.
+    Without ``admission`` all are let in for whom there is room. ``on_change`` is called, on any thread, when there is
+    more or less to do, and ``observe`` with what became of each request that was let in; ``collector`` is told of each
+    when it comes, begins and ends.
     """
 
     def __init__(
         self,
-        workers: int,
         post: Post,
         peers: Peers,
         transport: Lanes,
         on_change: Callable[[], None],
         observe: Observe,
+        collector: Collector,
+        *,
+        admission: bool = True,
     ) -> None:
-        self._workers = workers
+        self._admission = admission
+        self._collector = collector
         self._post = post
         self._peers = peers
         self._transport = transport
@@ -72,30 +84,66 @@ class Work:
         self._observe = observe
         self._changed = threading.Condition()
         # Guarded by _changed.
-        self._queue = EarliestDeadlineFirst(QUEUE_CAPACITY, workers, QUEUE_CAPACITY_BYTES)
+        self._queue = EarliestDeadlineFirst(QUEUE_CAPACITY, 1, QUEUE_CAPACITY_BYTES)
         self._jobs: dict[int, Job] = {}
         self._numbers = itertools.count()
         self._ledger = Ledger()
         # By worker: until when its job is expected to run.
         self._running: dict[int, float] = {}
+        self._punctuality = Punctuality()
         # By bundle and tail: how many seconds its requests have until their deadline.
         self._slacks_s: dict[tuple[str, str], float] = {}
+        # Whether more is expected to come than can be run one at a time.
+        self._behind = False
         self._stopping = False
         self._threads: list[threading.Thread] = []
 
-    def start(self) -> None:
-        """Start the workers."""
-        for worker in range(self._workers):
-            thread = threading.Thread(target=self._run, args=(worker,), name=f"midstream-worker-{worker}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+    def start(self, workers: int, cores: Sequence[int] = ()) -> None:
+        """Start so many workers, each kept on its one of the ``cores`` where these are given.
 
-    def close(self) -> None:
-        """Finish what is there, and end the workers."""
+        All of them take jobs until `use` says otherwise.
+        """
+        self._queue.workers = workers
+        self._threads = [
+            threading.Thread(
+                target=self._run,
+                args=(worker, cores[worker] if cores else None),
+                name=f"midstream-worker-{worker}",
+                daemon=True,
+            )
+            for worker in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def use(self, workers: int, *, behind: bool) -> None:
+        """Have so many of the workers take jobs, and batches be as large as is cheapest where they are ``behind``."""
+        with self._changed:
+            self._queue.workers = workers
+            self._behind = behind
+            self._changed.notify_all()
+        self._transport.rouse()
+
+    @property
+    def workers(self) -> int:
+        """How many take jobs."""
+        return self._queue.workers
+
+    def close(self, drain_s: float = DRAIN_S) -> None:
+        """Let nobody in any more, finish what is there, and end the workers; what then still waits is refused."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         self._transport.rouse()
+        ends = time.monotonic() + drain_s
+        for thread in self._threads:
+            thread.join(max(0.0, ends - time.monotonic()))
+        with self._changed:
+            left = [self._jobs.pop(ticket.number) for ticket in iter(self._queue.take, None)]
+        for job in left:
+            self._collector.left(job)
+            self._post.refuse(job.device_id, job.request.request_id, Status.BUSY, _STOPS)
+            self._observe(_usage(job, Spent(), Ended.BUSY, _STOPS, 0))
         for thread in self._threads:
             thread.join()
 
@@ -113,7 +161,7 @@ class Work:
                 tail_ms = self._wait_s(now + slack_s, now) * 1e3
                 if abs(tail_ms - wait_ms) >= _SAME_MS:
                     waits_ms.setdefault(digest, {})[tail] = tail_ms
-            return Load(len(self._queue), wait_ms, len(self._running) / self._workers, waits_ms)
+            return Load(len(self._queue), wait_ms, min(1.0, len(self._running) / self.workers), waits_ms)
 
     def offer(
         self, served: ServedBundle, device_id: str, request: Request, message: Buffer, packed: bool
@@ -129,18 +177,23 @@ class Work:
             known = self._ledger.runs(device_id, request, message)
             if not known:
                 answer = self._ledger.answer(device_id, request, message, now)
-            admission = Admission.ACCEPTED
+            refusal = None
             if not known and answer is None:
                 of = identity(device_id, request, message)
-                admission = self._let_in(Job(request, device_id, served, deadline, now, packed, of, len(message)))
+                job = Job(request, device_id, served, deadline, now, packed, of, len(message))
+                self._collector.arrived(job)
+                refusal = self._let_in(job)
+                if refusal is not None:
+                    self._collector.refused(job)
         for late in expired:
             reason = "its deadline has passed"
+            self._collector.left(late)
             self._post.refuse(late.device_id, late.request.request_id, Status.EXPIRED, reason)
             self._observe(_usage(late, Spent(), Ended.EXPIRED, reason, 0))
         if answer is not None:
             self._post.reply(device_id, answer, deadline, priority=request.priority, parity=request.takes_parity)
-        if admission is not Admission.ACCEPTED:
-            return Status.BUSY, admission.value
+        if refusal is not None:
+            return Status.BUSY, refusal
         self._on_change()
         return None
 
@@ -157,50 +210,94 @@ class Work:
                 del self._jobs[number]
                 self._ledger.end(job.identity, None, job.arrived)
         for job in unwanted.values():
+            self._collector.left(job)
             self._observe(_usage(job, Spent(), Ended.CANCELLED, "", 0))
         if unwanted:
             self._on_change()
 
-    def _let_in(self, job: Job) -> Admission:
+    def _let_in(self, job: Job) -> str | None:
+        """Put a job in the queue; where that is not done, why."""
+        if self._stopping:
+            return _STOPS
+        request, served = job.request, job.served
+        work_s = job.expected_ms / 1e3 * (1.0 if job.batches is None else job.batches.each)
         ticket = Ticket(
-            job.deadline, next(self._numbers), job.expected_ms / 1e3, job.arrived, job.size_bytes, job.request.priority
+            job.deadline,
+            next(self._numbers),
+            work_s,
+            job.arrived,
+            job.size_bytes,
+            request.priority,
+            served.group(request),
         )
-        admission = self._queue.offer(ticket, job.arrived)
-        if admission is Admission.ACCEPTED:
-            self._jobs[ticket.number] = job
-            self._ledger.begin(job.identity)
-            tail = (job.request.bundle_digest.hex(), job.request.cut or WHOLE_KEY)
-            slack_s = job.deadline - job.arrived
-            known_s = self._slacks_s.pop(tail, slack_s)
-            self._slacks_s[tail] = known_s + _SMOOTHING * (slack_s - known_s)
-            if len(self._slacks_s) > _TAILS:
-                del self._slacks_s[next(iter(self._slacks_s))]
-            # A worker that reads the connection takes the first one itself.
-            if len(self._queue) > 1 or threading.current_thread() not in self._threads:
-                self._changed.notify()
-        return admission
+        busy_s = running_s(self._running.values(), self.workers, job.arrived)
+        expected_s = busy_s + self._queue.wait_of_s(ticket) + work_s
+        margin_s = self._punctuality.margin_s(expected_s)
+        admission = self._queue.offer(ticket, job.arrived, busy_s + margin_s, anyway=not self._admission)
+        if admission is not Admission.ACCEPTED:
+            return f"{admission.value}: it would wait about {(expected_s - work_s) * 1e3:.0f} ms"
+        job.expected_s = expected_s
+        self._jobs[ticket.number] = job
+        self._ledger.begin(job.identity)
+        tail = (request.bundle_digest.hex(), request.cut or WHOLE_KEY)
+        slack_s = job.deadline - job.arrived
+        known_s = self._slacks_s.pop(tail, slack_s)
+        self._slacks_s[tail] = known_s + _SMOOTHING * (slack_s - known_s)
+        if len(self._slacks_s) > _TAILS:
+            del self._slacks_s[next(iter(self._slacks_s))]
+        # A worker that reads the connection takes the first one itself.
+        if len(self._queue) > 1 or threading.current_thread() not in self._threads[: self.workers]:
+            # One that takes no jobs may be the one that wakes.
+            self._changed.notify(1 if self.workers == len(self._threads) else len(self._threads))
+        return None
 
     def _wait_s(self, deadline: float, now: float) -> float:
         """What a request that came now would wait for a worker."""
-        return self._queue.wait_before_s(deadline) + running_s(self._running.values(), self._workers, now)
+        return self._queue.wait_before_s(deadline) + running_s(self._running.values(), self.workers, now)
 
-    def _run(self, worker: int) -> None:
+    def _run(self, worker: int, core: int | None) -> None:
+        if core is not None:
+            pin(core)
         held = HeldReplies()
-        while (job := self._next(worker, held)) is not None:
-            answer, spent = None, Spent()
+        while jobs := self._next(worker, held):
+            spent = [Spent() for _ in jobs]
+            answers: list[bytes | None] = [None] * len(jobs)
+            usages: list[Usage] = []
+            failed: list[tuple[Job, str]] = []
             try:
-                answer, usage = self._deliver(job, run_stage(job, worker, self._peers, spent), spent, held)
+                outcomes = run_stages(jobs, worker, self._peers, spent)
+                for place, (job, outcome, each) in enumerate(zip(jobs, outcomes, spent, strict=True)):
+                    answers[place], usage = self._deliver(job, outcome, each, held)
+                    usages.append(usage)
             except Exception as error:  # noqa: BLE001  whatever it is, it is logged, and this worker goes on
-                _log.exception("a request of %s could not be answered", job.device_id)
                 message = f"the gateway failed at it, and its log says how: {error}"
-                self._post.refuse(job.device_id, job.request.request_id, Status.FAILED, message)
-                usage = _usage(job, spent, Ended.FAILED, message, 0)
+                for job, each in list(zip(jobs, spent, strict=True))[len(usages) :]:
+                    extra = about(job.device_id, job.request.request_id)
+                    _log.exception("a request of %s could not be answered", job.device_id, extra=extra)
+                    failed.append((job, message))
+                    usages.append(_usage(job, each, Ended.FAILED, message, 0))
             finally:
-                with self._changed:
-                    del self._running[worker]
-                    self._ledger.end(job.identity, answer, time.monotonic())
+                self._end(worker, jobs, spent, answers)
                 self._on_change()
-            self._observe(usage)
+            # Only now: who asks again at once is to find that this one has ended.
+            for job, message in failed:
+                self._post.refuse(job.device_id, job.request.request_id, Status.FAILED, message)
+            for usage in usages:
+                self._observe(usage)
+
+    def _end(self, worker: int, jobs: Sequence[Job], spent: Sequence[Spent], answers: Sequence[bytes | None]) -> None:
+        """What these have taken is known now, and the worker is free."""
+        now = time.monotonic()
+        with self._changed:
+            del self._running[worker]
+            for job, answer, each in zip(jobs, answers, spent, strict=True):
+                self._collector.ended(job, each)
+                self._ledger.end(job.identity, answer, now)
+                self._punctuality.ended(job.expected_s, now - job.arrived)
+            first, times = jobs[0], jobs[0].batches
+            if times is not None and "run" in spent[0].timings_ms:
+                size, alone_ms = spent[0].batch, first.expected_ms
+                times.ran(size, spent[0].timings_ms["run"] / alone_ms if size > 1 and alone_ms else float(size))
 
     def _deliver(self, job: Job, outcome: Outcome, spent: Spent, held: HeldReplies) -> tuple[bytes | None, Usage]:
         """Send what a stage has made: the answer, where that is what it is, and what it has used."""
@@ -222,38 +319,52 @@ class Work:
         usage = _usage(job, spent, outcome_of(reply.status), reply.message, len(message))
         return message if final else None, usage
 
-    def _next(self, worker: int, held: HeldReplies) -> Job | None:
-        """The job that is due first, once there is one; None when the gateway stops.
+    def _next(self, worker: int, held: HeldReplies) -> list[Job]:
+        """The job that is due first, once there is one, and those to run with it; none when the gateway stops.
 
-        Replies that are held are sent before, unless they may wait for this job's.
+        Replies that are held are sent before, unless they may wait for these jobs'.
         """
         with self._changed:
-            job = self._due_first(worker)
-        if held and (
-            job is None or not job.packed or not held.waits_for(job.device_id, job.expected_ms / 1e3, time.monotonic())
-        ):
+            jobs = self._due_first(worker)
+        if held and not (jobs and self._may_wait(held, jobs[0])):
             self._post.send_held(held)
-        while job is None:
+        has_news = partial(self._has_news, worker)
+        while not jobs:
             with self._transport.attended() as attend:
-                attended = attend(self._has_news, _ATTEND_S)
+                attended = attend(has_news, _ATTEND_S)
             with self._changed:
                 if not attended:
-                    self._changed.wait_for(self._has_news)
-                job = self._due_first(worker)
+                    self._changed.wait_for(has_news)
+                jobs = self._due_first(worker)
                 if self._stopping:
                     break
-        return job
+        return jobs
 
-    def _has_news(self) -> bool:
+    @staticmethod
+    def _may_wait(held: HeldReplies, job: Job) -> bool:
+        return job.packed and held.waits_for(job.device_id, job.expected_ms / 1e3, time.monotonic())
+
+    def _has_news(self, worker: int) -> bool:
         """Whether a worker that waits has something to do: a job, or to end."""
-        return self._stopping or len(self._queue) > 0
+        return self._stopping or (worker < self.workers and len(self._queue) > 0)
 
-    def _due_first(self, worker: int) -> Job | None:
-        ticket = self._queue.take()
+    def _due_first(self, worker: int) -> list[Job]:
+        ticket = self._queue.take() if worker < self.workers or self._stopping else None
         if ticket is None:
-            return None
-        self._running[worker] = time.monotonic() + ticket.work_s
-        return self._jobs.pop(ticket.number)
+            return []
+        now, first = time.monotonic(), self._jobs[ticket.number]
+        lasts_s, along = first.expected_ms / 1e3, list[Ticket]()
+        if (times := first.batches) is not None and ticket.group is not None:
+            size = times.size(1 + self._queue.alike(ticket.group), behind=self._behind)
+            while size > 1 and not along:
+                along = self._queue.take_along(ticket, size - 1, lasts_s * times.ratio(size), now)
+                size = times.smaller(size)
+            lasts_s *= times.ratio(1 + len(along))
+        self._running[worker] = now + lasts_s
+        jobs = [self._jobs.pop(each.number) for each in (ticket, *along)]
+        for job in jobs:
+            self._collector.began(job, now)
+        return jobs
 
 
 def _usage(job: Job, spent: Spent, outcome: Ended, reason: str, sent_bytes: int) -> Usage:
@@ -276,6 +387,7 @@ def _usage(job: Job, spent: Spent, outcome: Ended, reason: str, sent_bytes: int)
         cpu_ms=spent.cpu_ms,
         timings_ms=spent.timings_ms,
         peak_bytes=peak_bytes(),
+        batch=spent.batch,
         received_bytes=job.size_bytes,
         sent_bytes=sent_bytes,
         latency_ms=lasted_s * 1e3,

@@ -75,6 +75,11 @@ class Recorder:
         """How many rows were dropped, as more came than could be written, or as they were none."""
         return self._lost
 
+    @property
+    def waiting(self) -> int:
+        """How many rows wait to be written."""
+        return len(self._waiting)
+
     def record(self, usage: Usage) -> None:
         """Have it kept. Takes microseconds, and never waits for a disk."""
         with self._changed:

@@ -21,6 +21,8 @@ _MOST_WHOLE = (1 << 63) - 1
 _DIGEST_LETTERS = 64
 
 Names = tuple[str, ...]
+# Unlike json.loads it looks for no white space, of which there is none.
+_decode = json.JSONDecoder().raw_decode
 
 
 def row_of(usage: Usage, number_of: Callable[[Names], int | None]) -> tuple[object, ...]:
@@ -40,7 +42,7 @@ def row_of(usage: Usage, number_of: Callable[[Names], int | None]) -> tuple[obje
         _text(usage.codec),
         str(usage.outcome),
         _text(usage.next_cut),
-        int(usage.priority),
+        _whole(usage.priority),
         _number(usage.deadline_ms),
         _number(usage.score),
         _numbers(usage.features, number_of),
@@ -168,12 +170,16 @@ def _in_json(value: float) -> str:
 def _by_name(text: str | None, names_of: Callable[[int], Names]) -> dict[str, float]:
     if text is None:
         return {}
-    value = json.loads(text)
+    value, end = _decode(text)
+    if end != len(text):
+        raise ValueError(f"{text[end:]!r} follows it")
     if isinstance(value, list):
         names, numbers = names_of(value[0]), value[1:]
     else:
         names, numbers = tuple(_object(value)), list(value.values())
-    return {name: math.nan if number is None else float(number) for name, number in zip(names, numbers, strict=True)}
+    if None in numbers:
+        numbers = [math.nan if number is None else number for number in numbers]
+    return dict(zip(names, map(float, numbers), strict=True))
 
 
 def _plan(plan: Mapping[str, object]) -> str | None:

@@ -13,19 +13,22 @@ from pathlib import Path
 from midstream.allocation.usage import Usage
 from midstream.history.placing import Identity, create, identity, set_aside
 from midstream.history.rows import Names, names_from_json, names_to_json, row_of
-from midstream.history.schema import COLUMNS, PAGE_BYTES, check_history, check_version, connect
+from midstream.history.schema import BUSY_S, COLUMNS, PAGE_BYTES, check_history, check_version, connect
 
 _log = logging.getLogger("midstream.history")
 
 MIN_BYTES = 1 << 20
-# So many sets of names are kept once; who makes up others writes them out.
+# So many sets of names are kept once, or one for so many bytes of the file where these are fewer; others, and longer
+# ones, are written out: what peers make up takes no room of others.
 MOST_NAMES = 1024
+_BYTES_FOR_NAMES = 32 << 10
+_MOST_NAMES_LETTERS = 2048
 _MOST_WAL_SHARE = 8
 _LEAST_WAL_BYTES = 4 << 20
-# Rows that go at once, where the file is too large; and what one has where nothing tells.
+# Rows that go at once, where the file is too large.
 _LEAST_GOING = 64
-_ROW_BYTES = 400
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
+_UNFIT = (ValueError, TypeError, OverflowError, AttributeError, sqlite3.IntegrityError, sqlite3.InterfaceError)
 _INSERT = f"INSERT INTO usage ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 
 
@@ -42,6 +45,7 @@ class Store:
         self._path = Path(os.path.realpath(path))
         self._pages = max(limit_bytes, MIN_BYTES) // PAGE_BYTES
         self._wal_bytes = max(_LEAST_WAL_BYTES, limit_bytes // _MOST_WAL_SHARE)
+        self._most_names = min(MOST_NAMES, self._pages * PAGE_BYTES // _BYTES_FOR_NAMES)
         self._connection: sqlite3.Connection | None = None
         self._opened: Identity | None = None
         self._numbers: dict[Names, int] = {}
@@ -82,11 +86,9 @@ class Store:
             for usage in usages:
                 # One at a time: between two rows other threads get their turn.
                 try:
-                    row = row_of(usage, lambda names: self._number(connection, names))
-                except (ValueError, TypeError, OverflowError, AttributeError):
+                    connection.execute(_INSERT, row_of(usage, lambda names: self._number(connection, names)))
+                except _UNFIT:
                     unfit += 1
-                    continue
-                connection.execute(_INSERT, row)
             self._bound(connection)
             connection.execute("COMMIT")
         except BaseException:
@@ -130,8 +132,11 @@ class Store:
         """Have SQLite's log begin again where it is long; raises OSError where somebody's reading forbids that."""
         if self._wal_size() <= self._wal_bytes // 2:
             return
+        # Who reads now is not waited for: there will be another time.
+        connection.execute("PRAGMA busy_timeout = 0")
         busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if busy and self._wal_size() > self._wal_bytes // 2:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1e3:.0f}")
+        if busy and self._wal_size() > self._wal_bytes * 3 // 4:
             raise OSError(errno.EBUSY, "somebody has been reading it for too long", str(self._path))
 
     def _wal_size(self) -> int:
@@ -141,12 +146,13 @@ class Store:
             return 0
 
     def _make_room(self, connection: sqlite3.Connection, rows: int) -> None:
-        """Let go of as many of the oldest rows as new ones are about to need the pages of."""
+        """In a file that is nearly full, let go of as many of the oldest rows as new ones will need the pages of."""
         used, count = self._used(connection), _count(connection)
-        row_bytes = used * PAGE_BYTES / count if count else _ROW_BYTES
-        needed = used + int(rows * row_bytes / PAGE_BYTES) + 1 - self._pages
-        if needed > 0 and count:
-            self._drop(connection, int(needed * PAGE_BYTES / row_bytes) + _LEAST_GOING)
+        if not count or used < self._pages * 3 // 4:
+            return
+        needed = used + int(rows * used / count) + 1 - self._pages
+        if needed > 0:
+            self._drop(connection, int(needed * count / used) + _LEAST_GOING)
 
     def _bound(self, connection: sqlite3.Connection) -> None:
         """Let go of more, until the file is as small as it must be: after larger rows, or with a smaller limit."""
@@ -170,12 +176,13 @@ class Store:
             kept = connection.execute("SELECT id, names FROM names")
             self._numbers = {names_from_json(text): number for number, text in kept}
         number = self._numbers.get(names)
-        if number is None and len(self._numbers) < MOST_NAMES:
-            # Another process may have added them.
-            text = (names_to_json(names),)
-            connection.execute("INSERT OR IGNORE INTO names (names) VALUES (?)", text)
-            (number,) = connection.execute("SELECT id FROM names WHERE names = ?", text).fetchone()
-            self._numbers[names] = number
+        if number is None and len(self._numbers) < self._most_names:
+            text = names_to_json(names)
+            if len(text) <= _MOST_NAMES_LETTERS:
+                # Another process may have added them.
+                connection.execute("INSERT OR IGNORE INTO names (names) VALUES (?)", (text,))
+                (number,) = connection.execute("SELECT id FROM names WHERE names = ?", (text,)).fetchone()
+                self._numbers[names] = number
         return number
 
 

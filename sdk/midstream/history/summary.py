@@ -120,7 +120,10 @@ def summarise(usages: Iterable[Usage]) -> list[PartitionSummary]:
     tallies: dict[tuple[str, Partition], _Tally] = {}
     for usage in usages:
         partition = Partition("", "") if usage.outcome in _UNKNOWN else usage.partition
-        tallies.setdefault((usage.machine, partition), _Tally()).add(usage)
+        key = usage.machine, partition
+        if key not in tallies:
+            tallies[key] = _Tally()
+        tallies[key].add(usage)
     found = [tally.summary(machine, partition) for (machine, partition), tally in tallies.items()]
     return sorted(found, key=lambda each: (-each.requests, each.machine, each.bundle, each.cut, each.next_cut))
 

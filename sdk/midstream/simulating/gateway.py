@@ -86,7 +86,8 @@ class SimulatedGateway:
             self._refuse(self._jobs.pop(ticket.number), "its deadline has passed")
         job = _Job(now_s, now_s + left_s, work_s, done)
         ticket = Ticket(job.deadline_s, next(self._numbers), expected_s, now_s, size_bytes)
-        admission = self._queue.offer(ticket, now_s)
+        busy_s = running_s(self._running.values(), self._workers, now_s)
+        admission = self._queue.offer(ticket, now_s, busy_s)
         if admission is not Admission.ACCEPTED:
             self._refuse(job, admission.value)
             return False

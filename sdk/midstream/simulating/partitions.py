@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from midstream.allocation.intervals import INTERVAL_S, Interval, Intervals
+from midstream.allocation.queueing import makes_late
 from midstream.allocation.usage import Partition
 from midstream.gateway.work import QUEUE_CAPACITY
 from midstream.workload_making import Workload
@@ -82,7 +83,6 @@ class _Gateway:
         self._next = 0
         # Deadline, number, expected seconds.
         self._queue: list[tuple[float, int, float]] = []
-        self._queued_s = 0.0
         # When it ends, worker, number.
         self._running: list[tuple[float, int, int]] = []
         self._idle = deque(range(workers))
@@ -133,19 +133,20 @@ class _Gateway:
             self._collected.refused(partition, now_s)
             return
         heapq.heappush(self._queue, entry)
-        self._queued_s += expected_s
 
     def _in_time(self, entry: tuple[float, int, float], now_s: float) -> bool:
-        """Whether it can be finished by its deadline, behind what is due before it."""
+        """Whether it can be finished by its deadline, behind what runs and is due before it, and makes nobody late."""
         deadline, _, expected_s = entry
-        left_s = (deadline - now_s - expected_s) * self._workers
-        # Most times even all that waits leaves enough time.
-        return self._queued_s <= left_s or sum(each[2] for each in self._queue if each < entry) <= left_s
+        # Most times nobody is due later.
+        later = sorted(each for each in self._queue if each > entry)
+        before_s = sum(each[2] for each in self._queue) - sum(each[2] for each in later)
+        start_s = now_s + (sum(until - now_s for until, _, _ in self._running) + before_s) / self._workers
+        after = ((due, work_s) for due, _, work_s in later)
+        return start_s + expected_s <= deadline and not makes_late(after, start_s, expected_s, self._workers)
 
     def _take(self) -> tuple[float, int]:
         """Deadline and number of the one that is due first."""
-        deadline, number, expected_s = heapq.heappop(self._queue)
-        self._queued_s = self._queued_s - expected_s if self._queue else 0.0
+        deadline, number, _ = heapq.heappop(self._queue)
         return deadline, number
 
     def _left(self, taken: tuple[float, int]) -> None:

@@ -11,6 +11,7 @@ from bisect import insort
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from midstream.allocation.queueing import makes_late, running_s
 from midstream.gateway.work import QUEUE_CAPACITY
 from midstream.partitioning import Candidate, Objective
 from midstream.partitioning.fallback import PATIENCE_MS
@@ -118,8 +119,15 @@ class _Gateway:
                 yield from self._settled(gone, math.inf)
         job = _Job(deadline_s, self.order, expected_s, work_s, asked)
         self.order += 1
-        before_s = sum(other.expected_s for other in self.waiting if other[:2] < job[:2]) / len(self.workers)
-        if len(self.waiting) >= QUEUE_CAPACITY or now_s + before_s + expected_s > deadline_s:
+        count = len(self.workers)
+        before_s = sum(other.expected_s for other in self.waiting if other[:2] < job[:2]) / count
+        start_s = now_s + running_s(self.workers if self.workers[0] > now_s else (), count, now_s) + before_s
+        after = ((other.deadline_s, other.expected_s) for other in sorted(self.waiting) if other[:2] > job[:2])
+        if (
+            len(self.waiting) >= QUEUE_CAPACITY
+            or start_s + expected_s > deadline_s
+            or makes_late(after, start_s, expected_s, count)
+        ):
             yield from self._settled(job, math.inf)
         elif self.workers[0] <= now_s:
             yield from self._settled(job, self._run(now_s, work_s))

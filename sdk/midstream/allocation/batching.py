@@ -1,0 +1,54 @@
+"""How many requests for the same tail run at once: what a run of several takes, and when that pays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+_SMOOTHING = 0.2
+# One run that took far longer than expected counts as so many times as long.
+_MOST = 4.0
+
+
+class BatchTimes:
+    """What running so many at once is expected to take: learned from what it took, in proportion until it was tried."""
+
+    def __init__(self, sizes: Iterable[int] = (), ratios: Mapping[int, float] | None = None) -> None:
+        known = {} if ratios is None else ratios
+        self._ratios = {size: known.get(size, float(size)) for size in sizes}
+        self._each = 1.0
+
+    def ratio(self, size: int) -> float:
+        """How many times as long as one alone; one that may not run at once never ends."""
+        return 1.0 if size == 1 else self._ratios.get(size, math.inf)
+
+    @property
+    def each(self) -> float:
+        """What each of the last ones took, in runs of one alone."""
+        return self._each
+
+    def ran(self, size: int, times: float) -> None:
+        """So many at once took this many times as long as one alone is expected to."""
+        if size in self._ratios:
+            known = self._ratios[size]
+            self._ratios[size] = known + _SMOOTHING * (min(times, _MOST * known) - known)
+        self._each += _SMOOTHING * (self.ratio(size) / size - self._each)
+
+    def size(self, waiting: int, *, behind: bool) -> int:
+        """How many of those that wait for a worker to run now; the one that runs anyway is among them.
+
+        Where more come than can be run alone (``behind``), as many as make each cheapest; else so many that they end
+        soonest on average: n at once of N, one batch after another, end after t(n)·(⌈N/n⌉ + 1)/2.
+        """
+        sizes = [1, *(size for size in self._ratios if size <= waiting)]
+
+        def cost(size: int) -> float:
+            if behind:
+                return self.ratio(size) / size
+            return self.ratio(size) * (math.ceil(waiting / size) + 1) / 2
+
+        return min(sizes, key=lambda size: (cost(size), size))
+
+    def smaller(self, size: int) -> int:
+        """The next size below."""
+        return max((each for each in self._ratios if each < size), default=1)

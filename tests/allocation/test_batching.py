@@ -1,0 +1,57 @@
+"""How many run at once: as many as pays, by what runs have taken."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from midstream.allocation.batching import BatchTimes
+
+SIZES = (2, 4, 8)
+
+
+def test_until_it_was_tried_a_batch_takes_as_long_as_one_after_another_and_is_not_made() -> None:
+    times = BatchTimes(SIZES)
+    assert [times.ratio(size) for size in (1, 2, 3, 8)] == [1.0, 2.0, math.inf, 8.0]
+    assert times.size(8, behind=False) == times.size(8, behind=True) == 1
+
+
+def test_what_is_cheaper_together_runs_together_as_far_as_there_are_so_many() -> None:
+    times = BatchTimes(SIZES, {2: 1.1, 4: 1.3, 8: 1.7})
+    assert [times.size(waiting, behind=True) for waiting in (1, 2, 3, 4, 7, 8, 99)] == [1, 2, 2, 4, 4, 8, 8]
+    assert [times.size(waiting, behind=False) for waiting in (1, 2, 8)] == [1, 2, 8]
+
+
+def test_a_batch_that_is_hardly_cheaper_is_made_only_where_more_come_than_can_be_run() -> None:
+    times = BatchTimes((4,), {4: 3.6})
+    assert times.size(4, behind=False) == 1
+    assert times.size(4, behind=True) == 4
+
+
+@given(st.integers(1, 40), st.lists(st.floats(1.0, 8.0), min_size=3, max_size=3), st.booleans())
+def test_the_size_is_never_more_than_wait(waiting: int, ratios: list[float], behind: bool) -> None:
+    size = BatchTimes(SIZES, dict(zip(SIZES, ratios, strict=True))).size(waiting, behind=behind)
+    assert size == 1 or size in SIZES
+    assert size <= waiting
+
+
+def test_it_learns_what_runs_take_and_what_each_costs() -> None:
+    times = BatchTimes(SIZES)
+    for _ in range(50):
+        times.ran(4, 2.0)
+    assert math.isclose(times.ratio(4), 2.0, rel_tol=0.01)
+    assert math.isclose(times.each, 0.5, rel_tol=0.01)
+    assert times.size(4, behind=False) == 4
+    # One hiccup is no news.
+    times.ran(4, 1000.0)
+    assert times.ratio(4) < 4.0
+    for _ in range(50):
+        times.ran(1, 1.0)
+    assert math.isclose(times.each, 1.0, rel_tol=0.01)
+
+
+def test_sizes_go_down_to_one_alone() -> None:
+    times = BatchTimes(SIZES)
+    assert [times.smaller(size) for size in (8, 4, 2)] == [4, 2, 1]

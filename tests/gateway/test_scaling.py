@@ -1,0 +1,48 @@
+"""Workers measured at once, and kept on cores."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from midstream.gateway.scaling import can_pin, measured_scaling, pin, usable_cores
+
+
+def test_workers_that_wait_for_each_other_are_not_more_than_one() -> None:
+    lock = threading.Lock()
+
+    def run() -> None:
+        with lock:
+            time.sleep(0.01)
+
+    found = measured_scaling([run, run, run])
+    assert found.workers == 1
+    assert {count for count, _ in found.runs_per_s} == {1, 2, 3}
+
+
+def test_workers_that_do_not_are_all_of_use() -> None:
+    assert measured_scaling([lambda: time.sleep(0.01)] * 2).workers == 2
+
+
+@pytest.mark.skipif(not can_pin(), reason="this system keeps no thread on a core")
+def test_a_thread_is_kept_on_its_core_and_no_other_is() -> None:
+    before, core = os.sched_getaffinity(0), usable_cores()[-1]
+
+    def pinned() -> set[int]:
+        pin(core)
+        return os.sched_getaffinity(0)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(pinned).result() == {core}
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.skipif(not can_pin(), reason="this system keeps no thread on a core")
+def test_a_core_that_is_not_there_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(pin, 100_000).result()
+    assert "is not kept on core 100000" in caplog.text
