@@ -313,8 +313,8 @@ def direction(folder: Path) -> Path:
 
 def overload(folder: Path) -> str:
     """Half as many requests again as it can answer, with and without forecasts and admission."""
-    path = direction(folder)
-    deadline_ms, seconds = 150, 20.0
+    path = recognition(folder, 320)
+    deadline_ms, seconds = 500, 25.0
     rows, told = [], {}
     with Broker() as broker:
         with gateway(broker.url, [path]):
@@ -323,6 +323,7 @@ def overload(folder: Path) -> str:
         times = poisson(1.5 * capacity_hz, seconds)
         for name, options in (
             ("forecasts and admission", {}),
+            ("without the network", {"forecasts": "simple"}),
             ("admission alone", {"forecasts": "last"}),
             ("forecasts alone", {"admission": False}),
             ("neither", {"admission": False, "forecasts": "last"}),
@@ -351,7 +352,7 @@ def overload(folder: Path) -> str:
         [
             "## Half as many again as it can answer",
             "",
-            f"Text direction, whole; the gateway answers {capacity_hz:.0f} requests a second when 8 are always under "
+            f"Text recognition, whole; the gateway answers {capacity_hz:.0f} requests a second when 8 are always under "
             f"way, and is asked "
             f"{1.5 * capacity_hz:.0f} a second by 8 devices for {seconds:g} s, as a Poisson process, with a deadline "
             f"of {deadline_ms} ms, counted where the answer arrives.",
@@ -381,7 +382,8 @@ def recurring(folder: Path) -> str:
     between = poisson(0.5, BURSTS * PERIOD_S, SEED + 99)
     copy_bytes = Warmth({"digest": ServedBundle(bursting, 1)}).memory_bytes(Partition("digest", ""))
     found: dict[str, list[float]] = {}
-    for name, options in (("forecasts", {}), ("reactive", {"forecasts": "last"})):
+    ways = (("forecasts", {}), ("without the network", {"forecasts": "simple"}), ("reactive", {"forecasts": "last"}))
+    for name, options in ways:
         with Broker() as broker, gateway(broker.url, [bursting, other], memory_bytes=int(1.5 * copy_bytes), **options):
             beside = Asking(broker.url, GATEWAY, str(other), "", 1, 5000, between)
             with Asker(beside), Asker(Asking(broker.url, GATEWAY, str(bursting), "", 2, 5000, shifted)) as asker:

@@ -132,6 +132,18 @@ def test_what_is_asked_for_is_forecast_told_and_kept_ready(broker: Broker, dense
         }
 
 
+def test_slices_beyond_the_memory_are_given_up_and_loaded_again(broker: Broker, dense_path: Path) -> None:
+    bundle, each = Bundle.open(dense_path), vectors(1)[0]
+    with (
+        serving(dense_path, broker, workers=1, memory_bytes=1) as gateway,
+        device_with_gateway(bundle, broker.url, deadline_ms=20_000.0, analyse=False) as device,
+    ):
+        (copy,) = gateway._served[bundle.digest].bundles
+        for _ in range(2):
+            assert device.infer(each, cut=bundle.cuts[0].id, codec="raw").ran_on == ("device", "gateway")
+            until(lambda: not copy.loaded, "the slices to be given up")
+
+
 def test_a_gateway_that_is_told_to_stop_answers_what_waits(
     broker: Broker, faces: Bundle, inputs: Tensors, start_gateway: Callable[..., GatewayProcess]
 ) -> None:
