@@ -10,6 +10,9 @@ from midstream.allocation.intervals import INTERVAL_S, Interval, Intervals
 from midstream.allocation.usage import Partition
 from midstream.gateway.stages import Job, Spent
 
+# Forecasting takes about a millisecond a second of each.
+MOST_PARTITIONS = 64
+
 
 class Collector:
     """One gateway's `Intervals`, told by all of its threads and closed by one. Thread-safe.
@@ -21,7 +24,7 @@ class Collector:
         self._offset_s = time.time() - time.monotonic()
         self._lock = threading.Lock()
         # Guarded by _lock.
-        self._intervals = Intervals(time.time())
+        self._intervals = Intervals(time.time(), MOST_PARTITIONS)
         self._busy_s = 0.0
 
     def arrived(self, job: Job) -> None:
