@@ -351,7 +351,12 @@ class Device:
         plan: Plan | None = None
         try:
             plan, route = self._planned(asked, None if free else self._planning.forced(cut, codec, machines))
+            if not plan.offloads:
+                self._look_at_link(asked, plan, route)
             result = self._answered(asked, plan, route, wants_local=cut == LOCAL_CUT)
+            if plan.offloads:
+                # Before, it would hold the request up.
+                self._look_at_link(asked, plan, route)
         except BaseException as error:
             self._usage.failed(asked, plan, error)
             raise
@@ -359,14 +364,17 @@ class Device:
         return result
 
     def _planned(self, asked: _Asked, forced: Forced | None) -> tuple[Plan, Route]:
-        """The plan of a request; the link is probed beside it."""
+        """The plan of a request."""
         mark = time.perf_counter()
         plan, route = self._plan(asked, forced)
         asked.timings["plan"] = _since(mark)
-        if asked.free or route.first is None:
-            self._exchange.probe(self._planning.probe_every_s(plan, asked.objective) if asked.free else PROBE_EVERY_S)
         asked.spent.on("plan")
         return plan, route
+
+    def _look_at_link(self, asked: _Asked, plan: Plan, route: Route) -> None:
+        """Probe the link where that is due: with free plans, and while there is no gateway."""
+        if asked.free or route.first is None:
+            self._exchange.probe(self._planning.probe_every_s(plan, asked.objective) if asked.free else PROBE_EVERY_S)
 
     def _answered(self, asked: _Asked, plan: Plan, route: Route, *, wants_local: bool) -> Result:
         """What comes of the plan; ``wants_local`` says that it was forced to be the device's alone."""

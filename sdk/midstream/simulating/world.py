@@ -145,7 +145,8 @@ class SimulatedDevice:
             yield from self._unanswered(number)
             return
         asked = _Asked(number, now_s, choice)
-        self._probe(now_s, choice)
+        if not choice.candidate.offloads:
+            self._probe(now_s, choice)
         asked.sent_bytes, self._probes_bytes = self._probes_bytes, 0.0
         candidate, planning = choice.candidate, self._policy.planning
         begun = candidate.cut if candidate.exit is None else candidate.exit
@@ -159,6 +160,8 @@ class SimulatedDevice:
             self._finish(asked, "local")
             return
         yield from self._offloaded(asked, begun if candidate.head else None, planning)
+        # Before, it would hold the request up.
+        self._probe(self._environment.now, choice)
 
     def _unanswered(self, number: int) -> Steps:
         """An input for which there is no plan: it counts as long as others do that nobody answers."""
