@@ -46,10 +46,12 @@ learned from, in how many epochs.
 | also what came around there, how far the inputs have risen over the usual, the last wait where nobody waited, how busy the period will make the workers | 0.827 | 0.777 | 0.697 | 534, 20 |
 | **taken**: also one to three periods ago, shifted to where that is most like the last six seconds | 0.816 | 0.776 | 0.699 | 447, 30 |
 
-The first two had other validation workloads of the same ranges, fewer by a quarter. More units do not fit into 100 kB a file.
+The first two had validation workloads of the same ranges, fewer by a quarter, and all of them others than now: how the simulation lets
+requests in has changed since. More units do not fit into 100 kB a file.
 
-Each second, 32 partitions took 0.86–1.02 ms of processor time with LiteRT, and 1.0–1.3 ms with onnxruntime, on two cores of x86_64 that had much
-else to do; about a tenth of that is the network, the rest are the features and what is made of the answer.
+Each second, 32 partitions took 0.9–1.6 ms of processor time with LiteRT, and 1.0–1.8 ms with onnxruntime, on two cores of x86_64 whose
+speed varied that much; about a tenth of that is the network, the rest are the features and what is made of the answer. Less than
+1 ms was asked for.
 
 **Memory** changes only where a worker loads a slice or one lets it go, both seldom: the last value is right in nearly all seconds. The
 network mixes that with a mean and adds to it, and so is off by some hundredths of a percent all the time. It adds nothing there, and the
