@@ -41,4 +41,4 @@ class Punctuality:
 
     def margin_s(self, expected_s: float, now_s: float) -> float:
         """By how much 97 in a hundred end at most later than expected; 0 while too little is known."""
-        return self._margin * 0.5 ** ((now_s - self._last_s) / _FORGET_S) * (expected_s + _GRAIN_S)
+        return self._margin * math.exp2((self._last_s - now_s) / _FORGET_S) * (expected_s + _GRAIN_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
+from math import exp2
 from pathlib import Path
 
 from midstream.allocation.batching import BatchTimes
@@ -136,7 +137,7 @@ class ServedBundle:
         learned_ms, at = self._learned_ms.get((cut_id, next_cut), (measured_ms, now))
         if learned_ms <= measured_ms:
             return learned_ms
-        return measured_ms + (learned_ms - measured_ms) * 0.5 ** ((now - at) / _FORGET_S)
+        return measured_ms + (learned_ms - measured_ms) * exp2((at - now) / _FORGET_S)
 
 
 def _tails(bundle: Bundle, factor: float) -> dict[str, float]:
