@@ -42,6 +42,13 @@ def test_what_came_ran_and_was_refused_is_in_the_interval() -> None:
     assert found.busy == pytest.approx(0.0025)
 
 
+def test_those_that_ran_at_once_were_decoded_and_encoded_one_by_one() -> None:
+    collector, each = Collector(), job()
+    collector.arrived(each)
+    collector.ended(each, Spent({"run": 2.0}, {"queue": 3.0, "decode": 1.0, "run": 8.0, "encode": 0.5}, 4))
+    assert collector.close(lambda _: 0.0, {}, 1)[STAGE].service_ms == 3.5
+
+
 def test_those_that_ran_at_once_share_the_worker() -> None:
     collector, jobs = Collector(), [job() for _ in range(4)]
     for each in jobs:

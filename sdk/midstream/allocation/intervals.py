@@ -13,8 +13,6 @@ INTERVAL_S = 1.0
 _MOST_FEATURES = 32
 _IDLE_S = 600.0
 _SERVICE_WEIGHT = 0.003
-# In these a worker is taken.
-_RUN_STEPS = frozenset({"decode", "run", "encode"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +121,7 @@ class Intervals:
         elif usage.outcome in (Outcome.EXPIRED, Outcome.CANCELLED):
             self.left(usage.partition, usage.time_s)
         elif usage.outcome is Outcome.OK:
-            run_ms = sum(took for step, took in usage.timings_ms.items() if step in _RUN_STEPS)
-            self.served(usage.partition, sum(usage.cpu_ms.values()), run_ms / usage.batch)
+            self.served(usage.partition, sum(usage.cpu_ms.values()), usage.service_ms)
 
     def served(self, partition: Partition, cpu_ms: float, service_ms: float) -> None:
         """A request was answered that took so much processor time, and so much of one worker's time."""

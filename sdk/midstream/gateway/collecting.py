@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from midstream.allocation.intervals import INTERVAL_S, Interval, Intervals
-from midstream.allocation.usage import Partition
+from midstream.allocation.usage import Partition, service_ms
 from midstream.gateway.stages import Job, Spent
 
 # Forecasting takes about a millisecond a second of each.
@@ -51,7 +51,7 @@ class Collector:
 
     def ended(self, job: Job, spent: Spent) -> None:
         """A worker has done with it, and with those that ran with it."""
-        took_ms = sum(ms for step, ms in spent.timings_ms.items() if step != "queue") / spent.batch
+        took_ms = service_ms(spent.timings_ms, spent.batch)
         with self._lock:
             self._busy_s += took_ms / 1e3
             if "run" in spent.timings_ms:
