@@ -8,6 +8,8 @@ import pytest
 
 from midstream.allocation.usage import Partition
 from midstream.communication.wire import Request
+from midstream.gateway import collecting
+from midstream.gateway.allocating import next_due
 from midstream.gateway.collecting import Collector
 from midstream.gateway.served import ServedBundle
 from midstream.gateway.stages import Job, Spent
@@ -82,3 +84,24 @@ def test_what_failed_was_not_served() -> None:
     collector.began(failing, failing.arrived)
     collector.ended(failing, Spent({"decode": 1.0}, {"queue": 0.0, "decode": 1.0}))
     assert collector.close(lambda _: 0.0, {}, 1)[STAGE].served == 0
+
+
+def test_what_was_closed_late_counts_as_one_second_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where slices were loaded for long: four seconds' requests are no burst."""
+    collector, began = Collector(), time.monotonic()
+    for number in range(40):
+        each = job()
+        collector.arrived(each)
+        collector.began(each, each.arrived)
+        if number % 2:
+            collector.ended(each, spent(50.0))
+    monkeypatch.setattr(collecting.time, "monotonic", lambda: began + 4.0)
+    found = collector.close(lambda _: 0.0, {}, 1)[STAGE]
+    assert (found.arrivals, found.served, found.length_s) == (10, 5, pytest.approx(1.0))
+    assert found.cpu_ms == pytest.approx(250.0, rel=1e-3)
+    assert found.busy == pytest.approx(0.25, rel=1e-3)
+
+
+@pytest.mark.parametrize(("late_s", "next_s"), [(0.0, 1.0), (0.2, 1.0), (0.7, 1.7), (5.0, 6.0)])
+def test_after_a_turn_that_took_long_the_next_interval_is_whole(late_s: float, next_s: float) -> None:
+    assert next_due(100.0, 100.0 + late_s) == pytest.approx(100.0 + next_s)
