@@ -95,4 +95,4 @@ def test_of_each_request_little_is_kept() -> None:
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.intervals[0][ONE].features == {"motion": 2.0}
-    assert most < 20_000 * 800
+    assert most < 20_000 * 400
