@@ -34,7 +34,7 @@ class Warmth:
         self._clock = clock
         self._bytes: dict[Partition, float] = {}
         self._load_s: dict[Partition, float] = {}
-        self._in_use: dict[str, Partition] = {}
+        self._stages = {digest: _stages(each.bundles[0], digest) for digest, each in served.items()}
 
     def memory_bytes(self, partition: Partition) -> float:
         """What one worker's copy holds, by the weights of its layers and the largest of what flows between them."""
@@ -55,7 +55,7 @@ class Warmth:
         """The same of every stage of which a copy is loaded."""
         found: dict[Partition, int] = {}
         for digest, served in self._served.items():
-            stages = _stages(served.bundles[0], digest)
+            stages = self._stages[digest]
             for bundle in served.bundles:
                 for name in bundle.loaded & stages.keys():
                     found[stages[name]] = found.get(stages[name], 0) + 1
