@@ -549,15 +549,22 @@ class Planning:
                 bias_ms = self._corrections.wait_bias_ms(presence.gateway_id, now_s)
                 known = self._corrections.gateway(presence.gateway_id)
                 gateway_spread = 0.0 if known is None else DEVIATION * known.spread
-        return replace(
-            state,
-            device_load=device_load,
-            device_waits_ms=waits_ms,
-            device_spread=spread,
-            period_ms=period_ms,
-            gateway_spread=gateway_spread,
-            gateway_wait_ms=max(0.0, state.gateway_wait_ms + bias_ms),
-            gateway_waits_ms={cut: max(0.0, ms + bias_ms) for cut, ms in state.gateway_waits_ms.items()},
+        # Not by `replace`, which takes as long as all else here.
+        return SystemState(
+            state.link,
+            device_load,
+            state.gateway_load,
+            max(0.0, state.gateway_wait_ms + bias_ms),
+            {cut: max(0.0, ms + bias_ms) for cut, ms in state.gateway_waits_ms.items()},
+            state.complexity,
+            state.gateway_queue,
+            spread,
+            gateway_spread,
+            state.further,
+            waits_ms,
+            state.uplink_wait_ms,
+            state.downlink_wait_ms,
+            period_ms,
         )
 
     def _inputs(self, table: Table, places: NDArray[np.intp], features: Mapping[str, float] | None) -> Inputs:

@@ -95,13 +95,19 @@ class LinkEstimate:
         # Both directions are taken to go up and down together until the other one shows itself again.
         along = average / self.uplink_kbps if self.uplink_samples else 1.0
         down_kbps = min(max(self.downlink_kbps * along, PLAUSIBLE_KBPS[0]), PLAUSIBLE_KBPS[1])
-        return replace(
-            self,
-            uplink_kbps=average,
-            downlink_kbps=down_kbps,
-            uplink_samples=samples,
-            uplink_off=off,
-            last_up_kbps=last,
+        # Not by `replace`, which takes as long as all else here.
+        return LinkEstimate(
+            average,
+            down_kbps,
+            self.rtt_ms,
+            samples,
+            self.downlink_samples,
+            self.echoes,
+            off,
+            self.rtt_off_ms,
+            last,
+            self.last_down_kbps,
+            self.last_rtt_ms,
         )
 
     def after_acknowledged(self, payload_bytes: int, ms: float) -> LinkEstimate:
@@ -126,7 +132,19 @@ class LinkEstimate:
         last = (*self.last_rtt_ms, rtt_ms)[-3:]
         # The middle one of the last three, the lower of two: one echo that was held up says nothing of the others.
         average = _blend(self.rtt_ms, sorted(last)[(len(last) - 1) // 2], self.echoes)
-        return replace(self, rtt_ms=average, echoes=self.echoes + 1, rtt_off_ms=off_ms, last_rtt_ms=last)
+        return LinkEstimate(
+            self.uplink_kbps,
+            self.downlink_kbps,
+            average,
+            self.uplink_samples,
+            self.downlink_samples,
+            self.echoes + 1,
+            self.uplink_off,
+            off_ms,
+            self.last_up_kbps,
+            self.last_down_kbps,
+            last,
+        )
 
     def state(self) -> LinkState:
         """The estimate as the planner takes it."""
