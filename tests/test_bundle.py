@@ -11,7 +11,7 @@ import shutil
 import tarfile
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from midstream.bundle import Bundle
 from midstream.communication.wire import EncodedTensor
+from midstream.engines import engine_for
 from midstream.errors import BundleError, CodecError, InputError
 from midstream.inputs import AudioInput, ImageInput
 from midstream.manifest import (
@@ -650,3 +651,27 @@ def test_times_of_slices_that_are_not_there_are_refused(copy: Path) -> None:
         BundleError, match=r"costs\.json has times of slices that are not there; convert the model again"
     ):
         Bundle.open(copy)
+
+
+def test_what_is_loaded_runs_while_something_else_is_being_loaded(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.open(copy)
+    shapes = bundle.manifest.sample_shapes
+    inputs = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in bundle.inputs}
+    bundle.run(inputs)
+    loads, may_load, engine = threading.Event(), threading.Event(), engine_for(bundle.manifest.engine)
+
+    class Slow:
+        def load(self, *arguments: Any) -> Any:
+            loads.set()
+            may_load.wait(60.0)
+            return engine.load(*arguments)
+
+    monkeypatch.setattr("midstream.bundle.engine_for", lambda _name: Slow())
+    with ThreadPoolExecutor(2) as pool:
+        loading = pool.submit(bundle.prepare, bundle.cuts[0].id)
+        assert loads.wait(60.0)
+        running = pool.submit(bundle.run, inputs)
+        done, _ = wait([running], 20.0)
+        may_load.set()
+        loading.result(60.0)
+    assert done

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from midstream import forecaster
 from midstream.allocation.features import FEATURES, TARGETS
 from midstream.allocation.intervals import Forecast, Interval
 from midstream.allocation.usage import Partition
-from midstream.errors import ModelError
+from midstream.errors import InputError, ModelError
 from midstream.forecaster import CARD, MODEL_FILES, SHIPPED, Network, RecurrentForecaster, load_forecaster
 from midstream.manifest import EngineName
 from midstream_converters.forecasting.card import essentials
@@ -155,6 +157,38 @@ def test_folders_without_a_model_that_fits_are_refused(tmp_path: Path, untrained
     (untrained / CARD).write_text(json.dumps({"features": list(FEATURES), "units": -1}))
     with pytest.raises(ModelError, match="-1"):
         Network(untrained)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_card_that_says_another_state_than_the_network_has_is_refused(tmp_path: Path, engine: EngineName) -> None:
+    card = json.loads((SHIPPED / CARD).read_bytes())
+    (tmp_path / CARD).write_text(json.dumps(card | {"units": 2 * card["units"]}))
+    shutil.copy(SHIPPED / MODEL_FILES[engine], tmp_path)
+    with pytest.raises(ModelError, match=r"forecasts nothing.*train-forecast"):
+        Network(tmp_path)
+
+
+def test_a_network_with_other_outputs_is_refused(untrained: Path) -> None:
+    model = onnx.load(untrained / MODEL_FILES["onnx"])
+    for node in model.graph.node:
+        node.output[:] = [{"quantiles": "next", "next": "quantiles"}.get(name, name) for name in node.output]
+        node.input[:] = [{"quantiles": "next", "next": "quantiles"}.get(name, name) for name in node.input]
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    onnx.save(model, untrained / MODEL_FILES["onnx"])
+    with pytest.raises(ModelError, match=r"shapes \(\d+, 32\) and \(\d+, 12\)"):
+        Network(untrained, "onnx")
+
+
+def test_where_the_network_gives_out_the_last_value_is_forecast(untrained: Path) -> None:
+    running = lived(Network(untrained, "onnx"), 5)
+
+    def refuses(*_: object) -> None:
+        raise InputError("the runtime has no memory left")
+
+    running._network.step = refuses  # type: ignore[method-assign,assignment]
+    running.observe({partition(0): steady(5, count=7)})
+    assert running.forecast()[partition(0)].arrivals.middle == 7.0
 
 
 def test_the_first_folder_that_runs_is_taken_and_without_engines_there_is_none(

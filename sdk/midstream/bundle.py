@@ -455,6 +455,9 @@ class Bundle:
                     return session.run({key: tensors[key] for key in self._record(name).inputs})
 
     def _session(self, name: str) -> tuple[Session, threading.Lock]:
+        # One that is loaded does not wait for others that are being loaded.
+        if (loaded := self._sessions.get(name)) is not None:
+            return loaded
         with self._lock:
             entry = self._sessions.get(name)
             if entry is None:

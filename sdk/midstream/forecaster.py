@@ -36,6 +36,7 @@ _MAX_UNITS = 1024
 # Rows are added so many at a time: the runtimes plan their memory anew for each size.
 _MORE_ROWS = 16
 MAX_PARTITIONS = 256
+_REMEDY = "train it anew with midstream train-forecast"
 
 
 class Network:
@@ -58,33 +59,40 @@ class Network:
             raise ModelError(f"cannot read forecast model {path}: {error.strerror}") from None
         record = SliceRecord(path.name, len(content), ("features", "state"), ("quantiles", "next"))
         self._session = engine_for(self.engine).load(Program(record, content, path))
+        try:
+            self.step(np.zeros((_MORE_ROWS, len(FEATURES)), np.float32), np.zeros((_MORE_ROWS, self.units), np.float32))
+        except MidstreamError as error:
+            raise ModelError(f"the forecast model {path} forecasts nothing: {error}; {_REMEDY}") from None
 
     def step(
         self, features: NDArray[np.float32], state: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Quantiles and the next state, of rows × `FEATURES` and rows × units.
 
-        Quantiles are rows × 12: for each of `TARGETS` low, middle and high, as log(1 + amount / unit).
+        Quantiles are rows × 12: for each of `TARGETS` low, middle and high, as log(1 + amount / unit). Raises
+        InputError where the runtime refuses them, ModelError where it answers with anything else.
         """
         found = self._session.run({"features": features, "state": state})
-        return found["quantiles"].astype(np.float32, copy=False), found["next"].astype(np.float32, copy=False)
+        quantiles, following = found["quantiles"], found["next"]
+        if quantiles.shape != (len(features), 3 * len(TARGETS)) or following.shape != state.shape:
+            raise ModelError(f"its answer has the shapes {quantiles.shape} and {following.shape}")
+        return quantiles.astype(np.float32, copy=False), following.astype(np.float32, copy=False)
 
 
 def _units(folder: Path) -> int:
     """How long its state is; raises ModelError where the card says that it is for other features than these."""
     path = folder / CARD
-    remedy = "train it anew with midstream train-forecast"
     try:
         card = json.loads(read_at_most(path, MAX_FILE_BYTES))
         features, units = card["features"], card["units"]
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}; {remedy}") from None
+        raise ModelError(f"cannot read {path}: {error.strerror}; {_REMEDY}") from None
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise ModelError(f"{path} is no forecast model's card; {remedy}") from None
+        raise ModelError(f"{path} is no forecast model's card; {_REMEDY}") from None
     if features != list(FEATURES):
-        raise ModelError(f"the forecast model in {folder} is for other features than this release has; {remedy}")
+        raise ModelError(f"the forecast model in {folder} is for other features than this release has; {_REMEDY}")
     if not isinstance(units, int) or not 1 <= units <= _MAX_UNITS:
-        raise ModelError(f"{path} says that its state has {units!r} numbers, not 1 to {_MAX_UNITS}; {remedy}")
+        raise ModelError(f"{path} says that its state has {units!r} numbers, not 1 to {_MAX_UNITS}; {_REMEDY}")
     return units
 
 
@@ -92,7 +100,8 @@ class RecurrentForecaster:
     """Forecasts of one gateway's partitions, all at once, each from what it has seen of it. Not thread-safe.
 
     A `midstream.allocation.predictors.Predictor`. It knows at most 256 partitions, and forgets one when an observation
-    comes without it. Of others, and where the network's answer is no number, the last value is forecast.
+    comes without it. Of others, and where the network has no answer or one that is no number, the last value is
+    forecast.
     """
 
     name = "rnn"
@@ -123,7 +132,11 @@ class RecurrentForecaster:
             rows = [self._rows[each] for each in known]
             numbers[rows] = numbers_of([intervals[each] for each in known])
         features = self._steps.step(numbers)
-        quantiles, state = self._network.step(features, self._state)
+        try:
+            quantiles, state = self._network.step(features, self._state)
+        except MidstreamError:
+            self._forecasts = {each: _last_value(interval) for each, interval in intervals.items()}
+            return
         whole: NDArray[np.bool_] = np.isfinite(np.concatenate([quantiles, state], axis=1)).all(axis=1)
         self._state = np.where(whole[:, np.newaxis], state, np.float32(0.0))
         found, heard = forecast_amounts(quantiles).tolist(), set(np.flatnonzero(whole).tolist())

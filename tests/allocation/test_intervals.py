@@ -95,11 +95,11 @@ def test_a_usage_that_was_not_let_in_is_refused() -> None:
     assert (interval.refused, interval.wait_ms) == (1, 0.0)
 
 
-def test_a_batch_shares_its_run() -> None:
+def test_a_batch_shares_its_run_and_nothing_else() -> None:
     known = Intervals(1000.0)
     known.arrived(TAIL, 1000.2, None, {})
     known.ended(replace(DONE, batch=4))
-    assert closed(known, 1001.0)[TAIL].service_ms == 3.0
+    assert closed(known, 1001.0)[TAIL].service_ms == 5.25
 
 
 def test_service_times_have_mean_and_variation() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -50,6 +52,21 @@ def test_the_topic_says_whose_presence_it_is() -> None:
 def test_however_many_announce_themselves_a_bounded_number_is_kept() -> None:
     directory = heard(*(replace(ONE, gateway_id=f"g{number}") for number in range(2 * MAX_GATEWAYS)))
     assert len(directory.gateways) == MAX_GATEWAYS
+
+
+@pytest.mark.parametrize("gone", [topics.load_topic, topics.presence_topic])
+def test_nothing_is_kept_of_gateways_that_are_gone(gone: Callable[[str], str]) -> None:
+    directory = heard()
+    tracemalloc.start()
+    for number in range(4000):
+        name = f"g{number}"
+        directory.hear(topics.load_topic(name), encode_load(LoadReport(name, "run")))
+        directory.hear(gone(name), b"")
+        if number == 1000:
+            before, _ = tracemalloc.get_traced_memory()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 100_000
 
 
 def test_the_wait_is_that_at_the_tail_asked_for() -> None:

@@ -5,43 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnx.parser
 import pytest
+from dense import DENSE, dense_bundle
 
 from midstream.bundle import Bundle
 from midstream.errors import InputError
 from midstream_converters.batching import batch_error, free_axis, proven_sizes
-from midstream_converters.convert import convert
-from midstream_converters.opening import Options
 from midstream_converters.verify import verify_bundle
 
-FREE = """
-<ir_version: 8, opset_import: ["" : 17]>
-g (float[N, 64] x) => (float[N, 64] y) {
-  a = MatMul(x, w)
-  b = Relu(a)
-  c = MatMul(b, w)
-  d = Relu(c)
-  y = MatMul(d, w)
-}
-"""
 # What comes of one input depends on the others beside it.
-MIXED = FREE.replace("y = MatMul(d, w)", "m = ReduceMean<axes = [0], keepdims = 1>(d) n = Sub(d, m) y = MatMul(n, w)")
-FIXED = FREE.replace("float[N, 64]", "float[1, 64]")
+MIXED = DENSE.replace("y = MatMul(d, w)", "m = ReduceMean<axes = [0], keepdims = 1>(d) n = Sub(d, m) y = MatMul(n, w)")
+FIXED = DENSE.replace("float[N, 64]", "float[1, 64]")
 
 
 def made(folder: Path, text: str) -> Bundle:
-    model = onnx.parser.parse_model(text)
-    weights = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32) / 8
-    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
-    onnx.save(model, folder / "model.onnx")
-    convert(folder / "model.onnx", folder / "bundle", Options(shapes={"x": (1, 64)}))
-    return Bundle.open(folder / "bundle")
+    return Bundle.open(dense_bundle(folder, text))
 
 
 def test_tails_with_a_free_first_axis_answer_several_at_once(tmp_path: Path) -> None:
-    bundle = made(tmp_path, FREE)
+    bundle = made(tmp_path, DENSE)
     assert bundle.cuts
     assert all(bundle.batch_sizes(cut.id) == (2, 4, 8) for cut in bundle.cuts)
     assert bundle.batch_sizes(None) == (2, 4, 8)
@@ -49,7 +31,7 @@ def test_tails_with_a_free_first_axis_answer_several_at_once(tmp_path: Path) -> 
 
 
 def test_the_answers_are_those_to_each_alone(tmp_path: Path) -> None:
-    bundle = made(tmp_path, FREE)
+    bundle = made(tmp_path, DENSE)
     cut = bundle.cuts[0].id
     several = [{"x": np.random.default_rng(seed).normal(size=(1, 64)).astype(np.float32)} for seed in range(4)]
     encoded = [bundle.encode(cut, "raw", bundle.run_head(cut, each)[0]) for each in several]
@@ -69,7 +51,7 @@ def test_others_do_not(tmp_path: Path, text: str) -> None:
 
 
 def test_verifying_repeats_the_proof_of_batches(tmp_path: Path) -> None:
-    bundle = made(tmp_path, FREE)
+    bundle = made(tmp_path, DENSE)
     samples = [{"x": np.random.default_rng(seed).normal(size=(1, 64)).astype(np.float32)} for seed in range(2)]
     proofs = {proof.id: proof.max_abs_error for proof in verify_bundle(bundle, samples)}
     cut = bundle.cuts[0].id

@@ -9,8 +9,9 @@ import pytest
 
 from midstream.allocation.intervals import Interval
 from midstream.allocation.usage import Partition
+from midstream.errors import InputError
 from midstream.forecaster import CARD, MODEL_FILES, SHIPPED
-from midstream.gateway.forecasting import Forecasting
+from midstream.gateway.forecasting import Forecasting, checked_folder
 
 STAGE = Partition("a" * 64, "c1")
 
@@ -52,6 +53,16 @@ def test_a_folder_without_a_network_is_no_mistake_and_a_damaged_one_is_told(
     (broken / CARD).write_text("{")
     assert "rnn" in names(Forecasting("all", 1, broken, None))
     assert f"{broken / CARD} is no forecast model's card" in caplog.text
+
+
+def test_what_is_no_folder_of_a_model_and_never_will_be_is_refused(tmp_path: Path) -> None:
+    file = own(tmp_path / "mine") / MODEL_FILES["onnx"]
+    with pytest.raises(InputError, match="no folder"):
+        checked_folder(file, tmp_path / "usage.db")
+    with pytest.raises(InputError, match=r"there is no forecast model in .*later"):
+        checked_folder(tmp_path / "later", None)
+    assert checked_folder(tmp_path / "later", tmp_path / "usage.db") == tmp_path / "later"
+    assert checked_folder(tmp_path / "mine", None) == tmp_path / "mine"
 
 
 def test_without_a_history_nothing_is_trained(tmp_path: Path) -> None:

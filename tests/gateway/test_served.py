@@ -129,6 +129,23 @@ def test_measuring_loads_the_whole_model_in_every_worker(faces: Path, tmp_path: 
         assert set(bundle.run(blank)) == {"regressors", "classificators"}
 
 
+def test_runs_that_were_slow_once_are_forgotten_where_none_is_let_in_any_more(faces: Path) -> None:
+    now = [100.0]
+    served = ServedBundle(faces, workers=1, clock=lambda: now[0])
+    first, second = served.bundles[0].manifest.middles()[0]
+    before = {stage: served.expected_ms(*stage) for stage in ((first, None), (first, second))}
+    for _ in range(20):
+        served.ran(first, 1e6)
+        served.ran(first, 1e6, second)
+    slow = served.expected_ms(first)
+    assert slow > 100 * before[first, None]
+    now[0] += 30.0
+    assert served.expected_ms(first) == pytest.approx((before[first, None] + slow) / 2)
+    now[0] += 3000.0
+    assert {stage: served.expected_ms(*stage) for stage in before} == pytest.approx(before)
+    assert served.tail_ms()[first] == round(before[first, None], 2)
+
+
 @pytest.mark.parametrize("cut", ["", "known"])
 def test_expectations_approach_what_runs_take(faces: Path, cut: str) -> None:
     served = ServedBundle(faces, workers=1)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 from midstream.allocation.usage import Partition
 from midstream.gateway.served import ServedBundle
 from midstream.gateway.warming import Warmth, slice_of
+from midstream.manifest import SLICES_FILE, tail_name
 from midstream_converters.convert import convert
 from midstream_converters.opening import Options
 
@@ -81,3 +86,52 @@ def test_what_was_given_up_is_loaded_again_by_who_needs_it(served: ServedBundle)
     assert warmth.all_loaded() == {}
     assert served.bundles[0].measure_whole_ms(1) > 0.0
     assert warmth.all_loaded() == {whole: 1}
+
+
+_WIDE = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[1, 64, 64, 8] x) => (float[1, 64, 64, 8] y) {
+  a = Relu(x)
+  b = MatMul(a, w)
+  c = Relu(b)
+  y = MatMul(c, w)
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """So much crosses that there are tails that decode by themselves."""
+    folder = tmp_path_factory.mktemp("wide")
+    model = onnx.parser.parse_model(_WIDE)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(8, dtype=np.float32), "w"))
+    onnx.save(model, folder / "wide.onnx")
+    convert(folder / "wide.onnx", folder / "bundle", Options())
+    return folder / "bundle"
+
+
+def test_a_tail_that_decodes_by_itself_takes_memory_too(wide: Path) -> None:
+    served = ServedBundle(wide, workers=2)
+    warmth, cut = Warmth({served.digest.hex(): served}), served.bundles[0].cuts[0].id
+    tail, plain, coding = Partition(served.digest.hex(), cut), tail_name(cut), tail_name(cut, "int8")
+    for bundle in served.bundles:
+        bundle.load_slice(coding)
+    assert warmth.all_loaded() == {tail: 2}
+    warmth.warm([tail], 2)
+    assert all(bundle.loaded == {coding} for bundle in served.bundles)
+    for bundle in served.bundles:
+        bundle.load_slice(plain)
+    assert warmth.loaded(tail) == 4
+    warmth.evict([tail], 2, 2 * warmth.memory_bytes(tail))
+    assert all(bundle.loaded == {coding} for bundle in served.bundles)
+    warmth.evict([], 2, 0.0)
+    assert not any(bundle.loaded for bundle in served.bundles)
+
+
+def test_a_bundle_whose_folder_is_gone_still_has_its_sizes(faces: Path, tmp_path: Path) -> None:
+    served = ServedBundle(Path(shutil.copytree(faces, tmp_path / "copy")), workers=1)
+    warmth, stage = Warmth({served.digest.hex(): served}), stages(served)[1]
+    (tmp_path / "copy" / SLICES_FILE).unlink()
+    assert warmth.memory_bytes(stage) > 10_000
+    warmth.warm([stage], 1)
+    assert warmth.all_loaded() == {}

@@ -64,8 +64,8 @@ def page(card: Card, by_kind: Mapping[str, Figures], sizes: Mapping[str, int], o
     parts = [
         f"""# The forecaster: a recurrent network, and how well it does
 
-Written by `scripts/train_forecaster`, which makes the workloads, trains, judges, and writes the files of the model; the same
-bytes each time on one machine. `midstream train-forecast HISTORY -o FOLDER` trains one like it on a gateway's own history, and
+Written by `scripts/train_forecaster`, which makes the workloads, trains, judges, and writes the files of the model. Seeds and the
+order of sums are fixed: a small training gives the same bytes each time on one machine, as a test sees to. `midstream train-forecast HISTORY -o FOLDER` trains one like it on a gateway's own history, and
 `--from FOLDER` trains one on.
 
 The network sees one second of each partition at a time, and says the 0.1, 0.5 and 0.9 quantiles of the next one's arrivals,

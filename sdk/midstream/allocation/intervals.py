@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from midstream.allocation.usage import Outcome, Partition, Usage
 
@@ -13,8 +13,6 @@ INTERVAL_S = 1.0
 _MOST_FEATURES = 32
 _IDLE_S = 600.0
 _SERVICE_WEIGHT = 0.003
-# In these a worker is taken.
-_RUN_STEPS = frozenset({"decode", "run", "encode"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +43,12 @@ class Interval:
     busy: float = 0.0
     score: float = 0.0
     features: Mapping[str, float] = field(default_factory=dict)
+
+    def mean_second(self) -> Interval:
+        """As it was in the mean in `INTERVAL_S`, where it was longer, as when who closes it was kept from that."""
+        share = min(1.0, INTERVAL_S / self.length_s)
+        counts = {name: round(share * getattr(self, name)) for name in ("arrivals", "served", "refused")}
+        return replace(self, length_s=share * self.length_s, cpu_ms=share * self.cpu_ms, **counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +127,7 @@ class Intervals:
         elif usage.outcome in (Outcome.EXPIRED, Outcome.CANCELLED):
             self.left(usage.partition, usage.time_s)
         elif usage.outcome is Outcome.OK:
-            run_ms = sum(took for step, took in usage.timings_ms.items() if step in _RUN_STEPS)
-            self.served(usage.partition, sum(usage.cpu_ms.values()), run_ms / usage.batch)
+            self.served(usage.partition, sum(usage.cpu_ms.values()), usage.service_ms)
 
     def served(self, partition: Partition, cpu_ms: float, service_ms: float) -> None:
         """A request was answered that took so much processor time, and so much of one worker's time."""

@@ -67,6 +67,17 @@ class Usage:
         """What it is forecast with."""
         return Partition(self.bundle, self.cut, self.next_cut)
 
+    @property
+    def service_ms(self) -> float:
+        """How long it had a worker; of a run of several, its share."""
+        return service_ms(self.timings_ms, self.batch)
+
+
+def service_ms(timings_ms: Mapping[str, float], batch: int) -> float:
+    """How long a stage had a worker, by its steps' times; so many ran at once, but were not decoded and encoded so."""
+    alone_ms = timings_ms.get("decode", 0.0) + timings_ms.get("encode", 0.0)
+    return alone_ms + timings_ms.get("run", 0.0) / batch
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Partition:

@@ -12,6 +12,8 @@ from midstream.cli.logs import LogFormat, LogFormatOption, LogLevelOption, set_u
 from midstream.cli.output import AcceleratorName, AcceleratorOption, on_stop_signal
 from midstream.errors import BundleError
 
+MAX_MBYTES = 1e9
+
 BrokerOption = Annotated[
     str,
     typer.Option(
@@ -32,7 +34,10 @@ HistoryOption = Annotated[
 HistorySizeOption = Annotated[
     float | None,
     typer.Option(
-        "--history-mbytes", min=1, help="MB that it may have. Default: 256 MiB for a gateway, 32 MiB for run."
+        "--history-mbytes",
+        min=1,
+        max=MAX_MBYTES,
+        help="MB that it may have. Default: 256 MiB for a gateway, 32 MiB for run.",
     ),
 ]
 
@@ -57,7 +62,9 @@ def gateway(
     ] = None,
     memory_mbytes: Annotated[
         float | None,
-        typer.Option(min=1, help="MB that loaded slices may hold; default: half of what is free at the start."),
+        typer.Option(
+            min=1, max=MAX_MBYTES, help="MB that loaded slices may hold; default: half of what is free at the start."
+        ),
     ] = None,
     accelerator: AcceleratorOption = AcceleratorName.cpu,
     pool: Annotated[

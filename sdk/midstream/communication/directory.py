@@ -45,7 +45,7 @@ class Directory:
         gateway_id, presence = parse_presence_topic(topic), decode_presence(payload)
         if presence is None:
             self.gateways.pop(gateway_id, None)
-            self.loads.pop(gateway_id, None)
+            self._forget_load(gateway_id)
             return gateway_id
         if gateway_id in self.gateways or len(self.gateways) < MAX_GATEWAYS:
             self.gateways[gateway_id] = replace(presence, gateway_id=gateway_id, tail_ms=self._of_use(presence.tail_ms))
@@ -55,6 +55,7 @@ class Directory:
         """Nothing is known any more."""
         self.gateways.clear()
         self.loads.clear()
+        self._heard_s.clear()
 
     def report(self, gateway_id: str, now_s: float) -> LoadReport | None:
         """A gateway's last load report, as it is expected to be by now; None without one."""
@@ -116,12 +117,16 @@ class Directory:
 
     def _hear_load(self, gateway_id: str, report: LoadReport | None, now_s: float) -> None:
         if report is None:
-            self.loads.pop(gateway_id, None)
+            self._forget_load(gateway_id)
         elif (gateway_id in self.loads or len(self.loads) < MAX_GATEWAYS) and report.follows(
             self.loads.get(gateway_id)
         ):
             self.loads[gateway_id] = replace(report, waits_ms=self._of_use(report.waits_ms))
             self._heard_s[gateway_id] = now_s
+
+    def _forget_load(self, gateway_id: str) -> None:
+        self.loads.pop(gateway_id, None)
+        self._heard_s.pop(gateway_id, None)
 
     def _of_use(self, times: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
         return {digest: of_cuts for digest, of_cuts in times.items() if digest == self._digest}

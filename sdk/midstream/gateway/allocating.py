@@ -120,7 +120,7 @@ class Allocator:
     def _run(self) -> None:
         due = time.monotonic() + INTERVAL_S
         while not self._stopped.wait(max(0.0, due - time.monotonic())):
-            due = max(due + INTERVAL_S, time.monotonic())
+            due = next_due(due, time.monotonic())
             try:
                 self._turn()
             except Exception:  # noqa: BLE001  the gateway goes on with what is ready
@@ -174,6 +174,15 @@ class Allocator:
             self._warmth.evict(allocation.warm, allocation.workers, self._budget_bytes)
         self._warmth.warm(allocation.warm, allocation.workers)
         self._work.use(allocation.workers, behind=allocation.behind)
+
+
+def next_due(due: float, now: float) -> float:
+    """When to close the next interval, after this one that was due: the last turn may have taken long.
+
+    However late it is, no interval is as good as empty.
+    """
+    late = now - due
+    return (due if late < INTERVAL_S / 2 else now) + INTERVAL_S
 
 
 class _Waits:

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 
 from midstream.allocation.intervals import INTERVAL_S, Interval, Intervals
-from midstream.allocation.usage import Partition
+from midstream.allocation.usage import Partition, service_ms
 from midstream.gateway.stages import Job, Spent
 
 # Forecasting takes about a millisecond a second of each.
 MOST_PARTITIONS = 64
+# What is as many times as long as an interval is to be is not one.
+_LONG = 1.5
 
 
 class Collector:
@@ -24,7 +26,8 @@ class Collector:
         self._offset_s = time.time() - time.monotonic()
         self._lock = threading.Lock()
         # Guarded by _lock.
-        self._intervals = Intervals(time.time(), MOST_PARTITIONS)
+        self._closed_s = time.monotonic() + self._offset_s
+        self._intervals = Intervals(self._closed_s, MOST_PARTITIONS)
         self._busy_s = 0.0
 
     def arrived(self, job: Job) -> None:
@@ -51,7 +54,7 @@ class Collector:
 
     def ended(self, job: Job, spent: Spent) -> None:
         """A worker has done with it, and with those that ran with it."""
-        took_ms = sum(ms for step, ms in spent.timings_ms.items() if step != "queue") / spent.batch
+        took_ms = service_ms(spent.timings_ms, spent.batch)
         with self._lock:
             self._busy_s += took_ms / 1e3
             if "run" in spent.timings_ms:
@@ -60,9 +63,17 @@ class Collector:
     def close(
         self, wait_ms: Callable[[Partition], float], memory_bytes: Mapping[Partition, float], workers: int
     ) -> dict[Partition, Interval]:
-        """What was since the last call; ``wait_ms`` is what a request for a partition would wait now."""
+        """What was since the last call, in the mean second where that was long ago.
+
+        ``wait_ms`` is what a request for a partition would wait now.
+        """
         with self._lock:
             busy_s, self._busy_s = self._busy_s, 0.0
             waits_ms = {partition: wait_ms(partition) for partition in self._intervals.partitions}
-            now_s, busy = time.monotonic() + self._offset_s, min(1.0, busy_s / INTERVAL_S / workers)
-            return self._intervals.close(now_s, waits_ms, memory_bytes, busy)
+            now_s = time.monotonic() + self._offset_s
+            length_s, self._closed_s = now_s - self._closed_s, now_s
+            busy = min(1.0, busy_s / max(length_s, INTERVAL_S) / workers)
+            closed = self._intervals.close(now_s, waits_ms, memory_bytes, busy)
+        if length_s < _LONG * INTERVAL_S:
+            return closed
+        return {partition: interval.mean_second() for partition, interval in closed.items()}

@@ -8,11 +8,24 @@ from typing import Literal
 
 from midstream.allocation.ensemble import ensemble, follower
 from midstream.allocation.mixing import Chooser
+from midstream.errors import InputError
 from midstream.forecaster import CARD, SHIPPED, Network, RecurrentForecaster, load_forecaster
 from midstream.gateway.finetuning import FineTuning
 
 Forecasts = Literal["all", "simple", "last"]
 """With the network, without it, or that all is as it was in the last second."""
+
+
+def checked_folder(folder: Path, history: object) -> Path:
+    """A forecast model's folder. Raises InputError where it can be none, or has none and none is trained into it."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is no folder; name the folder of a forecast model, which holds {CARD}")
+    if history is None and not (folder / CARD).exists():
+        raise InputError(
+            f"there is no forecast model in {folder}: {CARD} is missing; make one with midstream train-forecast, or "
+            "have one trained there, with a history"
+        )
+    return folder
 
 
 class Forecasting:

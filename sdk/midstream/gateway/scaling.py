@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from midstream.allocation.scaling import Scaling, candidates, choose
 
@@ -18,7 +20,11 @@ _ROUNDS = 2
 
 
 def measured_scaling(runs: Sequence[Callable[[], object]]) -> Scaling:
-    """What to use of as many workers as there are ``runs``, each of which does a worker's work once."""
+    """What to use of as many workers as there are ``runs``, each of which does a worker's work once.
+
+    More than can run at once, as where an accelerator's memory has no room for their copies, are not used. Raises what
+    the first run raises alone.
+    """
     cores = usable_cores()
     found: dict[tuple[int, bool], float] = {}
     for _ in range(_ROUNDS):
@@ -53,27 +59,39 @@ def pin(core: int) -> None:
 
 
 def _runs_per_s(runs: Sequence[Callable[[], object]], cores: Sequence[int] | None) -> float:
-    """What they do together, each in a thread of its own."""
+    """What they do together, each in a thread of its own; 0 where one of several cannot."""
     counts = [0] * len(runs)
+    failures: list[Exception] = []
     started = threading.Barrier(len(runs) + 1)
-    ends = [0.0]
+    ends = [math.inf]
 
     def work(place: int) -> None:
         if cores is not None:
             pin(cores[place])
-        runs[place]()
-        started.wait()
-        while time.perf_counter() < ends[0]:
+        try:
             runs[place]()
-            counts[place] += 1
+            started.wait()
+            while time.perf_counter() < ends[0]:
+                runs[place]()
+                counts[place] += 1
+        except threading.BrokenBarrierError:
+            pass
+        except Exception as error:  # noqa: BLE001  whatever it is, the caller is told
+            failures.append(error)
+            started.abort()
 
     threads = [threading.Thread(target=work, args=(place,), daemon=True) for place in range(len(runs))]
-    ends[0] = float("inf")
     for thread in threads:
         thread.start()
-    started.wait()
+    with suppress(threading.BrokenBarrierError):
+        started.wait()
     began = time.perf_counter()
     ends[0] = began + _MEASURE_S
     for thread in threads:
         thread.join()
-    return sum(counts) / (time.perf_counter() - began)
+    if not failures:
+        return sum(counts) / (time.perf_counter() - began)
+    if len(runs) == 1:
+        raise failures[0]
+    _log.warning("%d workers cannot run at once: %s", len(runs), failures[0])
+    return 0.0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Mapping
+import time
+from collections.abc import Callable, Hashable, Mapping
+from math import exp2
 from pathlib import Path
 
 from midstream.allocation.batching import BatchTimes
@@ -23,12 +25,22 @@ _DYNAMIC_GROWTH = 16
 _MAX_REQUEST_BYTES = 64 << 20
 _OVERHEAD_BYTES = 64 << 10
 _SMOOTHING = 0.2
+# Half of what runs took longer than measured at the start is forgotten after so long without one. Who is refused for
+# what was slow once has no run to show that it is no longer.
+_FORGET_S = 30.0
 
 
 class ServedBundle:
     """One bundle, opened once for each worker so that the same tail can run in all of them at once."""
 
-    def __init__(self, path: str | Path, workers: int, accelerator: Accelerator = "cpu", slowdown: float = 1.0) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        workers: int,
+        accelerator: Accelerator = "cpu",
+        slowdown: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.bundles = [Bundle.open(path, accelerator=accelerator, slowdown=slowdown) for _ in range(workers)]
         first = self.bundles[0]
         self.name = first.name
@@ -42,11 +54,13 @@ class ServedBundle:
         cuts = tuple(cut.id for cut in first.manifest.cuts)
         self.known = Known(first.name, first.digest.hex(), cuts, middles)
         self._lock = threading.Lock()
+        self._clock = clock
+        # By stage, from a cut to the next one (None: the model's end), with when that was. Guarded by _lock.
+        self._learned_ms: dict[tuple[str, str | None], tuple[float, float]] = {}
+        # By cut, as measured at the start.
         self._tail_ms = _tails(first, 1.0)
         # By cut, as far as its tail answers several inputs at once. Guarded by whoever runs them.
         self.batches = _batches(first, {})
-        # Of stages that end at a cut, as far as they were run here.
-        self._middle_ms: dict[tuple[str, str], float] = {}
 
     def measure(self) -> None:
         """Find out how fast this machine is: loads the whole model in every worker and runs it."""
@@ -98,27 +112,32 @@ class ServedBundle:
 
     def expected_ms(self, cut_id: str, next_cut: str | None = None) -> float:
         """What a request at this cut is expected to take here, to the model's end or to the next cut."""
+        now = self._clock()
         with self._lock:
-            whole_ms = self._tail_ms.get(cut_id or WHOLE_KEY, 0.0)
-            if next_cut is None:
-                return whole_ms
-            rest_ms = whole_ms - self._tail_ms.get(next_cut, 0.0)
-            return self._middle_ms.get((cut_id, next_cut), max(0.0, rest_ms))
+            return self._expected_ms(cut_id, next_cut, now)
 
     def ran(self, cut_id: str, ms: float, next_cut: str | None = None) -> None:
         """Correct the expectation by what a run took; one run that took far longer counts as four times as long."""
-        known = self.expected_ms(cut_id, next_cut) or ms
-        corrected = known + _SMOOTHING * (min(ms, 4 * known) - known)
+        now = self._clock()
         with self._lock:
-            if next_cut is None:
-                self._tail_ms[cut_id or WHOLE_KEY] = corrected
-            else:
-                self._middle_ms[cut_id, next_cut] = corrected
+            known = self._expected_ms(cut_id, next_cut, now) or ms
+            self._learned_ms[cut_id, next_cut] = known + _SMOOTHING * (min(ms, 4 * known) - known), now
 
     def tail_ms(self) -> dict[str, float]:
         """Expected milliseconds by cut id, for the gateway's presence."""
+        now = self._clock()
         with self._lock:
-            return {key: round(ms, 2) for key, ms in list(self._tail_ms.items())[:MAX_CUTS]}
+            cuts = {key: "" if key == WHOLE_KEY else key for key in list(self._tail_ms)[:MAX_CUTS]}
+            return {key: round(self._expected_ms(cut_id, None, now), 2) for key, cut_id in cuts.items()}
+
+    def _expected_ms(self, cut_id: str, next_cut: str | None, now: float) -> float:
+        measured_ms = self._tail_ms.get(cut_id or WHOLE_KEY, 0.0)
+        if next_cut is not None:
+            measured_ms = max(0.0, self._expected_ms(cut_id, None, now) - self._expected_ms(next_cut, None, now))
+        learned_ms, at = self._learned_ms.get((cut_id, next_cut), (measured_ms, now))
+        if learned_ms <= measured_ms:
+            return learned_ms
+        return measured_ms + (learned_ms - measured_ms) * exp2((at - now) / _FORGET_S)
 
 
 def _tails(bundle: Bundle, factor: float) -> dict[str, float]:

@@ -29,7 +29,7 @@ from midstream.errors import AcceleratorError, BundleError, MidstreamError, Peer
 from midstream.gateway.allocating import Allocator
 from midstream.gateway.announcing import Announcer
 from midstream.gateway.collecting import Collector
-from midstream.gateway.forecasting import Forecasting, Forecasts
+from midstream.gateway.forecasting import Forecasting, Forecasts, checked_folder
 from midstream.gateway.logs import LogUsage
 from midstream.gateway.metering import LinkMeter
 from midstream.gateway.observing import Observers, refused
@@ -75,9 +75,9 @@ class Gateway:
     ``http_token`` (default: as the environment's MIDSTREAM_HTTP_TOKEN says).
 
     Raises BundleError on a damaged bundle, AcceleratorError where the accelerator cannot be used, InputError on a wrong
-    broker URL, wrong credentials, a pool, a history or an ``http`` that is none, and MissingExtraError where ``http``
-    needs the extra [gateway], all at once; a broker that is not up yet is waited for. Entering it raises InputError
-    where the port of ``http`` is taken.
+    broker URL, wrong credentials, a pool, a history, a forecast model or an ``http`` that is none, and
+    MissingExtraError where ``http`` needs the extra [gateway], all at once; a broker that is not up yet is waited for.
+    Entering it raises InputError where the port of ``http`` is taken.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Gateway:
         )
         self._memory_bytes = memory_bytes
         self._forecasts: Forecasts = forecasts
-        self._forecast_model = None if forecast_model is None else Path(forecast_model)
+        self._forecast_model = None if forecast_model is None else checked_folder(Path(forecast_model), history)
         self._history_path = None if history is None else Path(history)
         self._allocator: Allocator | None = None
         self._receiver = Receiver(post, self._peers, limits, rates, self._admit, self._work.cancel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from midstream.allocation.usage import Partition
 from midstream.bundle import Bundle
 from midstream.errors import MidstreamError
 from midstream.gateway.served import ServedBundle
-from midstream.manifest import WHOLE, head_name, middle_name, tail_name
+from midstream.manifest import CARRIERS, WHOLE, Graph, head_name, middle_name, tail_name
 from midstream.tensors import Tensors, TensorSpec
 
 _log = logging.getLogger("midstream.gateway")
@@ -26,20 +26,23 @@ _SMOOTHING = 0.3
 class Warmth:
     """Which slices are loaded in which workers' copies of bundles. Belongs to one thread, beside those of the workers.
 
-    ``served`` are bundles by their digest in hexadecimal.
+    ``served`` are bundles by their digest in hexadecimal. Raises BundleError where one's layers cannot be read.
     """
 
     def __init__(self, served: Mapping[str, ServedBundle], clock: Callable[[], float] = time.perf_counter) -> None:
         self._served = served
         self._clock = clock
+        # Read now: the folder may be gone by the time that a stage is asked for.
+        self._graphs = {digest: each.bundles[0].graph for digest, each in served.items()}
+        self._stages = {digest: _stages(each.bundles[0], digest) for digest, each in served.items()}
         self._bytes: dict[Partition, float] = {}
         self._load_s: dict[Partition, float] = {}
-        self._in_use: dict[str, Partition] = {}
 
     def memory_bytes(self, partition: Partition) -> float:
         """What one worker's copy holds, by the weights of its layers and the largest of what flows between them."""
         if partition not in self._bytes:
-            self._bytes[partition] = _memory_bytes(self._served[partition.bundle].bundles[0], partition)
+            bundle, graph = self._served[partition.bundle].bundles[0], self._graphs[partition.bundle]
+            self._bytes[partition] = _memory_bytes(bundle, graph, partition)
         return self._bytes[partition]
 
     def load_s(self, partition: Partition) -> float:
@@ -47,15 +50,17 @@ class Warmth:
         return self._load_s.get(partition, _LOAD_S + self.memory_bytes(partition) * _LOAD_S_PER_BYTE)
 
     def loaded(self, partition: Partition) -> int:
-        """In how many workers it is loaded."""
-        name = slice_of(partition)
-        return sum(name in bundle.loaded for bundle in self._served[partition.bundle].bundles)
+        """How many copies are loaded in all workers together: as `all_loaded`."""
+        return self.all_loaded().get(partition, 0)
 
     def all_loaded(self) -> dict[Partition, int]:
-        """The same of every stage of which a copy is loaded."""
+        """Of every stage how many copies are loaded; a worker has two of a tail that it has with and without decoding.
+
+        Stages that are not loaded are not in it.
+        """
         found: dict[Partition, int] = {}
         for digest, served in self._served.items():
-            stages = _stages(served.bundles[0], digest)
+            stages = self._stages[digest]
             for bundle in served.bundles:
                 for name in bundle.loaded & stages.keys():
                     found[stages[name]] = found.get(stages[name], 0) + 1
@@ -66,7 +71,7 @@ class Warmth:
         for partition in partitions:
             name = slice_of(partition)
             for bundle in self._served[partition.bundle].bundles[:workers]:
-                if name in bundle.loaded:
+                if self._names(partition, bundle.loaded):
                     continue
                 began = self._clock()
                 try:
@@ -86,12 +91,17 @@ class Warmth:
         for partition in sorted(held, key=lambda each: (each in kept, -self.memory_bytes(each))):
             bundles = self._served[partition.bundle].bundles
             for place in reversed(range(len(bundles))):
-                if excess <= 0:
-                    return
-                name = slice_of(partition)
-                if name in bundles[place].loaded and not (partition in kept and place < workers):
+                spared = 1 if partition in kept and place < workers else 0
+                for name in self._names(partition, bundles[place].loaded)[spared:]:
+                    if excess <= 0:
+                        return
                     bundles[place].unload_slice(name)
                     excess -= self.memory_bytes(partition)
+
+    def _names(self, partition: Partition, loaded: Set[str]) -> list[str]:
+        """The slices of a stage that are loaded, one that decodes first: who asks has loaded it."""
+        stages = self._stages[partition.bundle]
+        return sorted((name for name in loaded if stages.get(name) == partition), reverse=True)
 
 
 def slice_of(partition: Partition) -> str:
@@ -107,11 +117,12 @@ def _stages(bundle: Bundle, digest: str) -> dict[str, Partition]:
     stages = [Partition(digest, ""), *(Partition(digest, cut) for cut in cuts)]
     stages += [Partition(digest, "", cut) for cut in cuts]
     stages += [Partition(digest, first, second) for first, second in bundle.manifest.middles()]
-    return {slice_of(partition): partition for partition in stages}
+    coding = {tail_name(cut, codec): Partition(digest, cut) for cut in cuts for codec in CARRIERS}
+    return {slice_of(partition): partition for partition in stages} | coding
 
 
-def _memory_bytes(bundle: Bundle, partition: Partition) -> float:
-    graph, manifest = bundle.graph, bundle.manifest
+def _memory_bytes(bundle: Bundle, graph: Graph, partition: Partition) -> float:
+    manifest = bundle.manifest
     before = set(manifest.cut(partition.cut).nodes) if partition.cut else set()
     until = set(manifest.cut(partition.next_cut).nodes) if partition.next_cut else {each.index for each in graph.layers}
     layers = [layer for layer in graph.layers if layer.index in until - before]

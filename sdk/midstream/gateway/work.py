@@ -232,7 +232,7 @@ class Work:
         )
         busy_s = running_s(self._running.values(), self.workers, job.arrived)
         expected_s = busy_s + self._queue.wait_of_s(ticket) + work_s
-        margin_s = self._punctuality.margin_s(expected_s)
+        margin_s = self._punctuality.margin_s(expected_s, job.arrived)
         admission = self._queue.offer(ticket, job.arrived, busy_s + margin_s, anyway=not self._admission)
         if admission is not Admission.ACCEPTED:
             return f"{admission.value}: it would wait about {(expected_s - work_s) * 1e3:.0f} ms"
@@ -293,7 +293,7 @@ class Work:
             for job, answer, each in zip(jobs, answers, spent, strict=True):
                 self._collector.ended(job, each)
                 self._ledger.end(job.identity, answer, now)
-                self._punctuality.ended(job.expected_s, now - job.arrived)
+                self._punctuality.ended(job.expected_s, now - job.arrived, now)
             first, times = jobs[0], jobs[0].batches
             if times is not None and "run" in spent[0].timings_ms:
                 size, alone_ms = spent[0].batch, first.expected_ms

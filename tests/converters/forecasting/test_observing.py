@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from dataclasses import replace
 
 import pytest
 
@@ -76,3 +78,21 @@ def test_damaged_times_do_no_harm() -> None:
     found = observed([usage(0.0, wait_ms=math.nan, run_ms=math.nan), usage(0.5), usage(0.6, run_ms=math.inf)])
     assert found.intervals[0][ONE].arrivals == 3
     assert len(found.intervals) < 1000
+
+
+def test_what_was_never_let_in_is_not_learned_from() -> None:
+    junk = [replace(usage(0.001 * n, Partition(f"{n:x}", "")), outcome=outcome, timings_ms={}, latency_ms=0.0)
+            for n in range(300) for outcome in (Outcome.UNKNOWN_BUNDLE, Outcome.BAD_REQUEST)]  # fmt: skip
+    found = observed([*junk, usage(0.5)])
+    assert set(found.intervals[0]) == {ONE}
+
+
+def test_of_each_request_little_is_kept() -> None:
+    features = {f"f{number}": 1.0 for number in range(24)} | {"motion": 2.0}
+    many = (replace(usage(number / 100), request_id=bytes(16), features=dict(features)) for number in range(20_000))
+    tracemalloc.start()
+    found = observed(many)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.intervals[0][ONE].features == {"motion": 2.0}
+    assert most < 20_000 * 400
