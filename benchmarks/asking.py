@@ -8,6 +8,7 @@ that the gateway states, ms.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -87,7 +88,7 @@ class Asker:
 class _Device:
     def __init__(self, place: int, asking: Asking, crowd: _Crowd) -> None:
         self._crowd = crowd
-        name = f"dev-{place}"
+        name = f"dev-{os.getpid()}-{place}"
         self._topic = topics.request_topic(asking.gateway, name)
         self._reassembler = Reassembler()
         self._under_way: dict[bytes, float] = {}
