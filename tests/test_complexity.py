@@ -155,5 +155,6 @@ def test_a_tone_is_in_its_band_at_every_rate() -> None:
 def test_the_networks_are_small() -> None:
     folder = Path(complexity.__file__).with_name("models")
     files = {path.name: path.stat().st_size for path in folder.iterdir() if path.suffix in (".tflite", ".onnx")}
-    assert files.keys() == {f"complexity_{kind}.{form}" for kind in ("image", "audio") for form in ("tflite", "onnx")}
+    networks = ("complexity_image", "complexity_audio", "forecast")
+    assert files.keys() == {f"{network}.{form}" for network in networks for form in ("tflite", "onnx")}
     assert max(files.values()) < 200_000
