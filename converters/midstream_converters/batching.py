@@ -11,6 +11,7 @@ from midstream.errors import InputError
 from midstream.manifest import BATCH_SIZES
 from midstream.tensors import Tensors, TensorSpec
 from midstream_converters.difference import max_abs_error
+from midstream_converters.samples import alike
 
 Run = Callable[[Tensors], Tensors]
 
@@ -30,15 +31,15 @@ def proven_sizes(run: Run, specs: Sequence[TensorSpec], samples: Sequence[Tensor
 
     ``samples`` are what the slice takes, one input each; no size is proven by one input alone.
     """
-    alike = [sample for sample in samples if _shapes(sample) == _shapes(samples[0])]
-    if len(alike) < 2 or not free_axis(specs, alike):
+    proving = alike(samples)
+    if len(proving) < 2 or not free_axis(specs, proving):
         return []
     began = time.perf_counter()
-    answers = [run(sample) for sample in alike]
-    alone_s = (time.perf_counter() - began) / len(alike)
+    answers = [run(sample) for sample in proving]
+    alone_s = (time.perf_counter() - began) / len(proving)
     sizes: list[int] = []
     for size in BATCH_SIZES:
-        if (size + sum(sizes)) * alone_s > _MOST_S or batch_error(run, alike, answers, size) > tolerance:
+        if (size + sum(sizes)) * alone_s > _MOST_S or batch_error(run, proving, answers, size) > tolerance:
             break
         sizes.append(size)
     return sizes
@@ -56,7 +57,3 @@ def batch_error(run: Run, samples: Sequence[Tensors], answers: Sequence[Tensors]
         return float("inf")
     rows = ({name: value[row : row + 1] for name, value in got.items()} for row in range(size))
     return max(max_abs_error(answers[place], row) for place, row in zip(order, rows, strict=True))
-
-
-def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
-    return {name: tensor.shape for name, tensor in tensors.items()}

@@ -22,6 +22,7 @@ from midstream_converters.cuts import Candidate, Cutter
 from midstream_converters.difference import max_abs_error
 from midstream_converters.graph import Slice, Source, Variant
 from midstream_converters.loaded import Loaded
+from midstream_converters.samples import shapes_of
 from midstream_converters.slicing import Halves
 
 # So many layers read what crosses: enough to be like the tail, and few enough for their coding to be seen.
@@ -82,7 +83,7 @@ class Prover:
     @cached_property
     def _is_timed(self) -> bool:
         """Whether a sample of the first one's sizes follows it: a runtime's first run is no measure."""
-        return any(_shapes(sample) == _shapes(self._samples[0]) for sample in self._samples[1:])
+        return any(shapes_of(sample) == shapes_of(self._samples[0]) for sample in self._samples[1:])
 
     @cached_property
     def _whole_operators(self) -> Counter[str]:
@@ -228,7 +229,7 @@ class Prover:
             worst = max(worst, max_abs_error(want, got))
             if worst > self._tolerance:
                 break
-            if _shapes(sample) == _shapes(self._samples[0]):
+            if shapes_of(sample) == shapes_of(self._samples[0]):
                 payload = sum(tensor.nbytes for tensor in crossing.values())
                 head_ms.append(took)
                 tail_ms.append((end - start) * 1e3)
@@ -290,7 +291,3 @@ class _Sides:
             made = loaded.run(self._samples[index % len(self._samples)])
             known = self._made[part, index] = made, (time.perf_counter() - start) * 1e3
         return known
-
-
-def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
-    return {name: value.shape for name, value in tensors.items()}

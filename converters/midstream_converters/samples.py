@@ -49,6 +49,16 @@ def find_shapes(
     raise ModelError(f"no size was found on which {path} runs; give one with --shape NAME=1,… for {'; '.join(free)}")
 
 
+def shapes_of(sample: Tensors) -> dict[str, tuple[int, ...]]:
+    """The shapes of its tensors, by name."""
+    return {name: tensor.shape for name, tensor in sample.items()}
+
+
+def alike(samples: Sequence[Tensors]) -> list[Tensors]:
+    """Those whose tensors have the shapes that the first one's have."""
+    return [sample for sample in samples if shapes_of(sample) == shapes_of(samples[0])]
+
+
 def too_large(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """Why no input of these shapes is made, None where one can be."""
     size = sum(nbytes(spec.dtype, shapes[spec.name]) for spec in specs)

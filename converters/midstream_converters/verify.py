@@ -13,6 +13,7 @@ from midstream.tensors import Tensors
 from midstream_converters import coding
 from midstream_converters.batching import batch_error
 from midstream_converters.difference import max_abs_error
+from midstream_converters.samples import alike
 
 Run = Callable[[Tensors], Tensors]
 
@@ -80,11 +81,12 @@ def _batch_proofs(bundle: Bundle, cut_id: str | None, samples: Sequence[Tensors]
     """How far the answers to several inputs at once are from those to each alone."""
     inputs = [bundle.check_inputs(sample) for sample in samples]
     came = inputs if cut_id is None else [bundle.run_head(cut_id, each)[0] for each in inputs]
-    alike = [each for each in came if {k: v.shape for k, v in each.items()} == {k: v.shape for k, v in came[0].items()}]
-    run = partial(bundle.run_tail, cut_id)
-    answers = [run(each) for each in alike]
+    proving, run = alike(came), partial(bundle.run_tail, cut_id)
+    answers = [run(each) for each in proving]
     name = WHOLE if cut_id is None else cut_id
-    return [CutProof(f"{name} × {size}", batch_error(run, alike, answers, size)) for size in bundle.batch_sizes(cut_id)]
+    return [
+        CutProof(f"{name} × {size}", batch_error(run, proving, answers, size)) for size in bundle.batch_sizes(cut_id)
+    ]
 
 
 def _coding_error(bundle: Bundle, cut_id: str, codec: str, sample: Tensors) -> float:

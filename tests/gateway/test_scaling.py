@@ -11,7 +11,8 @@ import pytest
 
 from midstream.allocation.scaling import Scaling
 from midstream.errors import AcceleratorError
-from midstream.gateway.scaling import can_pin, measured_scaling, pin, usable_cores
+from midstream.gateway.scaling import can_pin, measured_scaling, pin
+from midstream.sensing import usable_cores
 
 
 def test_workers_that_wait_for_each_other_are_not_more_than_one() -> None:
@@ -59,7 +60,7 @@ def test_where_not_even_one_can_run_it_says_why() -> None:
 
 @pytest.mark.skipif(not can_pin(), reason="this system keeps no thread on a core")
 def test_a_thread_is_kept_on_its_core_and_no_other_is() -> None:
-    before, core = os.sched_getaffinity(0), usable_cores()[-1]
+    before, core = os.sched_getaffinity(0), max(usable_cores())
 
     def pinned() -> set[int]:
         pin(core)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,30 @@ Floats = NDArray[np.float64]
 _RATES_SHARE = 0.1
 # A period whose autocorrelation is less is none.
 _LEAST_STRENGTH = 0.15
+
+
+class _Known(Protocol):
+    """What a rule knows of a partition."""
+
+    rates: Rates
+
+    def add(self, interval: Interval) -> None:
+        """An interval has closed."""
+
+
+Known = TypeVar("Known", bound=_Known)
+
+
+def _amounts(
+    states: States[Known], intervals: Mapping[Partition, Interval], arrivals: Callable[[Known, Interval], float]
+) -> dict[Partition, Amounts]:
+    """What each partition's next interval is forecast to be, by the arrivals that a rule makes of its state."""
+    made = {}
+    for partition, state in states.of(intervals).items():
+        interval = intervals[partition]
+        state.add(interval)
+        made[partition] = state.rates.amounts(arrivals(state, interval), interval)
+    return made
 
 
 class _History:
@@ -72,12 +97,7 @@ class Analogue:
 
     def next(self, intervals: Mapping[Partition, Interval]) -> dict[Partition, Amounts]:
         """As in `Rule`."""
-        made = {}
-        for partition, state in self._states.of(intervals).items():
-            interval = intervals[partition]
-            state.add(interval)
-            made[partition] = state.rates.amounts(math.expm1(self._next_log(state)), interval)
-        return made
+        return _amounts(self._states, intervals, lambda state, _: math.expm1(self._next_log(state)))
 
     def _next_log(self, state: _History) -> float:
         counts, scenes = state.seen(state.counts), state.seen(state.scenes)
@@ -118,12 +138,7 @@ class Recurring:
 
     def next(self, intervals: Mapping[Partition, Interval]) -> dict[Partition, Amounts]:
         """As in `Rule`."""
-        made = {}
-        for partition, state in self._states.of(intervals).items():
-            interval = intervals[partition]
-            state.add(interval)
-            made[partition] = state.rates.amounts(self._next(state), interval)
-        return made
+        return _amounts(self._states, intervals, lambda state, _: self._next(state))
 
     def _next(self, state: _History) -> float:
         counts, lag = state.seen(state.counts), state.lag
@@ -158,6 +173,9 @@ class _Runs:
         self.mean = 0.0
         self.rates = Rates()
 
+    def add(self, interval: Interval) -> None:
+        self.rates.add(interval, _RATES_SHARE)
+
 
 class ChangePoint:
     """Counts at a rate that changes suddenly: Bayesian online changepoint detection (Adams and MacKay, 2007).
@@ -177,12 +195,7 @@ class ChangePoint:
 
     def next(self, intervals: Mapping[Partition, Interval]) -> dict[Partition, Amounts]:
         """As in `Rule`."""
-        made = {}
-        for partition, state in self._states.of(intervals).items():
-            interval = intervals[partition]
-            state.rates.add(interval, _RATES_SHARE)
-            made[partition] = state.rates.amounts(self._next(state, interval.arrivals), interval)
-        return made
+        return _amounts(self._states, intervals, lambda state, interval: self._next(state, interval.arrivals))
 
     def _next(self, state: _Runs, count: int) -> float:
         state.mean = state.mean + 0.02 * (count - state.mean) if state.mean else float(count)

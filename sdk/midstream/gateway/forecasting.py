@@ -41,8 +41,9 @@ class Forecasting:
         self._network: RecurrentForecaster | None = load_forecaster([*own, SHIPPED]) if forecasts == "all" else None
         further = [] if self._network is None else [self._network]
         self.chooser: Chooser = follower() if forecasts == "last" else ensemble(workers, further)
-        trains = self._network is not None and folder is not None and history is not None
-        self._training = FineTuning(history, folder, self._take) if trains and folder and history else None
+        self._training: FineTuning | None = None
+        if self._network is not None and folder is not None and history is not None:
+            self._training = FineTuning(history, folder, self._take)
 
     def start(self) -> None:
         """Begin to train now and then, where that was asked for."""

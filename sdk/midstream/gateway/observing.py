@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
-from midstream.allocation.usage import Outcome, Usage
+from midstream.allocation.usage import Outcome, Partition, Usage
 from midstream.communication.wire import Request, Status
 from midstream.gateway.logs import about
 
@@ -35,25 +36,46 @@ class Observers:
                 _log.exception("what a request has used could not be noted", extra=extra)
 
 
-def refused(device_id: str, request: Request, size_bytes: int, status: Status, reason: str) -> Usage:
-    """A request that was not let in."""
+def partition_of(request: Request) -> Partition:
+    """The stage that a request asks for."""
+    return Partition(request.bundle_digest.hex(), request.cut, request.onward[0].cut if request.onward else "")
+
+
+def usage_of(
+    device_id: str,
+    request: Request,
+    partition: Partition,
+    outcome: Outcome,
+    reason: str,
+    *,
+    lasted_s: float = 0.0,
+    **measured: Any,
+) -> Usage:
+    """A request that came ``lasted_s`` ago and has ended now, with what was ``measured`` of it: fields of `Usage`."""
     return Usage(
-        time_s=time.time(),
+        time_s=time.time() - lasted_s,
         request_id=request.request_id,
         machine="gateway",
         device_id=device_id,
-        bundle=request.bundle_digest.hex(),
-        cut=request.cut,
+        bundle=partition.bundle,
+        cut=partition.cut,
         codec=request.codec,
-        outcome=outcome_of(status),
-        next_cut=request.onward[0].cut if request.onward else "",
+        outcome=outcome,
+        next_cut=partition.next_cut,
         priority=int(request.priority),
         deadline_ms=float(request.deadline_ms),
         score=request.score,
         features=dict(request.features),
-        received_bytes=size_bytes,
+        latency_ms=lasted_s * 1e3,
         reason=reason,
+        **measured,
     )
+
+
+def refused(device_id: str, request: Request, size_bytes: int, status: Status, reason: str) -> Usage:
+    """A request that was not let in."""
+    outcome = outcome_of(status)
+    return usage_of(device_id, request, partition_of(request), outcome, reason, received_bytes=size_bytes)
 
 
 def outcome_of(status: Status) -> Outcome:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from midstream.allocation.scaling import Scaling, candidates, choose
+from midstream.sensing import usable_cores
 
 _log = logging.getLogger("midstream.gateway")
 
@@ -25,7 +26,7 @@ def measured_scaling(runs: Sequence[Callable[[], object]]) -> Scaling:
     More than can run at once, as where an accelerator's memory has no room for their copies, are not used. Raises what
     the first run raises alone.
     """
-    cores = usable_cores()
+    cores = sorted(usable_cores())
     found: dict[tuple[int, bool], float] = {}
     for _ in range(_ROUNDS):
         for count in candidates(len(runs)):
@@ -43,11 +44,6 @@ def measured_scaling(runs: Sequence[Callable[[], object]]) -> Scaling:
 def can_pin() -> bool:
     """Whether this system lets a thread choose its cores."""
     return hasattr(os, "sched_setaffinity")
-
-
-def usable_cores() -> list[int]:
-    """The cores that this process may use."""
-    return sorted(os.sched_getaffinity(0)) if can_pin() else list(range(os.cpu_count() or 1))
 
 
 def pin(core: int) -> None:

@@ -37,7 +37,7 @@ from midstream.gateway.peers import Peers
 from midstream.gateway.pooling import checked_pool, secret_of_pool
 from midstream.gateway.posting import Post
 from midstream.gateway.receiving import Receiver
-from midstream.gateway.scaling import measured_scaling, usable_cores
+from midstream.gateway.scaling import measured_scaling
 from midstream.gateway.served import ServedBundle
 from midstream.gateway.status import BundleStatus, Condition, GatewayStatus, PartitionStatus
 from midstream.gateway.tallying import StageNames, Tally
@@ -45,7 +45,7 @@ from midstream.gateway.warming import Warmth
 from midstream.gateway.web import Web
 from midstream.gateway.work import Work
 from midstream.history import for_gateway
-from midstream.sensing import free_memory_bytes, peak_bytes
+from midstream.sensing import free_memory_bytes, peak_bytes, usable_cores
 from midstream.version import __version__
 
 _log = logging.getLogger("midstream.gateway")
@@ -216,7 +216,7 @@ class Gateway:
             scaling.workers,
             budget_bytes,
         )
-        self._work.start(scaling.workers, usable_cores()[: scaling.workers] if scaling.pinned else ())
+        self._work.start(scaling.workers, sorted(usable_cores())[: scaling.workers] if scaling.pinned else ())
         self._allocator.start()
 
     def __exit__(

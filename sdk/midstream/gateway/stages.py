@@ -15,6 +15,7 @@ from midstream.communication.presence import Presence
 from midstream.communication.wire import MAX_DEADLINE_MS, Reply, Request, Status, forwarded
 from midstream.errors import CodecError, InputError, MidstreamError
 from midstream.gateway.duplicates import Identity
+from midstream.gateway.observing import partition_of
 from midstream.gateway.peers import Peers, knows_zstd
 from midstream.gateway.served import ServedBundle
 from midstream.tensors import Tensors
@@ -25,6 +26,7 @@ class Job:
     """A request that was let in; ``packed`` if it came with others, so that its reply may go with theirs.
 
     Times are seconds on `time.monotonic`. ``expected_s`` after it came, it was expected to end when it was let in.
+    ``partition`` is the stage that it asks for.
     """
 
     request: Request
@@ -36,16 +38,15 @@ class Job:
     identity: Identity
     size_bytes: int
     expected_s: float = 0.0
+    partition: Partition = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.partition = partition_of(self.request)
 
     @property
     def next_cut(self) -> str | None:
         """Where the stage ends; None where it ends with the model."""
         return self.request.onward[0].cut if self.request.onward else None
-
-    @property
-    def partition(self) -> Partition:
-        """The stage that it asks for."""
-        return Partition(self.request.bundle_digest.hex(), self.request.cut, self.next_cut or "")
 
     @property
     def expected_ms(self) -> float:

@@ -21,7 +21,7 @@ from midstream.communication.wire import Buffer, Request, Status, encode_reply
 from midstream.gateway.collecting import Collector
 from midstream.gateway.duplicates import Ledger, identity
 from midstream.gateway.logs import about
-from midstream.gateway.observing import Observe, outcome_of
+from midstream.gateway.observing import Observe, outcome_of, usage_of
 from midstream.gateway.peers import Peers
 from midstream.gateway.posting import Post
 from midstream.gateway.replies import HeldReplies
@@ -239,7 +239,7 @@ class Work:
         job.expected_s = expected_s
         self._jobs[ticket.number] = job
         self._ledger.begin(job.identity)
-        tail = (request.bundle_digest.hex(), request.cut or WHOLE_KEY)
+        tail = (job.partition.bundle, request.cut or WHOLE_KEY)
         slack_s = job.deadline - job.arrived
         known_s = self._slacks_s.pop(tail, slack_s)
         self._slacks_s[tail] = known_s + _SMOOTHING * (slack_s - known_s)
@@ -369,27 +369,18 @@ class Work:
 
 def _usage(job: Job, spent: Spent, outcome: Ended, reason: str, sent_bytes: int) -> Usage:
     """What a request that was let in has used, once it has ended now."""
-    request, lasted_s = job.request, time.monotonic() - job.arrived
-    return Usage(
-        time_s=time.time() - lasted_s,
-        request_id=request.request_id,
-        machine="gateway",
-        device_id=job.device_id,
-        bundle=request.bundle_digest.hex(),
-        cut=request.cut,
-        codec=request.codec,
-        outcome=outcome,
-        next_cut=job.next_cut or "",
-        priority=int(request.priority),
-        deadline_ms=float(request.deadline_ms),
-        score=request.score,
-        features=dict(request.features),
+    lasted_s = time.monotonic() - job.arrived
+    return usage_of(
+        job.device_id,
+        job.request,
+        job.partition,
+        outcome,
+        reason,
+        lasted_s=lasted_s,
         cpu_ms=spent.cpu_ms,
         timings_ms=spent.timings_ms,
         peak_bytes=peak_bytes(),
         batch=spent.batch,
         received_bytes=job.size_bytes,
         sent_bytes=sent_bytes,
-        latency_ms=lasted_s * 1e3,
-        reason=reason,
     )
