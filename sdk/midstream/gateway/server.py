@@ -54,6 +54,8 @@ PRESENCE_EVERY_S = 1.0
 LOAD_EVERY_S = 0.1
 # Of the memory that is free when it starts, so much is for loaded slices.
 _MEMORY_SHARE = 0.5
+# One that was asked for something within so long listens for so long yet after it has told devices that it stops.
+_BUSY_S, _LINGER_S = 1.0, 0.25
 
 
 class Gateway:
@@ -232,7 +234,11 @@ class Gateway:
             self._transport.main.unsubscribe(topics.pool_filters(self._pool, self._pool_secret)[0])
         if self._allocator is not None:
             self._allocator.close()
+        told_s = time.monotonic()
         self._work.close()
+        if self._work.asked_s > told_s - _BUSY_S:
+            # What was on its way when devices were told to ask others is refused, and so not waited for in vain.
+            time.sleep(max(0.0, told_s + _LINGER_S - time.monotonic()))
         self._transport.close(last=(self._presence_topic, b""))
         self._post.mail.close()
         if self._web is not None:

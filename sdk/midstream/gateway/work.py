@@ -96,6 +96,7 @@ class Work:
         # Whether more is expected to come than can be run one at a time.
         self._behind = False
         self._stopping = False
+        self._asked_s = -math.inf
         self._threads: list[threading.Thread] = []
 
     def start(self, workers: int, cores: Sequence[int] = ()) -> None:
@@ -128,6 +129,11 @@ class Work:
     def workers(self) -> int:
         """How many take jobs."""
         return self._queue.workers
+
+    @property
+    def asked_s(self) -> float:
+        """When the last request came, on `time.monotonic`; long ago where none has."""
+        return self._asked_s
 
     def close(self, drain_s: float = DRAIN_S) -> None:
         """Let nobody in any more, finish what is there, and end the workers; what then still waits is refused."""
@@ -171,6 +177,7 @@ class Work:
         deadline = now + request.deadline_ms / 1e3
         answer = None
         with self._changed:
+            self._asked_s = now
             expired = [self._jobs.pop(ticket.number) for ticket in self._queue.expired(now)]
             for late in expired:
                 self._ledger.end(late.identity, None, now)
