@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import steady
 from models import ROOT, machine, table, verdict, write_page
 from numpy.typing import NDArray
+from steady import KNOWN_S, PREDICTORS, WINDOW_S
 
 from midstream.allocation.ensemble import ensemble
-from midstream.allocation.formulas import mean_wait_s, mgk_wait_s, mmk_wait_s
 from midstream.allocation.intervals import Forecast, Intervals, Quantiles
 from midstream.allocation.mixing import STACKED, TARGETS, WEIGHTED
 from midstream.allocation.predictors import Predictor, amounts_of
@@ -349,121 +350,130 @@ The error of what allocates with it, against that of what allocates without it.
 
 @dataclass(frozen=True, slots=True)
 class Steady:
-    """A gateway under a steady load."""
+    """A gateway under a steady load: Poisson arrivals, or cameras that each send at a rate of their own."""
 
     service_ms: float
     cv: float
     workers: int
     utilisation: float
+    cameras: bool = False
 
 
-WINDOW_S, KNOWN_S, WINDOWS = 10, 120, 40
+WINDOWS = 40
 SERVICES = ((2.0, 0.04), (8.0, 0.04), (8.0, 0.5))
 STEADY = tuple(
-    Steady(service_ms, cv, workers, utilisation)
+    Steady(service_ms, cv, workers, utilisation, cameras)
+    for cameras in (False, True)
     for service_ms, cv in SERVICES
     for workers in (1, 2, 4)
     for utilisation in (0.3, 0.5, 0.7, 0.8, 0.9)
 )
-FORMULAS = ("M/M/k", "M/G/k", "transient")
+# A camera sends about so many frames a second, each up to so late.
+CAMERA_HZ, JITTER_S = 10.0, 0.004
 
 
 def windows() -> str:
     """Mean latency of windows of ten seconds under steady loads, predicted at their start."""
-    found = [(each, *predicted(each)) for each in STEADY]
-    rows = [
-        (
-            f"{each.service_ms:g} ± {each.cv:.0%}",
-            each.workers,
-            f"{each.utilisation:.0%}",
-            f"{latency_ms:.2f}",
-            *(f"{off[name]:.1f}" for name in FORMULAS),
-            f"{floor:.1f}",
-            f"{bias:+.1f}",
-            verdict(off["transient"] <= ASKED_WINDOW),
-        )
-        for each, latency_ms, off, floor, bias in found
-    ]
-    every = [off["transient"] for _, _, off, _, _ in found]
-    floors = [floor for *_, floor, _ in found]
-    biases = [abs(bias) for *_, bias in found]
+    found = [(each, steady.judge(simulated(each), KNOWN_S + WINDOW_S * WINDOWS)) for each in STEADY]
+    biases = [abs(judged.bias) for each, judged in found if not each.cameras]
     mean_bias = float(np.mean(biases))
-    met, met_by_chance = (sum(each <= ASKED_WINDOW for each in values) for values in (every, floors))
-    sums = []
-    for service_ms, cv in SERVICES:
-        for most in (0.5, 0.7, 0.9):
-            those = [
-                (off["transient"], floor)
-                for each, _, off, floor, _ in found
-                if (each.service_ms, each.cv) == (service_ms, cv) and each.utilisation <= most
-            ]
-            mean, by_chance = np.mean(those, axis=0).tolist()
-            named = f"{service_ms:g} ± {cv:.0%}", f"up to {most:.0%}", f"{mean:.1f}", f"{by_chance:.1f}"
-            sums.append((*named, verdict(mean <= ASKED_WINDOW)))
     return f"""## Windows of ten seconds under a steady load
 
 Mean latency (wait and run) of the requests that come in a window, predicted at its start from what the gateway knows
-by then: its queue, and of the last {KNOWN_S} s the mean rate and mean and variation of the service times. Poisson
-arrivals, {WINDOWS} windows each; mean absolute errors in per cent of the window's own latency. Asked:
-{ASKED_WINDOW:g} %.
+by then: its queue, and of the last {KNOWN_S} s the mean rate and mean and variation of the service times. {WINDOWS}
+windows each; mean absolute errors in per cent of the window's own latency. Asked: {ASKED_WINDOW:g} %.
 
 *M/M/k* and *M/G/k* are the steady state's formulas, *transient* is M/G/k from the queue as it is
-([formulas](../allocation.md#formulas)). *Chance* is what the best constant errs, which is only known afterwards: the
-median of all these windows. They differ by so much since each has only so many requests, and what one waits the next
-waits, too. *Mean* is by how much the transient formula's mean is off the mean of all windows: the formula's own error.
+([formulas](../allocation.md#formulas)), *observed* is the mean latency of the last {KNOWN_S} s, and *chosen* which of
+these two has erred less so far. *Chance* is what the best constant errs, which is only known afterwards: the median of
+all these windows. They differ by so much since each has only so many requests, and what one waits the next waits, too.
+*Mean* is by how much the transient formula's mean is off the mean of all windows: the formula's own error.
 
-{table("service, ms| workers| load| latency, ms| M/M/k| M/G/k| transient| chance| mean| ", rows)}
+### Poisson arrivals
 
-{ASKED_WINDOW:g} % or less in {met} of {len(found)} loads; chance alone leaves it possible in {met_by_chance}. The means
-over one to four workers:
-
-{table("service, ms| load| transient| chance| ", sums)}
+{of_arrivals([(each, judged) for each, judged in found if not each.cameras])}
 
 Against the mean of all windows, as models are often judged, the formula is {mean_bias:.1f} % off in the mean,
 {verdict(mean_bias <= ASKED_WINDOW)}, and at most {max(biases):.1f} %, where the load is 90 %. So the figure holds for
 service times as of models without control flow (a variation of 4 %) where there are some workers or many requests, and
 not near full load: there one window differs from the next by more, whatever is known at its start.
 
-Tried were M/M/k, M/G/k and the transient. The variation of the service times makes most of the difference to M/M/k;
-after ten seconds the queue at the window's start says little more. What is left beside chance is what is not known of
-the rate and the service time: near full load each per cent of these is ten of the wait."""
+The variation of the service times makes most of the difference to M/M/k; after ten seconds the queue at the window's
+start says little more. What is left beside chance is what is not known of the rate and the service time: near full load
+each per cent of these is ten of the wait.
+
+### Cameras
+
+As many devices as it takes, each of which sends about {CAMERA_HZ:g} times a second at a rate of its own, every one up
+to {JITTER_S * 1e3:g} ms late: what comes is steadier than a Poisson process, which no formula for one knows.
+
+{of_arrivals([(each, judged) for each, judged in found if each.cameras])}"""
 
 
-def predicted(steady: Steady) -> tuple[float, dict[str, float], float, float]:
-    """Mean latency, ms; errors in per cent by formula, of the best constant, and of the means."""
-    seconds, service_s = KNOWN_S + WINDOW_S * WINDOWS, steady.service_ms / 1e3
-    stream = np.random.default_rng([7, round(1e3 * steady.cv), steady.workers, round(100 * steady.utilisation)])
-    rate_hz = steady.utilisation * steady.workers / service_s
-    arrivals_s = np.cumsum(stream.exponential(1 / rate_hz, int(1.05 * rate_hz * seconds) + 200))
+def of_arrivals(found: Sequence[tuple[Steady, steady.Judged]]) -> str:
+    """Loads of one kind of arrivals: each, how many are predicted as well as asked, and means over workers."""
+    rows = [
+        (
+            f"{each.service_ms:g} ± {each.cv:.0%}",
+            each.workers,
+            f"{each.utilisation:.0%}",
+            f"{judged.latency_s * 1e3:.2f}",
+            *(f"{judged.off[name]:.1f}" for name in PREDICTORS),
+            f"{judged.chance:.1f}",
+            f"{judged.bias:+.1f}",
+            verdict(judged.off["chosen"] <= ASKED_WINDOW),
+        )
+        for each, judged in found
+    ]
+    met = sum(judged.off["chosen"] <= ASKED_WINDOW for _, judged in found)
+    met_by_chance = sum(judged.chance <= ASKED_WINDOW for _, judged in found)
+    sums = []
+    for service_ms, cv in SERVICES:
+        for most in (0.5, 0.7, 0.9):
+            those = [
+                (judged.off["transient"], judged.off["chosen"], judged.chance)
+                for each, judged in found
+                if (each.service_ms, each.cv) == (service_ms, cv) and each.utilisation <= most
+            ]
+            means = np.mean(those, axis=0).tolist()
+            named = f"{service_ms:g} ± {cv:.0%}", f"up to {most:.0%}", *(f"{mean:.1f}" for mean in means)
+            sums.append((*named, verdict(means[1] <= ASKED_WINDOW)))
+    headings = "service, ms| workers| load| latency, ms| M/M/k| M/G/k| transient| observed| chosen| chance| mean| "
+    return f"""{table(headings, rows)}
+
+{ASKED_WINDOW:g} % or less in {met} of {len(found)} loads; the best constant known afterwards, in {met_by_chance}. The
+means over one to four workers:
+
+{table("service, ms| load| transient| chosen| chance| ", sums)}"""
+
+
+def simulated(each: Steady) -> steady.Served:
+    """What a gateway's requests wait and run for."""
+    seconds, service_s = KNOWN_S + WINDOW_S * WINDOWS, each.service_ms / 1e3
+    stream = np.random.default_rng([7, round(1e3 * each.cv), each.workers, round(100 * each.utilisation)])
+    rate_hz = each.utilisation * each.workers / service_s
+    if each.cameras:
+        arrivals_s = camera_times(stream, rate_hz, seconds)
+    else:
+        arrivals_s = np.cumsum(stream.exponential(1 / rate_hz, int(1.05 * rate_hz * seconds) + 200))
     arrivals_s = arrivals_s[arrivals_s < seconds]
-    sigma = math.sqrt(math.log(1 + steady.cv**2))
-    service_ms = steady.service_ms * np.exp(sigma * stream.standard_normal(arrivals_s.size) - sigma**2 / 2)
+    sigma = math.sqrt(math.log(1 + each.cv**2))
+    service_ms = each.service_ms * np.exp(sigma * stream.standard_normal(arrivals_s.size) - sigma**2 / 2)
     partition = Partition("0" * 64, "")
     workload = Workload(
         partition, "steady", arrivals_s, service_ms, np.zeros(arrivals_s.size), {}, 1e9, 0.0, np.zeros(0)
     )
-    simulated = simulate_gateway([workload], seconds, workers=steady.workers, capacity=arrivals_s.size)
-    latency_ms = 1e3 * simulated.request_waits_s[partition] + service_ms
-    came, said = [], []
-    for start in range(KNOWN_S, seconds, WINDOW_S):
-        # The very last may still wait when the simulation ends.
-        came.append(np.nanmean(latency_ms[(arrivals_s >= start) & (arrivals_s < start + WINDOW_S)]))
-        known = [each[partition] for each in simulated.intervals[start - KNOWN_S : start]]
-        hz = float(np.mean([each.arrivals for each in known]))
-        run_s = float(np.mean([each.service_ms for each in known])) / 1e3
-        cv2 = float(np.mean([each.service_cv2 for each in known]))
-        bounded_hz = min(hz, 0.985 * steady.workers / run_s)
-        waits_s = (
-            mmk_wait_s(steady.workers, bounded_hz, run_s),
-            mgk_wait_s(steady.workers, bounded_hz, run_s, cv2),
-            mean_wait_s(known[-1].queue_ms / 1e3, WINDOW_S, steady.workers, hz, run_s, cv2),
-        )
-        said.append([1e3 * (run_s + wait_s) for wait_s in waits_s])
-    true, made = np.array(came), np.array(said)
-    off = 100 * np.mean(np.abs(made - true[:, None]) / true[:, None], axis=0)
-    floor = 100 * float(np.mean(np.abs(np.median(true) - true) / true))
-    bias = 100 * float(made[:, -1].mean() / true.mean() - 1)
-    return float(true.mean()), dict(zip(FORMULAS, off.tolist(), strict=True)), floor, bias
+    gateway = simulate_gateway([workload], seconds, workers=each.workers, capacity=arrivals_s.size)
+    return steady.Served(arrivals_s, gateway.request_waits_s[partition], service_ms / 1e3, each.workers)
+
+
+def camera_times(stream: np.random.Generator, rate_hz: float, seconds: float) -> Floats:
+    """When frames come, in order: of cameras whose rates differ by a few per cent, and sum up to this one."""
+    count = max(2, round(rate_hz / CAMERA_HZ))
+    each_hz = stream.uniform(0.95, 1.05, count)
+    each_hz *= rate_hz / each_hz.sum()
+    times = [np.arange(stream.uniform(), seconds * hz) / hz for hz in each_hz]
+    return np.sort(np.concatenate(times) + stream.uniform(0, JITTER_S, sum(map(len, times))))
 
 
 def draw(by_kind: Mapping[str, Errors], target: Path) -> None:

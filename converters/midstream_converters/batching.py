@@ -17,6 +17,8 @@ Run = Callable[[Tensors], Tensors]
 
 # Longer than this the runs of one slice are not to take; larger batches are then left unproven.
 _MOST_S = 1.0
+# How many times as large a neighbour is.
+_STRANGE = (1e4, -1e4, 0.0, float("nan"))
 
 
 def free_axis(specs: Sequence[TensorSpec], samples: Sequence[Tensors]) -> bool:
@@ -46,14 +48,45 @@ def proven_sizes(run: Run, specs: Sequence[TensorSpec], samples: Sequence[Tensor
 
 
 def batch_error(run: Run, samples: Sequence[Tensors], answers: Sequence[Tensors], size: int) -> float:
-    """How far the answers to so many inputs at once are from those to each alone; infinite where they are no rows."""
+    """How far the answers to so many inputs at once are from those to each alone; infinite where they are no rows.
+
+    Of two at once, one is also put beside what no sample is like: what is common to a batch, as the scale of a dynamic
+    quantisation, or is mixed only now and then, may be none of two samples' business.
+    """
     order = [place % len(samples) for place in range(size)]
-    stacked = {name: np.concatenate([samples[place][name] for place in order]) for name in samples[0]}
+    rows = _rows(run, [samples[place] for place in order])
+    if rows is None:
+        return float("inf")
+    worst = max(max_abs_error(answers[place], row) for place, row in zip(order, rows, strict=True))
+    if size > 2:
+        return worst
+    for place, factor in enumerate(_STRANGE):
+        first = place % 2
+        pair = [_strange(samples[0], factor), _strange(samples[0], factor)]
+        pair[first] = samples[0]
+        # What is too strange to be run at all is not run beside others either.
+        if (rows := _rows(run, pair)) is not None:
+            worst = max(worst, max_abs_error(answers[0], rows[first]))
+    return worst
+
+
+def _rows(run: Run, inputs: Sequence[Tensors]) -> list[Tensors] | None:
+    """The answers to these at once; None where there is not one for each."""
     try:
-        got = run(stacked)
+        got = run({name: np.concatenate([each[name] for each in inputs]) for name in inputs[0]})
     except InputError:
-        return float("inf")
-    if any(value.shape[:1] != (size,) for value in got.values()):
-        return float("inf")
-    rows = ({name: value[row : row + 1] for name, value in got.items()} for row in range(size))
-    return max(max_abs_error(answers[place], row) for place, row in zip(order, rows, strict=True))
+        return None
+    if any(value.shape[:1] != (len(inputs),) for value in got.values()):
+        return None
+    return [{name: value[row : row + 1] for name, value in got.items()} for row in range(len(inputs))]
+
+
+def _strange(sample: Tensors, factor: float) -> Tensors:
+    """So many times the sample, and so much beside; of what is no float, only the order is another."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return {
+            name: np.add(np.multiply(value, factor), factor).astype(value.dtype)
+            if np.issubdtype(value.dtype, np.floating)
+            else np.flip(value)
+            for name, value in sample.items()
+        }
