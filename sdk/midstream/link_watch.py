@@ -6,7 +6,7 @@ Times are in seconds on one clock that only moves forward, and passed in; what t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from midstream.communication.chunks import CHUNK_BYTES
 from midstream.partitioning import LinkEstimate
@@ -139,6 +139,6 @@ class LinkWatch:
             self.estimate = link
             return
         if link.downlink_samples == 0:
-            link = replace(link, downlink_kbps=link.uplink_kbps)
+            link = link.alike_both_ways()
         self.estimate = link
         self._probed_s = -math.inf if link.doubtful else now_s

@@ -19,6 +19,7 @@ from midstream.partitioning import (
     MachineTimes,
     Plan,
     Power,
+    SizeEstimates,
     Table,
     candidates,
     continued,
@@ -29,8 +30,8 @@ from midstream.partitioning import (
 )
 from midstream.partitioning.correction import WHOLE, Factors
 
-# So many sets of candidates are kept.
-_MOST_MADE = 64
+# So many sets of candidates are kept: those that were asked for last.
+_MOST_MADE = 256
 
 Option = tuple[str | None, str, str | None, tuple[str, ...], tuple[str, ...]]
 """What a candidate is known again by: cut, codec, early exit, the other machines, and where further stages begin."""
@@ -51,7 +52,10 @@ class Made:
 
 
 class Options:
-    """Makes candidates of a bundle for devices that draw ``power``. Thread-safe."""
+    """Makes candidates of a bundle for devices that draw ``power``. Thread-safe.
+
+    ``sizes`` are what payloads take before any was seen: each device has its own, `fresh`.
+    """
 
     def __init__(self, bundle: Bundle, power: Power) -> None:
         self.bundle = bundle
@@ -59,6 +63,7 @@ class Options:
         # Read once: the bundle reads its file each time.
         self._graph = bundle.graph
         self.memory = device_memory(bundle.manifest, self._graph)
+        self.sizes = SizeEstimates(bundle.ladder)
         self._lock = threading.Lock()
         self._made: dict[tuple[object, ...], Made] = {}
 
@@ -70,7 +75,9 @@ class Options:
         # What is kept holds its presences, so that no other takes their ids.
         key = (*map(id, presences), _key(mine), *map(_key, its))
         with self._lock:
-            found = self._made.get(key)
+            found = self._made.pop(key, None)
+            if found is not None:
+                self._made[key] = found
         if found is None:
             found = self._make(presences, mine, its)
             with self._lock:

@@ -36,7 +36,6 @@ from midstream.partitioning import (
     Objective,
     Plan,
     Power,
-    SizeEstimates,
     SystemState,
     Table,
     in_stages,
@@ -209,10 +208,10 @@ class Planning:
         self._turns = _turns()
         self._pace = _Pace()
         self._corrections = Corrections()
-        self._sizes = SizeEstimates(bundle.ladder)
         self._known: dict[Names, _Known] = {}
         self._courses: dict[Names, _Course] = {}
         self._options = Options(bundle, power) if options is None else options
+        self._sizes = self._options.sizes.fresh()
         self._fixed_reply = all(None not in spec.shape for spec in bundle.outputs)
         self._file: BackgroundFile | None = None
         if state_file is not None:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from dense import dense_bundle
 from midstream.allocation.usage import Partition
 from midstream.broker import Broker
 from midstream.bundle import Bundle
+from midstream.communication.lanes import Lanes
 from midstream.device import Device, Result
 from midstream.gateway import Gateway
 from midstream.gateway.warming import slice_of
@@ -64,6 +65,31 @@ def test_requests_for_one_tail_run_at_once_and_are_answered_alike(broker: Broker
     # Its mean counts each request with those beside it.
     assert stage.counts.batch.mean is not None
     assert stage.counts.batch.mean > 1.5
+
+
+@pytest.mark.parametrize(("slowdown", "keeps"), [(1.0, True), (1000.0, False)])
+def test_a_worker_reads_on_after_what_takes_next_to_nothing(
+    broker: Broker, dense_path: Path, monkeypatch: pytest.MonkeyPatch, slowdown: float, keeps: bool
+) -> None:
+    bundle, entered = Bundle.open(dense_path), list[str]()
+    attended = Lanes.attended
+
+    def counted(
+        lanes: Lanes, urgent: bool = False
+    ) -> AbstractContextManager[Callable[[Callable[[], bool], float], bool]]:
+        entered.append(threading.current_thread().name)
+        return attended(lanes, urgent)
+
+    monkeypatch.setattr(Lanes, "attended", counted)
+    with (
+        serving(dense_path, broker, workers=1, slowdown=slowdown),
+        device_with_gateway(bundle, broker.url, deadline_ms=20_000.0, packing=False, analyse=False) as device,
+    ):
+        until(lambda: device.gateways == 1, "the gateway")
+        for each in vectors(20):
+            assert device.infer(each, cut=bundle.cuts[0].id, codec="raw").ran_on == ("device", "gateway")
+    times = sum(name.startswith("midstream-worker") for name in entered)
+    assert times <= 5 if keeps else times >= 20
 
 
 def test_a_hopeless_request_is_refused_at_once_with_the_wait(broker: Broker, dense_path: Path) -> None:

@@ -160,3 +160,14 @@ def test_what_was_seen_can_be_gone_on_from() -> None:
     calibrated.restore(without.learned())
     assert predicted(calibrated, C1_STEP, FEATURES) == 304
     assert calibrated.predict(FEATURES)["c1", "step2"] == (60.0, 0.2)
+
+
+def test_devices_of_a_kind_share_what_is_calibrated_and_nothing_that_they_see() -> None:
+    kind = SizeEstimates(CALIBRATED)
+    one, other = kind.fresh(), kind.fresh()
+    one.observe(C1_STEP, FEATURES, 333)
+    one.observe(("c9", "raw"), FEATURES, 50)
+    untouched = SizeEstimates(CALIBRATED).predict(FEATURES)
+    assert other.predict(FEATURES) == kind.predict(FEATURES) == untouched
+    assert one.predict(FEATURES) != untouched
+    assert ("c9", "raw") not in other.predict(FEATURES)

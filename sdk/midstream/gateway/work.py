@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,6 +43,8 @@ _TAILS = 16
 _SMOOTHING = 0.2
 # A worker that reads the connection looks around at least so often.
 _ATTEND_S = 10.0
+# What takes no longer is run before the connection is looked at again.
+_SHORT_MS = 0.25
 # A wait at a tail that differs by less is not told of.
 _SAME_MS = 1.0
 
@@ -265,8 +268,11 @@ class Work:
     def _run(self, worker: int, core: int | None) -> None:
         if core is not None:
             pin(core)
-        held = HeldReplies()
-        while jobs := self._next(worker, held):
+        with _Reading(self._transport) as reading:
+            self._run_all(worker, HeldReplies(), reading)
+
+    def _run_all(self, worker: int, held: HeldReplies, reading: _Reading) -> None:
+        while jobs := self._next(worker, held, reading):
             spent = [Spent() for _ in jobs]
             answers: list[bytes | None] = [None] * len(jobs)
             usages: list[Usage] = []
@@ -326,7 +332,7 @@ class Work:
         usage = _usage(job, spent, outcome_of(reply.status), reply.message, len(message))
         return message if final else None, usage
 
-    def _next(self, worker: int, held: HeldReplies) -> list[Job]:
+    def _next(self, worker: int, held: HeldReplies, reading: _Reading) -> list[Job]:
         """The job that is due first, once there is one, and those to run with it; none when the gateway stops.
 
         Replies that are held are sent before, unless they may wait for these jobs'.
@@ -335,16 +341,17 @@ class Work:
             jobs = self._due_first(worker)
         if held and not (jobs and self._may_wait(held, jobs[0])):
             self._post.send_held(held)
-        has_news = partial(self._has_news, worker)
+        waited, has_news = not jobs, partial(self._has_news, worker)
         while not jobs:
-            with self._transport.attended() as attend:
-                attended = attend(has_news, _ATTEND_S)
+            attended = reading.wait(has_news)
             with self._changed:
                 if not attended:
                     self._changed.wait_for(has_news)
                 jobs = self._due_first(worker)
                 if self._stopping:
                     break
+        if not waited or sum(job.expected_ms for job in jobs) > _SHORT_MS:
+            reading.end()
         return jobs
 
     @staticmethod
@@ -372,6 +379,38 @@ class Work:
         for job in jobs:
             self._collector.began(job, now)
         return jobs
+
+
+class _Reading:
+    """The connection, as long as a worker reads it: while it waits, and while it runs what takes next to nothing.
+
+    Handing it to another thread and back would take longer than that.
+    """
+
+    def __init__(self, transport: Lanes) -> None:
+        self._transport = transport
+        self._attended = ExitStack()
+        self._attend: Callable[[Callable[[], bool], float], bool] | None = None
+
+    def __enter__(self) -> _Reading:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def wait(self, done: Callable[[], bool]) -> bool:
+        """Read until this is so; False where somebody else reads."""
+        if self._attend is None:
+            self._attend = self._attended.enter_context(self._transport.attended())
+        attended = self._attend(done, _ATTEND_S)
+        if not attended:
+            self.end()
+        return attended
+
+    def end(self) -> None:
+        """Leave the connection to its own thread."""
+        self._attend = None
+        self._attended.close()
 
 
 def _usage(job: Job, spent: Spent, outcome: Ended, reason: str, sent_bytes: int) -> Usage:

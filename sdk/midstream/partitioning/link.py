@@ -110,6 +110,22 @@ class LinkEstimate:
             self.last_rtt_ms,
         )
 
+    def alike_both_ways(self) -> LinkEstimate:
+        """With a downlink as fast as the uplink is known to be."""
+        return LinkEstimate(
+            self.uplink_kbps,
+            self.uplink_kbps,
+            self.rtt_ms,
+            self.uplink_samples,
+            self.downlink_samples,
+            self.echoes,
+            self.uplink_off,
+            self.rtt_off_ms,
+            self.last_up_kbps,
+            self.last_down_kbps,
+            self.last_rtt_ms,
+        )
+
     def after_acknowledged(self, payload_bytes: int, ms: float) -> LinkEstimate:
         """After the broker has acknowledged a payload: ``ms`` hold one round trip to it."""
         return self.after_transfer(payload_bytes, max(ms - self.rtt_ms, 0.1 * ms))

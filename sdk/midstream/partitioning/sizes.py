@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -67,6 +68,15 @@ class SizeEstimates:
             self._errors[at, _CONSTANT] = rung.spread
             if rung.size is not None:
                 self._errors[at, _FEATURES] = rung.size.error
+
+    def fresh(self) -> SizeEstimates:
+        """Estimates of the same ladder for another device, of which nothing was seen; what does not change is shared.
+
+        To be asked of one that has seen nothing itself.
+        """
+        other = copy.copy(self)
+        other._kept, other._sizes, other._errors = None, self._sizes.copy(), self._errors.copy()
+        return other
 
     def predict(self, features: Mapping[str, float] | None) -> dict[Key, tuple[float, float]]:
         """Bytes, and the share by which they are expected to be wrong, of all cuts and codecs that are known."""
@@ -170,7 +180,8 @@ class SizeEstimates:
 
     def _added(self, key: Key) -> int:
         """A cut and codec that were not calibrated: only the payload before is known of them."""
-        at = self._index[key] = len(self._index)
+        at = len(self._index)
+        self._index = {**self._index, key: at}
         self._fitted = np.append(self._fitted, False)
         self._intercepts = np.append(self._intercepts, 0.0)
         self._weights = np.vstack([self._weights, np.zeros((1, len(self._names)))])

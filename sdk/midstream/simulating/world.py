@@ -94,6 +94,20 @@ class World:
         return self.outcome
 
 
+def _go_on(steps: Steps, event: simpy.Event | None) -> None:
+    """Take steps up to the next event that they wait for, and go on once that has come.
+
+    As a process would, for which nobody waits: without the two events by which one begins and ends, which take as long
+    as what there is to wait for.
+    """
+    try:
+        awaited = steps.send(None if event is None else event.value)
+    except StopIteration:
+        return
+    assert awaited.callbacks is not None
+    awaited.callbacks.append(partial(_go_on, steps))
+
+
 class SimulatedDevice:
     """A board with its link, and what it knows of both."""
 
@@ -129,11 +143,11 @@ class SimulatedDevice:
             self._watch.ends(probe, (size * 8 / kbps + rtt_ms) / 1e3 - 1.0)
 
     def live(self) -> Steps:
-        """A process: all inputs of this device, each a process of its own."""
+        """A process: all inputs of this device, each as good as a process of its own."""
         environment = self._environment
         for number, arrives_s in enumerate(self._draws.arrivals_s):
             yield environment.timeout(arrives_s - environment.now)
-            environment.process(self._serve(number))
+            _go_on(self._serve(number), None)
 
     def _serve(self, number: int) -> Steps:
         now_s = self._environment.now
