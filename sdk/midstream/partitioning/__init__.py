@@ -16,7 +16,6 @@ from midstream.partitioning.costs import (
     times_from_costs,
     times_from_profile,
     with_exit,
-    with_reply,
 )
 from midstream.partitioning.device_state import DeviceLoad, slowdown
 from midstream.partitioning.link import LinkEstimate, LinkState
@@ -68,6 +67,5 @@ __all__ = [
     "times_from_costs",
     "times_from_profile",
     "with_exit",
-    "with_reply",
     "with_tiers",
 ]
