@@ -57,6 +57,7 @@ def test_as_many_workers_as_the_forecast_work_needs_and_what_then_fits() -> None
         (need("a", load_s=0.2), need("b", load_s=0.1)),
         (need("a", size=5 * MB), need("b", size=10 * MB)),
         (need("a", loaded=True), need("b", load_s=0.11)),
+        (need("a", arrivals=30.0), need("b", arrivals=1.5, loaded=True)),
     ],
 )
 def test_what_saves_more_for_its_size_stays(better: Need, worse: Need) -> None:

@@ -176,6 +176,31 @@ def test_a_burst_that_recurs_is_foreseen(new: Callable[[], Rule], period: int) -
         assert forecasts[at] == pytest.approx(series[at + 1], rel=0.35)
 
 
+def test_what_recurs_clearly_is_told_from_the_second_time_on() -> None:
+    rule = Recurring()
+    told = []
+    for count in [40 if at % 30 < 5 else 0 for at in range(15, 165)]:
+        rule.next({TAIL: interval(count)})
+        told.append(rule.returning().get(TAIL))
+    # The bursts begin 15, 45, 75 and 105 intervals after the first one here; who looks has seen as many.
+    assert told[14] is None
+    assert told[44] is None
+    third, fourth = told[74], told[104]
+    assert third is not None
+    assert fourth is not None
+    assert third.arrivals == pytest.approx(40, rel=0.35)
+    assert fourth.arrivals == pytest.approx(40, rel=0.35)
+    assert told[90] is not None
+    assert told[90].arrivals < 1
+
+
+def test_noise_recurs_not_clearly() -> None:
+    rule, stream = Recurring(), np.random.default_rng(5)
+    for count in stream.poisson(6.0, 800).tolist():
+        rule.next({TAIL: interval(count)})
+        assert not rule.returning()
+
+
 def test_motion_foretells_what_comes() -> None:
     stream = np.random.default_rng(3)
     rule, quiet, moving = Analogue(), [], []

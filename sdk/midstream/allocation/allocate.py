@@ -34,9 +34,13 @@ class Need:
 
     @property
     def worth(self) -> float:
-        """Seconds of waiting that a loaded slice is expected to save for each byte that it holds."""
-        coming = -math.expm1(-max(0.0, self.arrivals))
-        return coming * self.load_s * (_KEEP if self.loaded else 1.0) / max(1.0, self.memory_bytes)
+        """Seconds of waiting that a loaded slice is expected to save for each byte that it holds.
+
+        Of who comes first, and of all who come while it is loaded.
+        """
+        arrivals = max(0.0, self.arrivals)
+        saved_s = self.load_s * (-math.expm1(-arrivals) + arrivals * min(self.load_s, 1.0) / 2)
+        return saved_s * (_KEEP if self.loaded else 1.0) / max(1.0, self.memory_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ def ensemble(workers: int, further: Sequence[Predictor] = ()) -> Chooser:
 
     For a gateway of so many workers.
     """
+    recurring = Recurring()
     rules = (
         LastValue(),
         Ewma(),
@@ -32,11 +33,13 @@ def ensemble(workers: int, further: Sequence[Predictor] = ()) -> Chooser:
         QueueReport(),
         SteadyState(workers),
         ChangePoint(),
-        Recurring(),
+        recurring,
         Analogue(),
     )
     return Chooser(
-        [*(Calibrated(rule) for rule in rules), *further], lambda demand: [Calibrated(Transient(workers, demand))]
+        [*(Calibrated(rule) for rule in rules), *further],
+        lambda demand: [Calibrated(Transient(workers, demand))],
+        recurring.returning,
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from midstream.allocation.intervals import Forecast, Interval, Quantiles
-from midstream.allocation.predictors import MOST, UNITS, Demand, Predictor, amounts_of
+from midstream.allocation.predictors import MOST, UNITS, Amounts, Demand, Predictor, amounts_of
 from midstream.allocation.usage import Partition
 
 Floats = NDArray[np.float64]
@@ -61,13 +61,18 @@ class Chooser:
 
     For each partition and target on its own. ``following`` makes further predictors, which are told what demand is
     forecast. A predictor that says nothing of a partition, or no number, is taken to say what half of the others do.
+    ``returning`` tells what recurs clearly, which has not to prove itself first to be made ready for.
     """
 
     name = "chosen"
 
     def __init__(
-        self, predictors: Sequence[Predictor], following: Callable[[Demand], Sequence[Predictor]] | None = None
+        self,
+        predictors: Sequence[Predictor],
+        following: Callable[[Demand], Sequence[Predictor]] | None = None,
+        returning: Callable[[], Mapping[Partition, Amounts]] = dict,
     ) -> None:
+        self.returning = returning
         self._first = tuple(predictors)
         self._following = tuple(following(lambda: self._demand)) if following else ()
         self._mixes: dict[Partition, tuple[_Mix, ...]] = {}

@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 _RATES_SHARE = 0.1
 # A period whose autocorrelation is less is none.
 _LEAST_STRENGTH = 0.15
+# From this on what comes is as good as known.
+_CLEAR_STRENGTH = 0.7
 
 
 class _Known(Protocol):
@@ -75,6 +77,10 @@ class _History:
         self.rates.add(interval, _RATES_SHARE)
         if self._steps % self._EVERY == 0 and self._steps >= 2 * self._EVERY:
             self.lag, self.strength = found_period(self.seen(self.counts))
+
+    @property
+    def recurs_clearly(self) -> bool:
+        return bool(self.lag) and self.strength >= _CLEAR_STRENGTH
 
     def seen(self, values: Floats) -> Floats:
         return values[max(0, self.end - self.REMEMBERED) : self.end]
@@ -135,10 +141,18 @@ class Recurring:
 
     def __init__(self) -> None:
         self._states = States(_History)
+        self._returning: dict[Partition, Amounts] = {}
 
     def next(self, intervals: Mapping[Partition, Interval]) -> dict[Partition, Amounts]:
         """As in `Rule`."""
-        return _amounts(self._states, intervals, lambda state, _: self._next(state))
+        made = _amounts(self._states, intervals, lambda state, _: self._next(state))
+        clear = {partition for partition, state in self._states.of(intervals).items() if state.recurs_clearly}
+        self._returning = {partition: amounts for partition, amounts in made.items() if partition in clear}
+        return made
+
+    def returning(self) -> Mapping[Partition, Amounts]:
+        """What comes back in the next interval, of the partitions whose periods are clearly alike."""
+        return self._returning
 
     def _next(self, state: _History) -> float:
         counts, lag = state.seen(state.counts), state.lag

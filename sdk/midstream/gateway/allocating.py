@@ -11,6 +11,7 @@ from math import isinf, nan
 
 from midstream.allocation.allocate import Allocation, Need, allocate
 from midstream.allocation.intervals import INTERVAL_S, Forecast, Quantiles
+from midstream.allocation.predictors import Amounts
 from midstream.allocation.usage import Partition
 from midstream.communication.directory import WHOLE_KEY
 from midstream.gateway.collecting import Collector
@@ -132,10 +133,13 @@ class Allocator:
         with self._lock:
             self._chooser.observe(self._collector.close(_Waits(load), memory, self._work.workers))
             forecasts = dict(self._chooser.forecast())
+            returning = self._chooser.returning()
             if time.monotonic() >= self._tell_s:
                 self._tell_s = time.monotonic() + _TELL_EVERY_S
                 self._tell()
-        needs = [self._need(partition, forecast, held) for partition, forecast in forecasts.items()]
+        needs = [
+            self._need(partition, forecast, returning.get(partition), held) for partition, forecast in forecasts.items()
+        ]
         allocation = allocate(needs, self._workers, self._budget_bytes)
         self._apply(allocation)
         self._ready = Ready(allocation, forecasts, warmth.all_loaded())
@@ -154,12 +158,18 @@ class Allocator:
             partition: {t: each.name for t, each in targets.items()} for partition, targets in choices.items()
         }
 
-    def _need(self, partition: Partition, forecast: Forecast, held: Mapping[Partition, int]) -> Need:
+    def _need(
+        self, partition: Partition, forecast: Forecast, returning: Amounts | None, held: Mapping[Partition, int]
+    ) -> Need:
+        """What a partition needs by its forecast, and by what comes back to it."""
+        cpu_ms, arrivals = forecast.cpu_ms.high, forecast.arrivals.high
+        if returning is not None:
+            cpu_ms, arrivals = max(cpu_ms, returning.cpu_ms), max(arrivals, returning.arrivals)
         return Need(
             partition,
-            forecast.cpu_ms.high / 1e3 / INTERVAL_S,
+            cpu_ms / 1e3 / INTERVAL_S,
             forecast.cpu_ms.middle / 1e3 / INTERVAL_S,
-            forecast.arrivals.high,
+            arrivals,
             self._warmth.memory_bytes(partition),
             self._warmth.load_s(partition),
             partition in held,
