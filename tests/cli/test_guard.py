@@ -93,6 +93,25 @@ def test_help_and_version(midstream: Midstream) -> None:
     assert "convert" in nothing.error
 
 
+def test_a_second_sigterm_while_it_ends_changes_nothing() -> None:
+    code = (
+        "import atexit, sys, time\n"
+        "from midstream.cli.guard import guarded\n"
+        "atexit.register(lambda: (print('ending', flush=True), sys.stdin.read()))\n"
+        "guarded(lambda: lambda standalone_mode: (print('running', flush=True), time.sleep(30)))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "ending\n"
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (128 + signal.SIGTERM, "")
+
+
 @pytest.mark.parametrize("module", ["midstream.cli.main", "midstream_converters"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_while_it_starts_is_no_traceback(tmp_path: Path, module: str, number: signal.Signals) -> None:

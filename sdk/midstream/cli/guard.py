@@ -34,9 +34,17 @@ def tell_errors_by(as_line: Callable[[str], str]) -> None:
 def guarded(load: Callable[[], typer.Typer]) -> NoReturn:
     """Load a command of ours and run it with errors shown as one line; exits with the error's own code.
 
-    A command that SIGTERM ends still leaves its ``with`` blocks in order.
+    A command that SIGTERM ends still leaves its ``with`` blocks in order; one that has ended is not told again.
     """
     signal.signal(signal.SIGTERM, _end)
+    try:
+        _run(load)
+    finally:
+        # The interpreter takes tens of milliseconds more, and gives up handlers before it is done.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _run(load: Callable[[], typer.Typer]) -> NoReturn:
     try:
         _open_streams()
         if not _VERBOSE & set(sys.argv):
