@@ -31,7 +31,7 @@ from midstream.partitioning import (
 from midstream.partitioning.correction import WHOLE, Factors
 
 # So many sets of candidates are kept: those that were asked for last.
-_MOST_MADE = 256
+_MOST_MADE = 64
 
 Option = tuple[str | None, str, str | None, tuple[str, ...], tuple[str, ...]]
 """What a candidate is known again by: cut, codec, early exit, the other machines, and where further stages begin."""
