@@ -72,6 +72,7 @@ def test_it_says_when_more_comes_than_can_be_run_one_at_a_time() -> None:
     assert not allocate([need("a", work_s=0.7)], 1).behind
     assert allocate([need("a", work_s=0.9)], 1).behind
     assert not allocate([need("a", work_s=0.9)], 2).behind
+    assert allocate([need("a", work_s=0.7)], 1, waiting_s=0.2).behind
 
 
 NEEDS = st.lists(

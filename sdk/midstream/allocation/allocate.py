@@ -55,8 +55,10 @@ class Allocation:
     behind: bool
 
 
-def allocate(needs: Iterable[Need], workers: int, budget_bytes: float = math.inf) -> Allocation:
+def allocate(needs: Iterable[Need], workers: int, budget_bytes: float = math.inf, waiting_s: float = 0.0) -> Allocation:
     """What to make ready with at most so many workers, and so much memory for slices.
+
+    ``waiting_s`` is the work of a worker that waits already.
 
     As many workers as memory has room for, each with all slices that may be asked for; where it has not for that many,
     no fewer than the forecast work keeps busy, and of the slices those that save most for what they take.
@@ -67,7 +69,7 @@ def allocate(needs: Iterable[Need], workers: int, budget_bytes: float = math.inf
     wanted_bytes = sum(need.memory_bytes for need in ranked)
     room = workers if wanted_bytes * workers <= budget_bytes else int(budget_bytes // wanted_bytes)
     chosen = min(workers, max(needed, room))
-    return Allocation(chosen, _fitting(ranked, budget_bytes / chosen), middle_s > _BEHIND * chosen)
+    return Allocation(chosen, _fitting(ranked, budget_bytes / chosen), waiting_s + middle_s > _BEHIND * chosen)
 
 
 def _fitting(ranked: Sequence[Need], budget_bytes: float) -> tuple[Partition, ...]:

@@ -146,15 +146,22 @@ class Recurring:
     def next(self, intervals: Mapping[Partition, Interval]) -> dict[Partition, Amounts]:
         """As in `Rule`."""
         made = _amounts(self._states, intervals, lambda state, _: self._next(state))
-        clear = {partition for partition, state in self._states.of(intervals).items() if state.recurs_clearly}
-        self._returning = {partition: amounts for partition, amounts in made.items() if partition in clear}
+        self._returning = {}
+        for partition, state in self._states.of(intervals).items():
+            if state.recurs_clearly:
+                after = state.rates.amounts(self._next(state, 1), intervals[partition])
+                self._returning[partition] = max(made[partition], after, key=lambda each: each.arrivals)
         return made
 
     def returning(self) -> Mapping[Partition, Amounts]:
-        """What comes back in the next interval, of the partitions whose periods are clearly alike."""
+        """What comes back in one of the next two intervals, of the partitions whose periods are clearly alike.
+
+        What begins with an interval has to be ready before it.
+        """
         return self._returning
 
-    def _next(self, state: _History) -> float:
+    def _next(self, state: _History, later: int = 0) -> float:
+        """What comes in the next interval, or so many later."""
         counts, lag = state.seen(state.counts), state.lag
         size = len(counts)
         if not lag or state.strength < _LEAST_STRENGTH:
@@ -165,11 +172,11 @@ class Recurring:
         for periods in (1, 2, 3):
             for shift in self._SHIFTS:
                 at = size - periods * lag + shift
-                if not self._ALIGNED <= at < size:
+                if not self._ALIGNED <= at < size - later:
                     continue
                 off = counts[at - self._ALIGNED : at] - counts[size - self._ALIGNED :]
                 weight = math.exp(-float(off @ off) - late * abs(shift)) / periods
-                total += weight * counts[at]
+                total += weight * counts[at + later]
                 weights += weight
         if weights < 1e-12:
             return state.rates.arrivals

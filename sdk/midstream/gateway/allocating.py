@@ -140,7 +140,8 @@ class Allocator:
         needs = [
             self._need(partition, forecast, returning.get(partition), held) for partition, forecast in forecasts.items()
         ]
-        allocation = allocate(needs, self._workers, self._budget_bytes)
+        waiting_s = load.wait_ms / 1e3 * self._work.workers
+        allocation = allocate(needs, self._workers, self._budget_bytes, waiting_s)
         self._apply(allocation)
         self._ready = Ready(allocation, forecasts, warmth.all_loaded())
 
