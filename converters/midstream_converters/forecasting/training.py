@@ -62,10 +62,11 @@ def train_forecast(observed: Observed, output: Path, name: str, start: Path | No
     The last fifth is held out. Raises InputError for a history that is too short, VerificationError where the model
     that it started from errs no more on what is held out; then nothing is written. ModelError, MissingExtraError.
     """
+    check_enough(observed, name)
     require_tensorflow()
     check_target(output)
     before = None if start is None else _onnx_of(start)
-    known = _enough(observed, name)
+    known = _as_fits(observed)
     steps = known.features.shape[1]
     trained, looked_at = int(steps * _TRAINED), int(steps * _LOOKED_AT)
     held_out = _judged(known, looked_at, steps)
@@ -121,8 +122,8 @@ def require_tensorflow() -> None:
             raise MissingExtraError(package, "convert-keras", "training a forecast model")
 
 
-def _enough(observed: Observed, name: str) -> Sequences:
-    """What there is to learn from, at its end where it is more than fits; raises InputError where it is too little."""
+def check_enough(observed: Observed, name: str) -> None:
+    """Raise InputError where there is too little to learn from."""
     count = len(observed.intervals)
     busy = sum(any(each.arrivals for each in interval.values()) for interval in observed.intervals)
     if count < MIN_INTERVALS or busy < MIN_BUSY:
@@ -130,6 +131,11 @@ def _enough(observed: Observed, name: str) -> Sequences:
             f"{name} is too short to learn from: it spans {count} s of a gateway's work, requests came in {busy} of "
             f"them; at least {MIN_INTERVALS} and {MIN_BUSY} are needed: let the gateway run on, and try again"
         )
+
+
+def _as_fits(observed: Observed) -> Sequences:
+    """What there is to learn from, at its end where it is more than fits."""
+    count = len(observed.intervals)
     rows = min(64, len({partition for each in observed.intervals for partition in each}))
     most = _MOST_ROW_STEPS // rows
     if count > most:

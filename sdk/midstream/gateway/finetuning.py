@@ -62,7 +62,7 @@ class FineTuning:
     def start(self) -> None:
         """Begin to wait for the first time."""
         if self._command is training_command and find_spec("tensorflow") is None:
-            _log.info(
+            _log.warning(
                 "forecasts are not trained on from this gateway's history: TensorFlow is not installed; "
                 "pip install 'midstream[convert-keras]'"
             )
