@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -322,14 +322,11 @@ def overhead(folder: Path) -> str:
         for rate in (20, 100, 400):
             with gateway(broker.url, [path]) as served:
                 asked(broker.url, path, "", 4, 5000, poisson(rate, 2.0))
-                idle_s = _cpu_of(served, lambda: time.sleep(4.0))
-                answers: list[Answer] = []
-                used_s = _cpu_of(
-                    served,
-                    lambda rate=rate, answers=answers: answers.extend(
-                        asked(broker.url, path, "", 4, 5000, poisson(rate, 8.0))
-                    ),
-                )
+                before_s = served.cpu_s()
+                time.sleep(4.0)
+                began_s = served.cpu_s()
+                answers = asked(broker.url, path, "", 4, 5000, poisson(rate, 8.0))
+                idle_s, used_s = began_s - before_s, served.cpu_s() - began_s
             # Connecting and closing the asking process take a second or two in which the gateway idles.
             sparse.append((used_s - idle_s * 2.0) * 1e3 / len(answers))
             took_ms = percentile(latencies_ms(answers), 50)
@@ -339,13 +336,9 @@ def overhead(folder: Path) -> str:
         for count in (1, 8, 32):
             with gateway(broker.url, [path]) as served:
                 asked(broker.url, path, "", 4, 5000, poisson(100, 2.0))
-                answers = []
-                used_s = _cpu_of(
-                    served,
-                    lambda count=count, answers=answers: answers.extend(
-                        asked(broker.url, path, "", 4, 5000, [6.0], at_once=count)
-                    ),
-                )
+                began_s = served.cpu_s()
+                answers = asked(broker.url, path, "", 4, 5000, [6.0], at_once=count)
+                used_s = served.cpu_s() - began_s
             busy.append(used_s * 1e3 / len(answers))
             took_ms = percentile(latencies_ms(answers), 50)
             rows.append([f"always {count} under way", f"{len(answers):,}", f"{busy[-1]:.2f}", "1.0", f"{took_ms:.2f}"])
@@ -382,12 +375,6 @@ def slower(rate_hz: float) -> float:
         for pause_s in (1 / rate_hz, 0.0)
     ]
     return took_s[0] / took_s[1]
-
-
-def _cpu_of(served: Served, work: Callable[[], object]) -> float:
-    before = served.cpu_s()
-    work()
-    return served.cpu_s() - before
 
 
 # Many devices.

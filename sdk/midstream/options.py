@@ -30,7 +30,7 @@ from midstream.partitioning import (
 )
 from midstream.partitioning.correction import WHOLE, Factors
 
-# So many sets of candidates are kept: those that were asked for last.
+# So many sets of candidates are kept.
 _MOST_MADE = 64
 
 Option = tuple[str | None, str, str | None, tuple[str, ...], tuple[str, ...]]
@@ -75,9 +75,7 @@ class Options:
         # What is kept holds its presences, so that no other takes their ids.
         key = (*map(id, presences), _key(mine), *map(_key, its))
         with self._lock:
-            found = self._made.pop(key, None)
-            if found is not None:
-                self._made[key] = found
+            found = self._made.get(key)
         if found is None:
             found = self._make(presences, mine, its)
             with self._lock:

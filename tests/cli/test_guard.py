@@ -95,10 +95,10 @@ def test_help_and_version(midstream: Midstream) -> None:
 
 def test_a_second_sigterm_while_it_ends_changes_nothing() -> None:
     code = (
-        "import atexit, sys, time\n"
+        "import atexit, signal, sys\n"
         "from midstream.cli.guard import guarded\n"
         "atexit.register(lambda: (print('ending', flush=True), sys.stdin.read()))\n"
-        "guarded(lambda: lambda standalone_mode: (print('running', flush=True), time.sleep(30)))\n"
+        "guarded(lambda: lambda standalone_mode: (print('running', flush=True), signal.pause()))\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

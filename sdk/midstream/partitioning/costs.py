@@ -308,7 +308,10 @@ def with_exit(options: Sequence[Candidate], early_exit: Exit, device: MachineTim
     return (*options, *found)
 
 
-def _replied(manifest: Manifest, reply: ReplySize | None) -> Callable[[Candidate, str], tuple[int, float]]:
+_Replied = Callable[[Candidate, str], tuple[int, float]]
+
+
+def _replied(manifest: Manifest, reply: ReplySize | None) -> _Replied:
     """What comes back, in bytes and as a share of the outputs' own, for a place and a codec.
 
     As it was measured: packed, but for raw requests, and as large as on average where the outputs have no fixed size.
@@ -329,7 +332,7 @@ def _as_measured(
     measured: Place,
     device: float,
     gateway: float,
-    replied: Callable[[Candidate, str], tuple[int, float]],
+    replied: _Replied,
 ) -> Iterator[Candidate]:
     """A place, whose payload is raw, in every rung, on machines so many times slower than the one that measured."""
     for rung in measured.rungs:
@@ -359,7 +362,7 @@ def _as_assumed(
     place: Candidate,
     manifest: Manifest,
     rungs: Sequence[Rung],
-    replied: Callable[[Candidate, str], tuple[int, float]],
+    replied: _Replied,
 ) -> Iterator[Candidate]:
     specs = manifest.free_inputs() if place.cut is None else manifest.cut(place.cut).tensors
     pixels = _picture_bytes(manifest, specs) if place.cut is None else None
