@@ -18,6 +18,7 @@ from usages import numbers, usage
 
 from midstream.errors import InputError
 from midstream.history import History
+from midstream.history.placing import create
 from midstream.history.schema import APPLICATION_ID, VERSION
 from midstream.history.store import MIN_BYTES, MOST_NAMES, Store
 
@@ -204,6 +205,18 @@ def test_two_writers_share_one_file(path: Path) -> None:
     with History.open(path) as history:
         assert all(f"of {each.device_id}" in each.features for each in history if each.device_id != "porch")
     assert names(path.parent) == {path.name}
+
+
+def test_the_first_writer_of_a_new_file_waits_for_nobody(path: Path) -> None:
+    """Another one has just made it, and looks into it: the log was switched on before."""
+    create(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        assert other.execute("SELECT count(*) FROM usage").fetchone() == (0,)
+        store = Store(path, MIN_BYTES)
+        store.append([usage(0)])
+        store.close()
+    assert kept(path) == [0]
 
 
 NOT_HISTORIES = {

@@ -16,6 +16,7 @@ from midstream.errors import InputError
 APPLICATION_ID = 0x6D73_6831
 VERSION = 1
 PAGE_BYTES = 4096
+_LOGGED = 2
 # Another process that writes, or one that reads while the log is taken over, is waited for.
 BUSY_S = 5.0
 
@@ -107,13 +108,19 @@ def check_version(path: Path, version: int) -> None:
 
 
 def empty_history() -> bytes:
-    """The file of a history without rows."""
+    """The file of a history without rows, with its log beside it from the start.
+
+    Where two processes begin to write at once, one of them would be told that the file is locked, without waiting, if
+    the log still had to be switched on. What says it are bytes 18 and 19 (https://sqlite.org/fileformat2.html, 1.3.3).
+    """
     made = sqlite3.connect(":memory:")
     try:
         made.executescript(_SCHEMA)
-        return made.serialize()
+        content = bytearray(made.serialize())
     finally:
         made.close()
+    content[18:20] = (_LOGGED, _LOGGED)
+    return bytes(content)
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
