@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -143,6 +144,16 @@ def test_nobody_is_taken_along_where_somebody_would_be_late() -> None:
     assert [one.number for one in queue.take_along(first, 1, lasts_s=4.0, now=0.5)] == [2]
 
 
+def test_who_is_overtaken_waits_for_the_others_too() -> None:
+    queue = EarliestDeadlineFirst(capacity=9, workers=1)
+    for one in (group(0, "a", 5.0), group(1, "b", 5.1), group(2, "b", 5.2), group(3, "a", 9.0)):
+        assert queue.offer(one, now=0.0) is Admission.ACCEPTED
+    first = queue.take()
+    assert first is not None
+    assert queue.take_along(first, 1, lasts_s=3.5, now=0.0) == []
+    assert [one.number for one in queue.take_along(first, 1, lasts_s=3.0, now=0.0)] == [3]
+
+
 def test_an_urgent_request_passes_much_work_that_is_not() -> None:
     queue = EarliestDeadlineFirst(capacity=99, workers=1)
     for number in range(50):
@@ -202,6 +213,90 @@ def test_who_is_refused_leaves_nothing_behind() -> None:
     assert queue.offer(ticket(3, work_s=9.0), now=0.0) is Admission.FULL
     assert (len(queue), queue.wait_s) == (2, 5.0)
     assert drain(queue) == [0, 2]
+
+
+class Plain:
+    """The queue as its documentation says it: one sorted list, and every answer added up anew."""
+
+    def __init__(self, workers: int) -> None:
+        self.waiting: list[Ticket] = []
+        self.workers = workers
+
+    def before_s(self, one: Ticket) -> float:
+        return sum(other.work_s for other in self.waiting if other < one) / self.workers
+
+    def offer(self, one: Ticket, now: float) -> Admission:
+        start = now + self.before_s(one)
+        if start + one.work_s > one.deadline:
+            return Admission.LATE
+        for other in self.waiting:
+            if one < other and other.priority == one.priority:
+                begins = now + self.before_s(other)
+                if begins + other.work_s <= other.deadline < begins + other.work_s + one.work_s / self.workers:
+                    return Admission.CROWDED
+        self.waiting = sorted([*self.waiting, one])
+        return Admission.ACCEPTED
+
+    def take_along(self, first: Ticket, count: int, lasts_s: float, now: float) -> list[Ticket]:
+        end = now + lasts_s
+        chosen = [one for one in self.waiting if one.group == first.group][:count]
+        if len(chosen) < count or any(one.deadline < end for one in (first, *chosen)):
+            return []
+        overtaken_s = 0.0
+        for one in self.waiting:
+            if one not in chosen and one < chosen[-1]:
+                if end + overtaken_s + one.work_s > one.deadline:
+                    return []
+                overtaken_s += one.work_s / self.workers
+        self.waiting = [one for one in self.waiting if one not in chosen]
+        return chosen
+
+
+# Eighths and quarters: sums of these are exact in whatever order, so that every comparison falls out alike.
+EIGHTHS = st.integers(0, 40).map(lambda n: n / 8)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("offer"), EIGHTHS, EIGHTHS, st.integers(0, 2), st.sampled_from(["a", "b", None])),
+        st.tuples(st.just("take"), st.integers(1, 3), EIGHTHS),
+        st.tuples(st.just("remove"), st.sets(st.integers(0, 40))),
+        st.tuples(st.just("expired"), EIGHTHS),
+    ),
+    max_size=40,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(STEPS, st.sampled_from([1, 2, 4]))
+def test_it_is_one_sorted_list_to_who_looks_from_outside(steps: list[Any], workers: int) -> None:
+    queue, plain = EarliestDeadlineFirst(100, workers), Plain(workers)
+    for number, (step, *details) in enumerate(steps):
+        if step == "offer":
+            deadline, work_s, priority, name = details
+            one = Ticket(2 * deadline, number, work_s / 4, 0.0, 8, priority, name)
+            assert queue.wait_of_s(one) == plain.before_s(one)
+            assert queue.offer(one, 0.25) is plain.offer(one, 0.25)
+        elif step == "take":
+            count, lasts_s = details
+            first = queue.take()
+            assert first == (plain.waiting.pop(0) if plain.waiting else None)
+            if first is not None and first.group is not None:
+                along = queue.take_along(first, count, lasts_s, 0.25)
+                assert along == plain.take_along(first, count, lasts_s, 0.25)
+        elif step == "remove":
+            queue.remove(*details)
+            plain.waiting = [one for one in plain.waiting if one.number not in details[0]]
+        else:
+            gone = queue.expired(*details)
+            assert gone == [one for one in plain.waiting if one.deadline < details[0]]
+            plain.waiting = [one for one in plain.waiting if one not in gone]
+        assert len(queue) == len(plain.waiting)
+        assert queue.wait_s == sum(one.work_s for one in plain.waiting) / workers
+        for deadline in (1.0, 3.0, 8.0):
+            due = sum(one.work_s for one in plain.waiting if one.deadline <= deadline)
+            assert queue.wait_before_s(deadline) == due / workers
+        for name in ("a", "b"):
+            assert queue.alike(name) == sum(one.group == name for one in plain.waiting)
+    assert drain(queue) == [one.number for one in plain.waiting]
 
 
 def test_an_empty_queue_gives_none() -> None:

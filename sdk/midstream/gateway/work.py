@@ -33,7 +33,8 @@ from midstream.sensing import peak_bytes
 
 _log = logging.getLogger("midstream.gateway")
 
-QUEUE_CAPACITY = 256
+# So many small ones may come in the seconds that they have; large ones are bounded by their bytes.
+QUEUE_CAPACITY = 4096
 QUEUE_CAPACITY_BYTES = 256 << 20
 # What waits is finished within this, when the gateway stops.
 DRAIN_S = 10.0
@@ -215,7 +216,8 @@ class Work:
                 for number, job in self._jobs.items()
                 if (job.device_id, job.request.request_id) == (device_id, request_id)
             }
-            self._queue.remove(unwanted.keys())
+            if unwanted:
+                self._queue.remove(unwanted.keys())
             for number, job in unwanted.items():
                 del self._jobs[number]
                 self._ledger.end(job.identity, None, job.arrived)
