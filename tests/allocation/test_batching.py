@@ -12,10 +12,45 @@ from midstream.allocation.batching import BatchTimes
 SIZES = (2, 4, 8)
 
 
-def test_until_it_was_tried_a_batch_takes_as_long_as_one_after_another_and_is_not_made() -> None:
+def test_until_it_was_tried_a_batch_takes_as_long_as_one_after_another() -> None:
     times = BatchTimes(SIZES)
     assert [times.ratio(size) for size in (1, 2, 3, 8)] == [1.0, 2.0, math.inf, 8.0]
-    assert times.size(8, behind=False) == times.size(8, behind=True) == 1
+    assert times.size(8, behind=False) == 1
+    # It is tried where more come than can be run, and not again where it does take longer.
+    assert times.size(8, behind=True) == 8
+    for size in SIZES:
+        times.ran(size, 1.5 * size)
+    assert times.size(8, behind=True) == 1
+
+
+def test_of_what_is_about_as_cheap_the_larger_one_is_made_where_more_come_than_can_be_run() -> None:
+    times = BatchTimes(SIZES, {2: 2 * 0.94, 4: 4 * 0.92, 8: 8 * 0.935})
+    assert times.size(8, behind=True) == 8
+    times.ran(8, 8 * 1.05)
+    assert times.size(8, behind=True) == 4
+
+
+def test_what_once_took_long_is_tried_again() -> None:
+    times = BatchTimes(SIZES, {2: 2 * 0.95, 4: 4 * 0.95, 8: 8 * 0.9})
+    for _ in range(10):
+        times.ran(8, 20.0)
+    assert times.size(8, behind=True) == 4
+    runs = 0
+    while times.size(8, behind=True) != 8:
+        times.ran(4, 4 * 0.95)
+        runs += 1
+    assert 50 < runs < 1000
+
+
+def test_trying_what_does_not_pay_costs_next_to_nothing() -> None:
+    times = BatchTimes(SIZES, {2: 2 * 0.95, 4: 4 * 0.95, 8: 8 * 0.95})
+    really = {1: 1.0, 2: 1.9, 4: 3.8, 8: 8 * 1.4}
+    took = count = 0.0
+    for _ in range(5000):
+        size = times.size(99, behind=True)
+        times.ran(size, really[size])
+        took, count = took + really[size], count + size
+    assert took / count < 0.95 * 1.01
 
 
 def test_what_is_cheaper_together_runs_together_as_far_as_there_are_so_many() -> None:

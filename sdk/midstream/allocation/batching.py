@@ -8,6 +8,12 @@ from collections.abc import Iterable, Mapping
 _SMOOTHING = 0.2
 # One run that took far longer than expected counts as so many times as long.
 _MOST = 4.0
+# With every run, what is believed of the other sizes goes by this share towards a little less than was measured first,
+# so that each is tried now and then: the whole model was measured, and a moment may have been a bad one.
+_FORGETTING = 1 / 256
+_HOPE = 0.9
+# What is not known to differ by more counts as equal: the larger batch then leaves more time beside its run.
+_ALIKE = 1.03
 
 
 class BatchTimes:
@@ -16,6 +22,7 @@ class BatchTimes:
     def __init__(self, sizes: Iterable[int] = (), ratios: Mapping[int, float] | None = None) -> None:
         known = {} if ratios is None else ratios
         self._ratios = {size: known.get(size, float(size)) for size in sizes}
+        self._hoped = {size: _HOPE * ratio for size, ratio in self._ratios.items()}
         self._each = 1.0
 
     def ratio(self, size: int) -> float:
@@ -29,25 +36,26 @@ class BatchTimes:
 
     def ran(self, size: int, times: float) -> None:
         """So many at once took this many times as long as one alone is expected to."""
-        if size in self._ratios:
-            known = self._ratios[size]
-            self._ratios[size] = known + _SMOOTHING * (min(times, _MOST * known) - known)
+        for other, known in self._ratios.items():
+            if other == size:
+                self._ratios[size] = known + _SMOOTHING * (min(times, _MOST * known) - known)
+            else:
+                self._ratios[other] = known + _FORGETTING * (self._hoped[other] - known)
         self._each += _SMOOTHING * (self.ratio(size) / size - self._each)
 
     def size(self, waiting: int, *, behind: bool) -> int:
         """How many of those that wait for a worker to run now; the one that runs anyway is among them.
 
-        Where more come than can be run alone (``behind``), as many as make each cheapest; else so many that they end
-        soonest on average: n at once of N, one batch after another, end after t(n)·(⌈N/n⌉ + 1)/2.
+        Where more come than can be run alone (``behind``), as many as make each cheapest, the most of what is about as
+        cheap; else so many that they end soonest on average: n at once of N, one batch after another, end after
+        t(n)·(⌈N/n⌉ + 1)/2.
         """
         sizes = [1, *(size for size in self._ratios if size <= waiting)]
-
-        def cost(size: int) -> float:
-            if behind:
-                return self.ratio(size) / size
-            return self.ratio(size) * (math.ceil(waiting / size) + 1) / 2
-
-        return min(sizes, key=lambda size: (cost(size), size))
+        if behind:
+            each = {size: self.ratio(size) / size for size in sizes}
+            enough = _ALIKE * min(each.values())
+            return max(size for size in sizes if each[size] <= enough)
+        return min(sizes, key=lambda size: (self.ratio(size) * (math.ceil(waiting / size) + 1) / 2, size))
 
     def smaller(self, size: int) -> int:
         """The next size below."""
