@@ -484,14 +484,14 @@ def overload(folder: Path) -> str:
 # Bursts that recur.
 
 PERIOD_S, BURST_S, BURST_HZ, BURSTS = 30.0, 5.0, 25.0, 5
-TOGETHER, SLOW = 7, 1.5
+SLOW = 1.5
 
 
 def recurring(folder: Path) -> str:
     """A model that is asked for in bursts, where memory has room for it or for another one."""
     bursting, other = (recognition(folder, width) for width in (320, 288))
-    times = [place * PERIOD_S + each for place in range(BURSTS) for each in poisson(BURST_HZ, BURST_S, SEED + place)]
-    shifted = [each + PERIOD_S / 2 for each in times]
+    pictures = range(int(BURST_S * BURST_HZ))
+    times = [(place + 0.5) * PERIOD_S + picture / BURST_HZ for place in range(BURSTS) for picture in pictures]
     between = poisson(0.5, BURSTS * PERIOD_S, SEED + 99)
     copy_bytes = Warmth({"digest": ServedBundle(bursting, 1)}).memory_bytes(Partition("digest", ""))
     found: dict[str, list[tuple[float, float]]] = {}
@@ -499,7 +499,7 @@ def recurring(folder: Path) -> str:
     for name, options in ways:
         with Broker() as broker, gateway(broker.url, [bursting, other], memory_bytes=int(1.5 * copy_bytes), **options):
             beside = Asking(broker.url, GATEWAY, str(other), "", 1, 5000, between)
-            with Asker(beside), Asker(Asking(broker.url, GATEWAY, str(bursting), "", 2, 5000, shifted)) as asker:
+            with Asker(beside), Asker(Asking(broker.url, GATEWAY, str(bursting), "", 2, 5000, times)) as asker:
                 answers = asker.answers()
         found[name] = recoveries(answers)
     rows = [[name, *(f"{after_s:.2f} ({first_ms:.0f})" for after_s, first_ms in each)] for name, each in found.items()]
@@ -510,10 +510,10 @@ def recurring(folder: Path) -> str:
         [
             "## A burst that recurs",
             "",
-            f"Two networks for text recognition, and memory for one and a half. One is asked for {BURST_HZ:g} times a "
-            f"second for {BURST_S:g} s, every {PERIOD_S:g} s; the other once in two seconds. Recovered is when the "
-            f"median of {TOGETHER} requests in a row is within {SLOW:g} times that of all bursts' second halves; s "
-            "after the burst's first request, and in brackets what that took, ms.",
+            f"Two networks for text recognition, and memory for one and a half. One is asked by a camera, {BURST_HZ:g} "
+            f"times a second for {BURST_S:g} s, every {PERIOD_S:g} s; the other once in two seconds. Recovered is when "
+            f"a picture takes at most {SLOW:g} times as long as those of the bursts' second halves do in the middle; s "
+            "after the burst's first picture, and in brackets what that took, ms.",
             "",
             table("|" + "|".join(f" burst {place + 1}" for place in range(BURSTS)), rows),
             "",
@@ -530,8 +530,8 @@ def recognition(folder: Path, width: int) -> Path:
 
 
 def recoveries(answers: Sequence[Answer]) -> list[tuple[float, float]]:
-    """Of each burst: how long after its begin the first of `TOGETHER` requests came that in the middle took hardly
-    longer than those of all bursts' second halves, s; and what its first request took, ms.
+    """Of each burst: how long after its begin the first request came that took hardly longer than those of all bursts'
+    second halves in the middle, s; and what its first request took, ms.
     """
     bursts = []
     for place in range(BURSTS):
@@ -542,12 +542,8 @@ def recoveries(answers: Sequence[Answer]) -> list[tuple[float, float]]:
     usual_s = median([each for burst in took for each in burst[len(burst) // 2 :]])
     found = []
     for burst, each_s in zip(bursts, took, strict=True):
-        after_s = BURST_S
-        for place in range(len(burst) - TOGETHER + 1):
-            if median(each_s[place : place + TOGETHER]) <= SLOW * usual_s:
-                after_s = burst[place].due_s - burst[0].due_s
-                break
-        found.append((after_s, each_s[0] * 1e3))
+        usual = (each.due_s - burst[0].due_s for each, s in zip(burst, each_s, strict=True) if s <= SLOW * usual_s)
+        found.append((next(usual, BURST_S), each_s[0] * 1e3))
     return found
 
 

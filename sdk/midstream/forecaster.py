@@ -58,8 +58,8 @@ class Network:
         except OSError as error:
             raise ModelError(f"cannot read forecast model {path}: {error.strerror}") from None
         record = SliceRecord(path.name, len(content), ("features", "state"), ("quantiles", "next"))
-        self._session = engine_for(self.engine).load(Program(record, content, path))
         try:
+            self._session = engine_for(self.engine).load(Program(record, content, path))
             self.step(np.zeros((_MORE_ROWS, len(FEATURES)), np.float32), np.zeros((_MORE_ROWS, self.units), np.float32))
         except MidstreamError as error:
             raise ModelError(f"the forecast model {path} forecasts nothing: {error}; {_REMEDY}") from None

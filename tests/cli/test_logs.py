@@ -175,4 +175,4 @@ def test_other_levels_and_formats_are_one_error(option: list[str]) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
-    assert f"'{option[1]}' is not one of" in line
+    assert line.startswith(f"midstream: Invalid value for '{option[0]}': '{option[1]}' is not one of ")

@@ -32,14 +32,15 @@ def train_forecast(
     from midstream.history import History
     from midstream_converters.forecasting.card import BEFORE, NETWORK
     from midstream_converters.forecasting.observing import observed
-    from midstream_converters.forecasting.training import check_enough, require_tensorflow, train_forecast
+    from midstream_converters.forecasting.training import train_forecast
 
     with History.open(history) as opened:
         known = observed(opened)
-    check_enough(known, str(history))
-    require_tensorflow()
-    notes.print(f"{history}: {len(known.intervals):,} s of a gateway's work; training takes some minutes")
-    card = train_forecast(known, output, str(history), start)
+
+    def tell() -> None:
+        notes.print(f"{history}: {len(known.intervals):,} s of a gateway's work; training takes some minutes")
+
+    card = train_forecast(known, output, str(history), start, on_begin=tell)
     if as_json:
         print_json({"model": str(output), **card.to_json()})
         return

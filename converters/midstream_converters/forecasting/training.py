@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -56,11 +56,18 @@ class Fitted:
     kept: int
 
 
-def train_forecast(observed: Observed, output: Path, name: str, start: Path | None = None) -> Card:
+def train_forecast(
+    observed: Observed,
+    output: Path,
+    name: str,
+    start: Path | None = None,
+    on_begin: Callable[[], None] = lambda: None,
+) -> Card:
     """Train on one gateway's intervals, from the model in the folder ``start`` on or anew, and write ``output``.
 
-    The last fifth is held out. Raises InputError for a history that is too short, VerificationError where the model
-    that it started from errs no more on what is held out; then nothing is written. ModelError, MissingExtraError.
+    The last fifth is held out. ``on_begin`` is called once all that can be wrong at the start is found right. Raises
+    InputError for a history that is too short, VerificationError where the model that it started from errs no more on
+    what is held out; then nothing is written. ModelError, MissingExtraError.
     """
     check_enough(observed, name)
     require_tensorflow()
@@ -72,6 +79,7 @@ def train_forecast(observed: Observed, output: Path, name: str, start: Path | No
     held_out = _judged(known, looked_at, steps)
     learned = _segments(known.steps(slice(0, trained)))
     recipe = _recipe(learned, again=start is not None)
+    on_begin()
     fitted = fit(learned, _judged(known, trained, looked_at), recipe, name, before)
     data = {
         "history": name,

@@ -102,7 +102,9 @@ def _explain(error: Exception) -> None:
     # The root of what a wrong command line raises; typer exports only this class of it.
     usage_error: Any = typer.BadParameter.__base__
     if isinstance(error, usage_error):
-        _fail(f"{error.format_message().rstrip('.')}; see --help", 2)
+        # What checks choices says first of which kind its error is.
+        told = error.format_message().rstrip(".").replace("Value error, ", "")
+        _fail(f"{told}; see --help", 2)
     if isinstance(error, typer.Abort):
         raise SystemExit(128 + signal.SIGINT) from None
 
