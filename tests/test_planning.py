@@ -18,7 +18,7 @@ from midstream.decision_log import replay_file
 from midstream.manifest import SliceCost
 from midstream.partitioning import DeviceLoad, LinkState, Objective, Plan, Power, SystemState
 from midstream.partitioning.correction import TOLERANCE
-from midstream.planning import INPUT_CUT, Forced, Planning, _Occupied
+from midstream.planning import INPUT_CUT, Forced, Planning
 
 POWER = Power(1.0, 2.5, 0.1)
 STATE = SystemState(LinkState(1e6, 1e6, 0.1))
@@ -510,17 +510,6 @@ def test_what_runs_here_is_waited_for(bundle: Bundle) -> None:
     cut = bundle.cuts[0].id
     with planning.running(cut):
         assert planned(planning, route).predicted_ms == pytest.approx(alone_ms)
-
-
-def test_who_comes_when_nobody_runs_is_not_taken_to_have_begun_before() -> None:
-    occupied = _Occupied()
-    # In floats something is left of these.
-    for expected_ms in (0.1, 0.2):
-        occupied.enter(expected_ms, 100.0)
-    for expected_ms in (0.1, 0.2):
-        occupied.leave(expected_ms, 100.0)
-    occupied.enter(50.0, 200.0)
-    assert occupied.wait_ms(200.0) == 50.0
 
 
 def test_for_throughput_some_inputs_are_answered_here(bundle: Bundle) -> None:

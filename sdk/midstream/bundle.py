@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import math
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
-from io import BufferedReader
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -22,30 +17,25 @@ import networkx as nx
 import numpy as np
 
 from midstream.archive import Archive
+from midstream.bundle_files import Parts, read_parts
 from midstream.communication.codecs import decode, encode, find_codec, zstd_available
 from midstream.communication.codecs.coding import decode_codes
 from midstream.communication.codecs.steps import Stepped
 from midstream.communication.wire import EncodedTensor, decoded_bytes
 from midstream.engines import ACCELERATORS, Accelerator, Program, Session, engine_for
 from midstream.engines.paced import Pace, PacedSession
-from midstream.errors import AcceleratorError, BundleError, CodecError, InputError
-from midstream.exits import EXITS_FILE, Exit
-from midstream.exits_file import MAX_EXITS_BYTES, exit_from_bytes
-from midstream.files import FileIdentity, regular_file
+from midstream.errors import AcceleratorError, BundleError, InputError
+from midstream.files import FileIdentity
 from midstream.inputs import ImageInput
-from midstream.ladder import LADDER_FILE, UNCALIBRATED, Ladder
-from midstream.ladder_file import MAX_LADDER_BYTES, ladder_from_bytes
+from midstream.ladder import UNCALIBRATED
 from midstream.manifest import (
     CARRIERS,
-    COSTS_FILE,
     EDGETPU_SUFFIX,
     GRAPH_MEMBER,
-    MANIFEST_FILE,
     MAX_MANIFEST_BYTES,
     SLICES_FILE,
     WEIGHTS_FILE,
     WHOLE,
-    Costs,
     Cut,
     Graph,
     Manifest,
@@ -60,8 +50,7 @@ from midstream.manifest import (
 from midstream.partitioning.costs import MachineTimes, layers_from_profile
 from midstream.partitioning.resource_map import resource_map
 from midstream.profiles import Profile
-from midstream.seal import CONVERT
-from midstream.sealed import costs_from_bytes, graph_from_bytes, manifest_digest, manifest_from_bytes
+from midstream.sealed import graph_from_bytes
 from midstream.tensors import Tensors, TensorSpec, check_tensors, named_tensors, nbytes
 
 # A busy core of a small board; a profile's own figure replaces it in plans.
@@ -91,28 +80,23 @@ class Bundle:
     def __init__(
         self,
         path: Path,
-        manifest: Manifest,
-        digest: bytes,
-        costs: Costs,
-        checked: Mapping[str, FileIdentity],
+        parts: Parts,
         threads: int = 1,
         slowdown: float = 1.0,
         accelerator: Accelerator = "cpu",
-        ladder: Ladder | None = None,
-        early_exit: Exit | None = None,
     ) -> None:
         self.path = path
-        self.manifest = manifest
-        self.digest = digest
-        self.costs = costs
-        self.ladder = ladder
-        self.early_exit = early_exit
-        self._checked = checked
+        self.manifest = parts.manifest
+        self.digest = parts.digest
+        self.costs = parts.costs
+        self.ladder = parts.ladder
+        self.early_exit = parts.early_exit
+        self._checked = parts.checked
         self._threads = threads
         self._pace = Pace(slowdown)
         self._accelerator = accelerator
         self._lock = threading.Lock()
-        self._archive = Archive(path / SLICES_FILE, manifest.unpacked_bytes)
+        self._archive = Archive(path / SLICES_FILE, parts.manifest.unpacked_bytes)
         self._sessions: dict[str, tuple[Session, threading.Lock]] = {}
 
     @classmethod
@@ -131,21 +115,9 @@ class Bundle:
         the bundle has no slice for it.
         """
         folder = Path(path)
-        content = _read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
-        manifest = manifest_from_bytes(content, str(folder / MANIFEST_FILE))
-        checked = {
-            name: _check_file(folder / name, record.bytes, record.sha256) for name, record in manifest.files.items()
-        }
-        costs = costs_from_bytes(_read(folder / COSTS_FILE, MAX_MANIFEST_BYTES), str(folder / COSTS_FILE))
-        if costs.recipe != manifest.recipe or set(costs.cuts) != {cut.id for cut in manifest.cuts}:
-            raise BundleError(f"{folder / COSTS_FILE} belongs to another bundle; convert the model again")
-        if not costs.coding.keys() <= manifest.slices.keys():
-            raise BundleError(f"{folder / COSTS_FILE} has times of slices that are not there; convert the model again")
-        _check_accelerator(manifest, accelerator, folder)
-        digest = manifest_digest(content)
-        ladder = _read_ladder(folder / LADDER_FILE, digest, manifest) if calibrated else None
-        early_exit = _read_exit(folder / EXITS_FILE, digest, manifest) if calibrated else None
-        return cls(folder, manifest, digest, costs, checked, threads, slowdown, accelerator, ladder, early_exit)
+        parts = read_parts(folder, calibrated=calibrated)
+        _check_accelerator(parts.manifest, accelerator, folder)
+        return cls(folder, parts, threads, slowdown, accelerator)
 
     @property
     def slowdown(self) -> float:
@@ -516,111 +488,3 @@ def _check_accelerator(manifest: Manifest, accelerator: Accelerator, path: Path)
             f"bundle {path} has no slice compiled for the Edge TPU; convert a model of 8-bit integers with --edgetpu, "
             "where edgetpu_compiler is installed"
         )
-
-
-def _read_ladder(path: Path, digest: bytes, manifest: Manifest) -> Ladder | None:
-    if not path.is_symlink() and not path.exists():
-        return None
-    content = _read(path, MAX_LADDER_BYTES, "calibrate the bundle again, or delete the file")
-    ladder = ladder_from_bytes(content, str(path))
-    if ladder.bundle != digest.hex():
-        raise BundleError(f"{path} belongs to another bundle; calibrate this one, or delete the file")
-    problem = _unusable(ladder, {None, *(cut.id for cut in manifest.cuts)})
-    if problem is not None:
-        raise BundleError(f"{path} {problem}; calibrate the bundle again, or delete the file")
-    return ladder
-
-
-def _read_exit(path: Path, digest: bytes, manifest: Manifest) -> Exit | None:
-    if not path.is_symlink() and not path.exists():
-        return None
-    remedy = "run `midstream exits` again, or delete the file"
-    found = exit_from_bytes(_read(path, MAX_EXITS_BYTES, remedy), str(path))
-    if found.bundle != digest.hex():
-        raise BundleError(f"{path} belongs to another bundle; {remedy}")
-    problem = _misfit(found, manifest)
-    if problem is not None:
-        raise BundleError(f"{path} {problem}; {remedy}")
-    return found
-
-
-def _misfit(early_exit: Exit, manifest: Manifest) -> str | None:
-    """What an exit says that cannot be so of this bundle, None where there is nothing."""
-    cut = next((cut for cut in manifest.cuts if cut.id == early_exit.cut), None)
-    if cut is None:
-        return f"has a cut {early_exit.cut!r}, which the bundle has not"
-    if [spec.name for spec in manifest.outputs] != [early_exit.output]:
-        return f"answers {early_exit.output!r}, which is not the model's one output"
-    if set(early_exit.poolings) != {spec.name for spec in cut.tensors}:
-        return f"takes other tensors than cross at {early_exit.cut!r}"
-    counts = []
-    for spec in cut.tensors:
-        pooling = early_exit.poolings[spec.name]
-        if pooling.axis is not None and len(spec.shape) not in (3, 4):
-            return f"has channels in tensor {spec.name!r}, which has none"
-        counts.append(pooling.count(spec.shape))
-    if sum(count or 0 for count in counts) != len(early_exit.weights) or None in counts:
-        return f"has weights for {len(early_exit.weights)} numbers, and others cross at {early_exit.cut!r}"
-    output, scores = manifest.outputs[0], len(early_exit.bias)
-    sizes = [1 if size is None else size for size in output.shape]
-    if math.prod(sizes) != scores and not (output.shape[-1:] == (None,) and math.prod(sizes) == 1):
-        return f"gives {scores} scores, and the model {output}"
-    return None
-
-
-def _unusable(ladder: Ladder, places: Set[str | None]) -> str | None:
-    """What a ladder says that cannot be so of a bundle with these places, None where there is nothing."""
-    for place in ladder.places:
-        if place.cut not in places:
-            return f"has a cut {place.cut!r}, which the bundle has not"
-        if all(rung.codec != "raw" for rung in place.rungs):
-            return f"lacks the codec raw {'for the whole input' if place.cut is None else f'at cut {place.cut!r}'}"
-        for rung in place.rungs:
-            try:
-                known = find_codec(rung.codec)
-            except CodecError as error:
-                return f"cannot be used by this release: {error}"
-            if rung.lossless != known.lossless:
-                return f"says that codec {rung.codec!r} {'loses nothing' if rung.lossless else 'is lossy'}"
-    return None
-
-
-def _read(path: Path, limit: int, remedy: str = CONVERT) -> bytes:
-    """A small file of a bundle, whole."""
-    with _opened(path) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise BundleError(f"{path} is larger than {limit} bytes, and no part of a bundle; {remedy}")
-    return content
-
-
-def _check_file(path: Path, size: int, sha256: str) -> FileIdentity:
-    with _opened(path) as file:
-        identity = FileIdentity.of(os.fstat(file.fileno()))
-        if identity.bytes != size:
-            raise BundleError(
-                f"{path} has {identity.bytes} bytes where its manifest says {size}; convert the model again"
-            )
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sha256:
-        raise BundleError(
-            f"{path} does not match its SHA-256 in the manifest: it was damaged or changed; convert the model again"
-        )
-    return identity
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BufferedReader]:
-    """A regular file, no link, pipe or device; errors while it is read are the bundle's."""
-    try:
-        with regular_file(path, follow_links=False) as file:
-            yield file
-    except NotADirectoryError:
-        raise BundleError(f"{path.parent} is a file; a bundle is a folder that `midstream convert` wrote") from None
-    except FileNotFoundError:
-        raise BundleError(
-            f"{path} is missing; {path.parent} is not a bundle, or lost a part: convert the model again"
-        ) from None
-    except OSError as error:
-        reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
-        raise BundleError(f"cannot read {path}: {reason}; a bundle holds regular files only") from None

@@ -27,6 +27,7 @@ from midstream.files import read_at_most
 from midstream.inputs import ImageInput
 from midstream.learned_file import MAX_LEARNED_BYTES, Learned, learned_from_bytes, learned_to_bytes
 from midstream.link_watch import PROBE_EVERY_S
+from midstream.occupation import Occupied, Pace, Run
 from midstream.options import Made, Option, Options, option_of
 from midstream.partitioning import (
     GATEWAY,
@@ -54,11 +55,10 @@ LOCAL_CUT = "local"
 # What takes less says more about the clock than about the machine.
 _TELLING_MS = 0.05
 _NONE = Factors()
+_UNKNOWN_LOAD = DeviceLoad()
 # What is worse by less than this share, and of times by less than this, is no reason to decide again.
 _NEWS_SHARE, _NEWS_MS = 0.1, 1.0
 _LEAST_MJ = 1e-9
-# How a period is averaged; a pause counts as so many periods at most.
-_PACE_GAIN, _MOST_LONGER = 0.1, 4.0
 # Where nothing hangs on it, and where energy is what counts, the link is probed so many times as seldom.
 _SELDOM, _FRUGAL = 60.0, 5.0
 # Of so many sets of gateways the candidates, and what decisions have come to, are kept.
@@ -111,55 +111,6 @@ class _Known:
         )
 
 
-@dataclass(slots=True)
-class _Occupied:
-    """A slice that runs one input at a time: how many are there, what they will take, and since when one runs."""
-
-    inside: int = 0
-    expected_ms: float = 0.0
-    since_s: float = 0.0
-
-    def enter(self, expected_ms: float, now_s: float) -> None:
-        """One more has come."""
-        if not self.inside:
-            self.expected_ms, self.since_s = 0.0, now_s
-        self.inside += 1
-        self.expected_ms += expected_ms
-
-    def leave(self, expected_ms: float, now_s: float) -> None:
-        """One is done, and the next begins."""
-        self.inside -= 1
-        self.expected_ms = max(0.0, self.expected_ms - expected_ms)
-        self.since_s = now_s
-
-    def wait_ms(self, now_s: float) -> float:
-        """What one that came now would wait."""
-        return max(0.0, self.expected_ms - (now_s - self.since_s) * 1e3)
-
-
-@dataclass(slots=True)
-class _Pace:
-    """How often inputs come, as the last of them have."""
-
-    period_ms: float | None = None
-    last_s: float | None = None
-
-    def came(self, now_s: float) -> None:
-        """Another one has come."""
-        if self.last_s is not None:
-            gap_ms = (now_s - self.last_s) * 1e3
-            known = gap_ms if self.period_ms is None else self.period_ms
-            self.period_ms = known + _PACE_GAIN * (min(gap_ms, _MOST_LONGER * known) - known)
-        self.last_s = now_s
-
-
-@dataclass(slots=True)
-class Run:
-    """One run of a slice."""
-
-    took_ms: float = 0.0
-
-
 def _turns() -> Iterator[float]:
     """0 to 1, spread evenly however many are taken: multiples of the golden ratio, without their whole parts."""
     for number in itertools.count(1):
@@ -188,7 +139,7 @@ class Planning:
         power: Power,
         deciding: Deciding,
         state_file: Path | None = None,
-        load: Callable[[], DeviceLoad] = DeviceLoad,
+        load: Callable[[], DeviceLoad] = lambda: _UNKNOWN_LOAD,
         clock: Callable[[], float] = time.monotonic,
         options: Options | None = None,
     ) -> None:
@@ -204,9 +155,9 @@ class Planning:
         self._whole_ratio: float | None = None
         self._slowdown_then = 1.0
         self._lock = threading.Lock()
-        self._occupied: dict[str | None, _Occupied] = {}
+        self._occupied: dict[str | None, Occupied] = {}
         self._turns = _turns()
-        self._pace = _Pace()
+        self._pace = Pace()
         self._corrections = Corrections()
         self._known: dict[Names, _Known] = {}
         self._courses: dict[Names, _Course] = {}
@@ -388,7 +339,7 @@ class Planning:
         with self._lock:
             alone_ms = costs.whole_ms if cut is None else costs.cuts[cut].head_ms
             expected_ms = self._corrections.device.factor(WHOLE if cut is None else cut) * alone_ms
-            occupied = self._occupied.setdefault(cut, _Occupied())
+            occupied = self._occupied.setdefault(cut, Occupied())
             entered_s = self._clock()
             occupied.enter(expected_ms, entered_s)
         try:

@@ -144,14 +144,14 @@ def test_a_gateway_with_other_bundles_is_said_to_be_there(
 
 def test_a_machine_that_wakes_late_gives_up_earlier(faces: Bundle) -> None:
     device = Device(faces, NOWHERE)
-    plain_ms = device._give_up_ms(None, 1000.0)
-    device._woke(30.0)
-    assert device._give_up_ms(None, 1000.0) == pytest.approx(plain_ms - 30)
-    assert device._give_up_ms(None, 200.0) == pytest.approx(plain_ms - 800 - 20)
+    plain_ms = device._answering._give_up_ms(None, 1000.0)
+    device._answering._woke(30.0)
+    assert device._answering._give_up_ms(None, 1000.0) == pytest.approx(plain_ms - 30)
+    assert device._answering._give_up_ms(None, 200.0) == pytest.approx(plain_ms - 800 - 20)
     for _ in range(500):
-        device._woke(0.1)
-    assert device._give_up_ms(None, 1000.0) == pytest.approx(plain_ms, abs=0.5)
-    assert device._give_up_ms(None, None) == 10_000.0
+        device._answering._woke(0.1)
+    assert device._answering._give_up_ms(None, 1000.0) == pytest.approx(plain_ms, abs=0.5)
+    assert device._answering._give_up_ms(None, None) == 10_000.0
 
 
 def test_what_it_learns_outlasts_it_where_it_is_asked_to(

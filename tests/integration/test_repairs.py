@@ -132,7 +132,7 @@ def test_chunks_of_replies_are_asked_for_again(
     """Replies of some seven chunks; without these repairs not one in ten would come through."""
     monkeypatch.setattr(posting, "CHUNK_BYTES", 8 << 10)
     if fec_available():
-        monkeypatch.setattr("midstream.device.fec_available", lambda: False)
+        monkeypatch.setattr("midstream.answering.fec_available", lambda: False)
     want = faces.run(inputs)
     with (
         Gateway([faces_path], broker.url, gateway_id="chunky", workers=1) as gateway,

@@ -8,7 +8,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +24,7 @@ from midstream.gateway.logs import about
 from midstream.gateway.observing import Observe, outcome_of, usage_of
 from midstream.gateway.peers import Peers
 from midstream.gateway.posting import Post
+from midstream.gateway.reading import Reading
 from midstream.gateway.replies import HeldReplies
 from midstream.gateway.scaling import pin
 from midstream.gateway.served import ServedBundle
@@ -42,8 +42,6 @@ _STOPS = "this gateway stops"
 # Of so many tails that were asked for last, it is known how much time their requests have.
 _TAILS = 16
 _SMOOTHING = 0.2
-# A worker that reads the connection looks around at least so often.
-_ATTEND_S = 10.0
 # What takes no longer is run before the connection is looked at again.
 _SHORT_MS = 0.25
 # A wait at a tail that differs by less is not told of.
@@ -270,10 +268,10 @@ class Work:
     def _run(self, worker: int, core: int | None) -> None:
         if core is not None:
             pin(core)
-        with _Reading(self._transport) as reading:
+        with Reading(self._transport) as reading:
             self._run_all(worker, HeldReplies(), reading)
 
-    def _run_all(self, worker: int, held: HeldReplies, reading: _Reading) -> None:
+    def _run_all(self, worker: int, held: HeldReplies, reading: Reading) -> None:
         while jobs := self._next(worker, held, reading):
             spent = [Spent() for _ in jobs]
             answers: list[bytes | None] = [None] * len(jobs)
@@ -334,7 +332,7 @@ class Work:
         usage = _usage(job, spent, outcome_of(reply.status), reply.message, len(message))
         return message if final else None, usage
 
-    def _next(self, worker: int, held: HeldReplies, reading: _Reading) -> list[Job]:
+    def _next(self, worker: int, held: HeldReplies, reading: Reading) -> list[Job]:
         """The job that is due first, once there is one, and those to run with it; none when the gateway stops.
 
         Replies that are held are sent before, unless they may wait for these jobs'.
@@ -381,38 +379,6 @@ class Work:
         for job in jobs:
             self._collector.began(job, now)
         return jobs
-
-
-class _Reading:
-    """The connection, as long as a worker reads it: while it waits, and while it runs what takes next to nothing.
-
-    Handing it to another thread and back would take longer than that.
-    """
-
-    def __init__(self, transport: Lanes) -> None:
-        self._transport = transport
-        self._attended = ExitStack()
-        self._attend: Callable[[Callable[[], bool], float], bool] | None = None
-
-    def __enter__(self) -> _Reading:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-
-    def wait(self, done: Callable[[], bool]) -> bool:
-        """Read until this is so; False where somebody else reads."""
-        if self._attend is None:
-            self._attend = self._attended.enter_context(self._transport.attended())
-        attended = self._attend(done, _ATTEND_S)
-        if not attended:
-            self.end()
-        return attended
-
-    def end(self) -> None:
-        """Leave the connection to its own thread."""
-        self._attend = None
-        self._attended.close()
 
 
 def _usage(job: Job, spent: Spent, outcome: Ended, reason: str, sent_bytes: int) -> Usage:
