@@ -29,7 +29,7 @@ class VersionNotice:
 
 def common_version(there: Collection[int], here: Collection[int] = WIRE_VERSIONS) -> int | None:
     """The highest wire version that both ends speak; None where there is none."""
-    return max((version for version in here if version in there), default=None)
+    return max(set(here).intersection(there), default=None)
 
 
 def disagreement(gateway_id: str, there: Collection[int], here: Collection[int] = WIRE_VERSIONS) -> str:

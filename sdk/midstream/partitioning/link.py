@@ -112,6 +112,8 @@ class LinkEstimate:
 
     def alike_both_ways(self) -> LinkEstimate:
         """With a downlink as fast as the uplink is known to be."""
+        if self.downlink_kbps == self.uplink_kbps:
+            return self
         return LinkEstimate(
             self.uplink_kbps,
             self.uplink_kbps,
