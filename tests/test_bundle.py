@@ -212,9 +212,9 @@ def test_what_is_no_bundle_is_refused(copy: Path, tmp_path: Path) -> None:
 
 def test_a_manifest_without_end_is_not_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = (copy / MANIFEST_FILE).stat().st_size
-    monkeypatch.setattr("midstream.bundle.MAX_MANIFEST_BYTES", size)
+    monkeypatch.setattr("midstream.bundle_files.MAX_MANIFEST_BYTES", size)
     Bundle.open(copy)
-    monkeypatch.setattr("midstream.bundle.MAX_MANIFEST_BYTES", size - 1)
+    monkeypatch.setattr("midstream.bundle_files.MAX_MANIFEST_BYTES", size - 1)
     with pytest.raises(BundleError, match=rf"manifest\.json is larger than {size - 1} bytes"):
         Bundle.open(copy)
 
