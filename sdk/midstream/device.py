@@ -23,10 +23,7 @@ from midstream.answering import MAX_REPLY_BYTES, Answering, Asked, Result, since
 from midstream.bundle import Bundle
 from midstream.cancelling import Cancellation
 from midstream.communication.address import parse_broker_url
-from midstream.communication.wire import (
-    Limits,
-    Priority,
-)
+from midstream.communication.wire import Limits, Priority
 from midstream.complexity import analyze_inputs
 from midstream.deciding import Deciding
 from midstream.device_usage import DeviceUsage
