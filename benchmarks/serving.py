@@ -548,7 +548,7 @@ def recoveries(answers: Sequence[Answer]) -> list[tuple[float, float]]:
 
 
 def _took_s(answer: Answer) -> float:
-    return 60.0 if answer.came_s is None else answer.came_s - answer.due_s
+    return 60.0 if answer.came_s is None or answer.status != "OK" else answer.came_s - answer.due_s
 
 
 # Windows of ten seconds.

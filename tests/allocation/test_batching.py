@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,37 +33,34 @@ def test_of_what_is_about_as_cheap_the_larger_one_is_made_where_more_come_than_c
 
 def test_what_once_took_long_is_tried_again() -> None:
     times = BatchTimes(SIZES, {2: 2 * 0.95, 4: 4 * 0.95, 8: 8 * 0.9})
-    for _ in range(10):
+    for _ in range(3):
         times.ran(8, 20.0)
     assert times.size(8, behind=True) == 4
     runs = 0
     while times.size(8, behind=True) != 8:
         times.ran(4, 4 * 0.95)
         runs += 1
-    assert 50 < runs < 1000
+    assert 50 < runs < 5000
 
 
-def test_trying_what_does_not_pay_costs_next_to_nothing() -> None:
-    times = BatchTimes(SIZES, {2: 2 * 0.95, 4: 4 * 0.95, 8: 8 * 0.95})
-    really = {1: 1.0, 2: 1.9, 4: 3.8, 8: 8 * 1.4}
+@pytest.mark.parametrize(("measured", "really"), [(0.95, 1.4), (0.5, 1.2), (0.5, 3.0), (1.0, 1.5)])
+def test_trying_what_does_not_pay_costs_next_to_nothing(measured: float, really: float) -> None:
+    """Also where the whole model gains by it, and this tail does not."""
+    times = BatchTimes(SIZES, {size: measured * size for size in SIZES})
     took = count = 0.0
     for _ in range(5000):
         size = times.size(99, behind=True)
-        times.ran(size, really[size])
-        took, count = took + really[size], count + size
-    assert took / count < 0.95 * 1.01
+        took, count = took + (1.0 if size == 1 else really * size), count + size
+        times.ran(size, 1.0 if size == 1 else really * size)
+    assert took / count < 1.05
 
 
-def test_what_is_cheaper_together_runs_together_as_far_as_there_are_so_many() -> None:
-    times = BatchTimes(SIZES, {2: 1.1, 4: 1.3, 8: 1.7})
-    assert [times.size(waiting, behind=True) for waiting in (1, 2, 3, 4, 7, 8, 99)] == [1, 2, 2, 4, 4, 8, 8]
-    assert [times.size(waiting, behind=False) for waiting in (1, 2, 8)] == [1, 2, 8]
-
-
-def test_a_batch_that_is_hardly_cheaper_is_made_only_where_more_come_than_can_be_run() -> None:
-    times = BatchTimes((4,), {4: 3.6})
-    assert times.size(4, behind=False) == 1
-    assert times.size(4, behind=True) == 4
+def test_what_was_measured_in_a_bad_moment_is_tried_all_the_same() -> None:
+    times = BatchTimes(SIZES, {2: 6.0, 4: 12.0, 8: 24.0})
+    for _ in range(2000):
+        size = times.size(99, behind=True)
+        times.ran(size, 1.0 if size == 1 else 0.5 * size)
+    assert times.size(99, behind=True) == 8
 
 
 @given(st.integers(1, 40), st.lists(st.floats(1.0, 8.0), min_size=3, max_size=3), st.booleans())

@@ -19,7 +19,7 @@ from usages import numbers, usage
 from midstream.errors import InputError
 from midstream.history import History
 from midstream.history.placing import create
-from midstream.history.schema import APPLICATION_ID, VERSION
+from midstream.history.schema import APPLICATION_ID, VERSION, connect
 from midstream.history.store import MIN_BYTES, MOST_NAMES, Store
 
 
@@ -217,6 +217,14 @@ def test_the_first_writer_of_a_new_file_waits_for_nobody(path: Path) -> None:
         store.append([usage(0)])
         store.close()
     assert kept(path) == [0]
+
+
+def test_a_file_system_without_shared_memory_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As SQLite is with another way to lock files."""
+    monkeypatch.setattr("midstream.history.store.connect", lambda path, mode: connect(path, f"{mode}&vfs=unix-dotfile"))
+    with pytest.raises(OSError, match="or the file system no shared memory") as caught:
+        Store(path, MIN_BYTES).append([usage()])
+    assert caught.value.errno == errno.ENOTSUP
 
 
 NOT_HISTORIES = {

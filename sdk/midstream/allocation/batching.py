@@ -9,7 +9,8 @@ _SMOOTHING = 0.2
 # One run that took far longer than expected counts as so many times as long.
 _MOST = 4.0
 # With every run, what is believed of the other sizes goes by this share towards a little less than was measured first,
-# so that each is tried now and then: the whole model was measured, and a moment may have been a bad one.
+# so that each is tried now and then: the whole model was measured, and a moment may have been a bad one. Where it was
+# tried in vain so many times, it goes so many times more slowly.
 _FORGETTING = 1 / 256
 _HOPE = 0.9
 # What is not known to differ by more counts as equal: the larger batch then leaves more time beside its run.
@@ -22,7 +23,8 @@ class BatchTimes:
     def __init__(self, sizes: Iterable[int] = (), ratios: Mapping[int, float] | None = None) -> None:
         known = {} if ratios is None else ratios
         self._ratios = {size: known.get(size, float(size)) for size in sizes}
-        self._hoped = {size: _HOPE * ratio for size, ratio in self._ratios.items()}
+        self._hoped = {size: _HOPE * min(ratio, float(size)) for size, ratio in self._ratios.items()}
+        self._in_vain = dict.fromkeys(self._ratios, 0)
         self._each = 1.0
 
     def ratio(self, size: int) -> float:
@@ -38,9 +40,12 @@ class BatchTimes:
         """So many at once took this many times as long as one alone is expected to."""
         for other, known in self._ratios.items():
             if other == size:
+                pays = times <= _ALIKE * size * min(1.0, *(self.ratio(each) / each for each in self._ratios))
+                self._in_vain[size] = 0 if pays else self._in_vain[size] + 1
                 self._ratios[size] = known + _SMOOTHING * (min(times, _MOST * known) - known)
             else:
-                self._ratios[other] = known + _FORGETTING * (self._hoped[other] - known)
+                share = _FORGETTING / (1 + self._in_vain[other])
+                self._ratios[other] = known + share * (self._hoped[other] - known)
         self._each += _SMOOTHING * (self.ratio(size) / size - self._each)
 
     def size(self, waiting: int, *, behind: bool) -> int:

@@ -25,6 +25,7 @@ _BYTES_FOR_NAMES = 32 << 10
 _MOST_NAMES_LETTERS = 2048
 _MOST_WAL_SHARE = 8
 _LEAST_WAL_BYTES = 4 << 20
+_NO_LOG = "SQLite's log cannot be kept beside it: the folder takes no new file, or the file system no shared memory"
 # Rows that go at once, where the file is too large.
 _LEAST_GOING = 64
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
@@ -115,13 +116,18 @@ class Store:
         try:
             check_version(self._path, int(_one(connection, "PRAGMA user_version")))
             if _one(connection, "PRAGMA journal_mode = WAL") != "wal":
-                raise OSError(errno.ENOTSUP, "the file system takes no shared memory", str(self._path))
+                raise OSError(errno.ENOTSUP, _NO_LOG, str(self._path))
             # Once a second or a minute, and a device's plug may be pulled at any time.
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA wal_autocheckpoint = {self._wal_bytes // PAGE_BYTES // 4}")
             connection.execute(f"PRAGMA journal_size_limit = {self._wal_bytes}")
             # Of a table that is another's, this fails.
             connection.execute(f"SELECT {', '.join(COLUMNS)} FROM usage LIMIT 1").fetchone()
+        except sqlite3.OperationalError as error:
+            connection.close()
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN:
+                raise OSError(errno.ENOTSUP, _NO_LOG, str(self._path)) from None
+            raise
         except BaseException:
             connection.close()
             raise
