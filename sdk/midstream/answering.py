@@ -343,7 +343,7 @@ class Answering:
                 answer |= decode(reply.codec, reply.tensors, expected, {}, MAX_REPLY_BYTES)
         except CodecError as error:
             return None, f"its reply is damaged: {error}"
-        return self._ordered(answer), ""
+        return self._bundle.ordered(answer), ""
 
     def _locally(
         self, asked: Asked, begun: _Begun, plan: Plan, why: str | None, sent_bytes: int = 0, received_bytes: int = 0
@@ -362,7 +362,7 @@ class Answering:
         asked.timings["device"] += took_ms
         asked.spent.on("device")
         self._planning.ran_rest(begun.cut, took_ms if run is None else run.took_ms)
-        answer = self._ordered(begun.outputs | outputs)
+        answer = self._bundle.ordered(begun.outputs | outputs)
         return Result(answer, plan, asked.timings, asked.analysis, (DEVICE,), sent_bytes, received_bytes, fallback=why)
 
     def _woke(self, late_ms: float) -> None:
@@ -384,9 +384,6 @@ class Answering:
         with self._lock:
             late_ms = min(self._late_ms, _LATE_SHARE * limit_ms)
         return give_up_ms(limit_ms, self._planning.rest_ms(begun), late_ms)
-
-    def _ordered(self, outputs: Tensors) -> Tensors:
-        return {spec.name: outputs[spec.name] for spec in self._bundle.outputs}
 
 
 def _routed(plan: Plan, route: Route) -> Route:

@@ -219,7 +219,7 @@ class Bundle:
             outputs, codes = outputs | made, None
         last = chain[-1].id
         encoded = self.encode(last, codec, crossing, made=codes)
-        return self._ordered(outputs | self.run_tail_on(self.decode_for_tail(last, codec, encoded, _size(crossing))))
+        return self.ordered(outputs | self.run_tail_on(self.decode_for_tail(last, codec, encoded, _size(crossing))))
 
     def check_inputs(self, inputs: Mapping[str, np.ndarray]) -> Tensors:
         """The inputs a slice takes, checked; those bound to a value at conversion may be left out."""
@@ -413,7 +413,8 @@ class Bundle:
         cost = self.costs.coding.get(name)
         return name if cost is not None and cost.pays else None
 
-    def _ordered(self, outputs: Tensors) -> Tensors:
+    def ordered(self, outputs: Tensors) -> Tensors:
+        """All outputs, in the manifest's order."""
         return {spec.name: outputs[spec.name] for spec in self.outputs}
 
     def _run(self, name: str, tensors: Tensors) -> Tensors:

@@ -69,7 +69,7 @@ def train_forecast(
     InputError for a history that is too short, VerificationError where the model that it started from errs no more on
     what is held out; then nothing is written. ModelError, MissingExtraError.
     """
-    check_enough(observed, name)
+    _check_enough(observed, name)
     require_tensorflow()
     check_target(output)
     before = None if start is None else _onnx_of(start)
@@ -130,7 +130,7 @@ def require_tensorflow() -> None:
             raise MissingExtraError(package, "convert-keras", "training a forecast model")
 
 
-def check_enough(observed: Observed, name: str) -> None:
+def _check_enough(observed: Observed, name: str) -> None:
     """Raise InputError where there is too little to learn from."""
     count = len(observed.intervals)
     busy = sum(any(each.arrivals for each in interval.values()) for interval in observed.intervals)

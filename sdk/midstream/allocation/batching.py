@@ -38,14 +38,14 @@ class BatchTimes:
 
     def ran(self, size: int, times: float) -> None:
         """So many at once took this many times as long as one alone is expected to."""
-        for other, known in self._ratios.items():
-            if other == size:
-                pays = times <= _ALIKE * size * min(1.0, *(self.ratio(each) / each for each in self._ratios))
-                self._in_vain[size] = 0 if pays else self._in_vain[size] + 1
-                self._ratios[size] = known + _SMOOTHING * (min(times, _MOST * known) - known)
-            else:
-                share = _FORGETTING / (1 + self._in_vain[other])
-                self._ratios[other] = known + share * (self._hoped[other] - known)
+        if size in self._ratios:
+            known = self._ratios[size]
+            pays = times <= size * self._enough((1, *self._ratios))
+            self._in_vain[size] = 0 if pays else self._in_vain[size] + 1
+            self._ratios[size] = known + _SMOOTHING * (min(times, _MOST * known) - known)
+        for other in self._ratios.keys() - {size}:
+            share = _FORGETTING / (1 + self._in_vain[other])
+            self._ratios[other] += share * (self._hoped[other] - self._ratios[other])
         self._each += _SMOOTHING * (self.ratio(size) / size - self._each)
 
     def size(self, waiting: int, *, behind: bool) -> int:
@@ -57,10 +57,13 @@ class BatchTimes:
         """
         sizes = [1, *(size for size in self._ratios if size <= waiting)]
         if behind:
-            each = {size: self.ratio(size) / size for size in sizes}
-            enough = _ALIKE * min(each.values())
-            return max(size for size in sizes if each[size] <= enough)
+            enough = self._enough(sizes)
+            return max(size for size in sizes if self.ratio(size) / size <= enough)
         return min(sizes, key=lambda size: (self.ratio(size) * (math.ceil(waiting / size) + 1) / 2, size))
+
+    def _enough(self, sizes: Iterable[int]) -> float:
+        """What each may take where it is to count as one of the cheapest of these sizes."""
+        return _ALIKE * min(self.ratio(size) / size for size in sizes)
 
     def smaller(self, size: int) -> int:
         """The next size below."""

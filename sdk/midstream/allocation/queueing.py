@@ -103,7 +103,7 @@ class EarliestDeadlineFirst:
         self._count = 0
         self._bytes = 0
         self._groups: Counter[Hashable] = Counter()
-        # By priority, none of them empty, the most urgent first.
+        # By priority, the most urgent first.
         self._lines: dict[int, _Line] = {}
 
     def __len__(self) -> int:
@@ -165,7 +165,7 @@ class EarliestDeadlineFirst:
 
     def take(self) -> Ticket | None:
         """The request that runs next, or None."""
-        line = next(iter(self._lines.values()), None)
+        line = next((line for line in self._lines.values() if line.tickets), None)
         return None if line is None else self._pop(line, 0)
 
     def alike(self, group: Hashable) -> int:
@@ -204,7 +204,7 @@ class EarliestDeadlineFirst:
     def expired(self, now: float) -> list[Ticket]:
         """Let those go whose deadline has passed."""
         gone = list[Ticket]()
-        for line in list(self._lines.values()):
+        for line in self._lines.values():
             while line.tickets and line.tickets[0].deadline < now:
                 gone.append(self._pop(line, 0))
         return gone
@@ -215,8 +215,6 @@ class EarliestDeadlineFirst:
 
     def _pop(self, line: _Line, place: int) -> Ticket:
         ticket = line.pop(place)
-        if not line.tickets:
-            del self._lines[ticket.priority]
         self._count -= 1
         self._bytes -= ticket.size_bytes
         self._groups[ticket.group] -= 1

@@ -214,16 +214,16 @@ class Work:
                 for number, job in self._jobs.items()
                 if (job.device_id, job.request.request_id) == (device_id, request_id)
             }
-            if unwanted:
-                self._queue.remove(unwanted.keys())
+            if not unwanted:
+                return
+            self._queue.remove(unwanted.keys())
             for number, job in unwanted.items():
                 del self._jobs[number]
                 self._ledger.end(job.identity, None, job.arrived)
         for job in unwanted.values():
             self._collector.left(job)
             self._observe(_usage(job, Spent(), Ended.CANCELLED, "", 0))
-        if unwanted:
-            self._on_change()
+        self._on_change()
 
     def _let_in(self, job: Job) -> str | None:
         """Put a job in the queue; where that is not done, why."""

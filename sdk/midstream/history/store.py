@@ -123,13 +123,10 @@ class Store:
             connection.execute(f"PRAGMA journal_size_limit = {self._wal_bytes}")
             # Of a table that is another's, this fails.
             connection.execute(f"SELECT {', '.join(COLUMNS)} FROM usage LIMIT 1").fetchone()
-        except sqlite3.OperationalError as error:
+        except BaseException as error:
             connection.close()
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN:
+            if isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_CANTOPEN:
                 raise OSError(errno.ENOTSUP, _NO_LOG, str(self._path)) from None
-            raise
-        except BaseException:
-            connection.close()
             raise
         self._connection = connection
         return connection
@@ -207,5 +204,10 @@ def _count(connection: sqlite3.Connection) -> int:
 
 def _is_damage(error: sqlite3.Error) -> bool:
     """Whether this says that the file is not what it was: its pages, or its tables."""
+    return _code(error) in _DAMAGED
+
+
+def _code(error: sqlite3.Error) -> int | None:
+    """SQLite's primary result code; None where the error is not one of its own."""
     code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in _DAMAGED
+    return None if code is None else code & 0xFF
