@@ -158,7 +158,7 @@ class Exchange:
     def route(self, stages: int, machines: Sequence[str] | None, request_id: bytes, *, forced: bool) -> Route:
         """The gateways for so many stages after the device's: those named, else the least busy, all of them different.
 
-        Only forced plans go to gateways that rest after a failure.
+        Only forced plans go to gateways that rest after a failure, and only where there are too few others.
         """
         if not self._transport.connected:
             return Route(())
@@ -260,11 +260,11 @@ class Exchange:
     ) -> Pending:
         """Send a request to a gateway and wait for its reply; where there is none in time, ``problem`` says why.
 
-        Unless it has to go ``directly``, a small one goes to the gateway's pool, and one whose gateway is lost to
-        another under the same id, while there is one and there is time. With ``outputs``, wait for the partial
-        replies of a plan of several stages, until they bring so many. ``reply_bytes`` are expected to come back: a
-        large reply on a slow downlink is not late. Nothing of it is left when this returns: what was not sent yet is
-        not sent any more, and who may still have it is told that nobody waits.
+        Unless it has to go ``directly``, a small one goes to the gateway's pool, and one whose gateway is lost, or
+        silent, to another under the same id, while there is one and there is time. With ``outputs``, wait for the
+        partial replies of a plan of several stages, until they bring so many. ``reply_bytes`` are expected to come
+        back: a large reply on a slow downlink is not late. Nothing of it is left when this returns: what was not sent
+        yet is not sent any more, and who may still have it is told that nobody waits.
         """
         now = time.monotonic()
         self._probe_resting(now)
@@ -277,18 +277,28 @@ class Exchange:
         destination: Destination | None = self._destination(request, gateway, directly)
         with self._lock:
             self._watch.awaits(reply_bytes)
+        bound = directly or bool(request.onward)
+
+        def elsewhere(bearers: frozenset[str]) -> bool:
+            with self._lock:
+                return not bound and self._gateways.another(gateway, asked, bearers)
+
         try:
             while destination is not None:
                 began = time.monotonic()
                 left_ms = max(1, int((until - began) * 1e3))
                 attempt = replace(request, deadline_ms=min(request.deadline_ms, left_ms)) if asked else request
                 expected = self._expected(destination.gateway_id or gateway.gateway_id, request, reply_bytes)
-                pending = self._sender.ask(attempt, destination, until - began, expected, outputs, cancellation)
+                pending = self._sender.ask(
+                    attempt, destination, until - began, expected, outputs, cancellation, elsewhere
+                )
                 self._came_back(pending)
                 sent_bytes += pending.sent_bytes
                 received_bytes += pending.received_bytes
                 asked.append(destination)
-                instead = pending.lost and not directly and not request.onward and time.monotonic() < until
+                if pending.silent and pending.reply is None:
+                    self._failed(pending.bearers)
+                instead = pending.lost and pending.reply is None and not bound and time.monotonic() < until
                 destination = self._instead(gateway, request, asked, began) if instead else None
         finally:
             with self._lock:
@@ -341,12 +351,17 @@ class Exchange:
 
     def _settle(self, pending: Pending) -> None:
         """Leave those alone for a while who did not answer; whoever did is asked again."""
+        if pending.reply is None:
+            self._failed(pending.bearers)
+        elif len(pending.bearers) == 1:
+            with self._lock:
+                self._gateways.answered(*pending.bearers)
+
+    def _failed(self, gateway_ids: Iterable[str]) -> None:
+        """Leave these alone for a while."""
         with self._lock:
-            for gateway_id in pending.bearers:
-                if pending.reply is None:
-                    self._gateways.failed(gateway_id, time.monotonic())
-                elif len(pending.bearers) == 1:
-                    self._gateways.answered(gateway_id)
+            for gateway_id in gateway_ids:
+                self._gateways.failed(gateway_id, time.monotonic())
 
     def _call_off(self, request_id: bytes, asked: Sequence[Destination]) -> None:
         """Tell those who may have a request, and are there, that nobody waits for it."""

@@ -33,3 +33,14 @@ def test_a_sign_of_life_puts_it_off() -> None:
     assert attempts.due_s == pytest.approx(10.9)
     attempts.sent(10.9)
     assert (attempts.count, attempts.sent_s) == (2, 10.9)
+
+
+def test_ignored_is_what_was_sent_again_and_not_heard_of_since() -> None:
+    attempts = Attempts(10.0, 0.2, 60.0)
+    assert not attempts.ignored
+    attempts.sent(10.5)
+    assert attempts.ignored
+    attempts.heard(10.6)
+    assert not attempts.ignored
+    attempts.sent(11.6)
+    assert attempts.ignored

@@ -77,6 +77,14 @@ def test_stages_go_to_as_many_gateways_the_least_busy_first() -> None:
     assert few.problem == "4 stages need as many gateways with this bundle; there are 3"
 
 
+def test_a_forced_plan_goes_to_who_rests_only_where_there_are_too_few_others() -> None:
+    gateways = known(A, B, C, waits_ms={"a": 9.0, "b": 1.0, "c": 5.0})
+    gateways.failed("b", 0.0)
+    assert gateways.route(2, None, ID, forced=True).gateways == (C, A)
+    assert gateways.route(3, None, ID, forced=True).gateways == (B, C, A)
+    assert not gateways.route(3, None, ID, forced=False).gateways
+
+
 def test_named_gateways_are_those_and_no_others() -> None:
     gateways = known(A, B, replace(C, bundles=()))
     named = gateways.route(3, ("b", "a", "b"), ID, forced=True)
@@ -113,6 +121,16 @@ def test_after_one_is_lost_who_was_heard_meanwhile_is_asked_first() -> None:
     gateways.failed("a", 11.0)
     gateways.hear(topics.presence_topic("b"), b"")
     assert gateways.instead(A, ID, [pool, to_gateway("c")], 10.0) == (None, False)
+
+
+def test_what_is_elsewhere_is_who_neither_has_it_nor_was_asked_by_name_nor_rests() -> None:
+    gateways = known(A, B, C)
+    pool = to_pool("attic", "abc", 0.25)
+    assert gateways.another(A, [pool], frozenset("a"))
+    assert gateways.another(A, [pool, to_gateway("a"), to_gateway("b")], frozenset("b"))
+    assert not gateways.another(A, [pool, to_gateway("a"), to_gateway("b")], frozenset("c"))
+    gateways.failed("c", 10.0)
+    assert not gateways.another(A, [pool, to_gateway("a")], frozenset("b"))
 
 
 def test_why_nobody_can_be_asked_is_told() -> None:

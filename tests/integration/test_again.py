@@ -16,7 +16,7 @@ from midstream.bundle import Bundle, TailInputs
 from midstream.communication import topics
 from midstream.communication.chunks import Reassembler, split
 from midstream.communication.codecs import encode
-from midstream.communication.control import Cancel, encode_control
+from midstream.communication.control import TAG_BYTES, Cancel, Control, Taken, decode_control, encode_control
 from midstream.communication.transport import Message, MqttTransport
 from midstream.communication.wire import Reply, Request, Status, decode_reply, encode_request
 from midstream.device import Device
@@ -63,11 +63,13 @@ class Client:
 
     def __init__(self, url: str) -> None:
         self.replies: queue.Queue[Reply] = queue.Queue()
+        self.controls: list[Control] = []
         self._parts = Reassembler()
         self._transport = MqttTransport(url, "client", on_message=self._on_message, on_state=lambda _: None)
 
     def __enter__(self) -> Client:
         self._transport.subscribe(topics.reply_filter("client"))
+        self._transport.subscribe(topics.device_control_filter("client"))
         self._transport.start(WAIT_S, required=True)
         return self
 
@@ -87,6 +89,9 @@ class Client:
         return self.replies.get(timeout=WAIT_S)
 
     def _on_message(self, message: Message) -> None:
+        if topics.is_device_control(message.topic):
+            self.controls.append(decode_control(message.payload))
+            return
         whole = self._parts.add("gateway", message.payload)
         if whole is not None:
             self.replies.put(decode_reply(whole))
@@ -110,6 +115,10 @@ def test_a_request_runs_once_however_often_it_comes(broker: Broker, outputs_path
         client.send(later)
         client.send(numbered(request_of, 9))
         until(lambda: held.gateway._work.load().queue_length == 1, "the other to wait")
+        # Nothing was said of the first; who asks again is told that it is here.
+        until(lambda: len(client.controls) == 2, "both repetitions to be acknowledged")
+        tags = [encode_request(again)[-TAG_BYTES:] for again in (request_of, later)]
+        assert client.controls == [Taken(bytes(16), tag, 1, 1) for tag in tags]
         held.may_run.set()
         first, other = client.reply(), client.reply()
         assert (first.request_id, other.request_id) == (bytes(16), bytes([9]) * 16)

@@ -17,12 +17,13 @@ from midstream.broker import Broker
 from midstream.bundle import Bundle
 from midstream.communication import topics
 from midstream.communication.address import parse_broker_url
-from midstream.communication.chunks import peek
+from midstream.communication.chunks import Reassembler, peek
 from midstream.communication.codecs import optional_libraries
 from midstream.communication.control import Taken, encode_control
 from midstream.communication.fec import FEC_LIBRARY, fec_available
 from midstream.communication.presence import Presence, encode_presence
 from midstream.communication.transport import Message, MqttTransport
+from midstream.communication.wire import decode_request
 from midstream.device import Device, Result
 from midstream.gateway.pooling import secret_of_pool
 from midstream.link import LinkEmulator
@@ -187,7 +188,56 @@ def test_a_gateway_that_has_taken_a_request_and_dies_is_replaced(
             assert answered(result, outputs.run(vector)), result.fallback
 
 
-def test_what_a_member_has_taken_is_sent_again_to_that_member(broker: Broker, outputs: Bundle, vector: Tensors) -> None:
+@pytest.mark.parametrize("pool", [True, False])
+def test_a_gateway_that_has_a_request_and_freezes_is_replaced_long_before_the_broker_gives_it_up(
+    broker: Broker,
+    start_gateway: Callable[..., GatewayProcess],
+    outputs_path: Path,
+    outputs: Bundle,
+    vector: Tensors,
+    pool: bool,
+) -> None:
+    """The first says that it has it, or only gets it, and never says anything again: nor does the broker of it."""
+    asked: list[bytes] = []
+
+    def take(message: Message) -> None:
+        chunk = peek(message.payload)
+        assert chunk is not None
+        whole = Reassembler().add("device", message.payload)
+        assert whole is not None
+        if not decode_request(whole).deadline_ms:
+            return  # a probe
+        if pool and not asked:
+            device_id = topics.parse_inbound(message.topic).device_id
+            taken = encode_control(Taken(chunk.message_id, chunk.tag, 1, 1))
+            frozen.publish(topics.device_control_topic(device_id, "frozen"), taken)
+        asked.append(chunk.message_id)
+
+    presence = Presence("frozen", (outputs.digest,), knows=KNOWS, pools=("attic",) if pool else ())
+    frozen = MqttTransport(broker.url, "frozen", on_message=take, on_state=lambda _: None)
+    with frozen, device_in_front_of(outputs, broker, 0) as device:
+        frozen.start(WAIT_S, required=True)
+        secret = secret_of_pool("attic", None, parse_broker_url(broker.url))
+        for topic in [topics.pool_filters("attic", secret)[0]] * pool + [topics.request_filter("frozen")]:
+            frozen.subscribe(topic)
+        frozen.publish(topics.presence_topic("frozen"), encode_presence(presence), retain=True)
+        start_gateway(broker, "gw-b", outputs_path, POOL if pool else ())
+        until(lambda: device.gateways == 2, "both")
+        while not asked:
+            result = device.infer(vector, cut="c2")
+            assert answered(result, outputs.run(vector)), result.fallback
+        # To the pool or to the gateway, and once more to the gateway; then to the other one.
+        assert asked == asked[:1] * 2
+        # It rests now: further requests go to the other one at once.
+        for _ in range(8):
+            assert answered(device.infer(vector, cut="c2"), outputs.run(vector))
+        assert len(asked) == 2
+        frozen.publish(topics.presence_topic("frozen"), b"", retain=True)
+
+
+def test_what_a_member_has_taken_is_sent_again_to_that_member_and_then_to_another(
+    broker: Broker, outputs: Bundle, vector: Tensors
+) -> None:
     """Both members are the same fake, which takes requests, and answers none."""
     heard: list[str] = []
 
@@ -214,8 +264,9 @@ def test_what_a_member_has_taken_is_sent_again_to_that_member(broker: Broker, ou
         until(lambda: device.gateways == 0, "both to be gone")
     first, *again = heard
     assert first == topics.pool_request_topic("attic", device.device_id)
-    assert len(again) >= 2
-    assert set(again) == {topics.request_topic("mute-a", device.device_id)}
+    first, second = (topics.request_topic(name, device.device_id) for name in ("mute-a", "mute-b"))
+    assert again[0] == first
+    assert set(again[1:]) == {second}
 
 
 @pytest.mark.long

@@ -22,6 +22,12 @@ class Attempts:
         self._heard_s = sent_s
         self.sent_s = sent_s
         self.count = 1
+        self._unheard = 0
+
+    @property
+    def ignored(self) -> bool:
+        """Whether it was sent again, and not even that was heard of."""
+        return self._unheard > 0
 
     @property
     def due_s(self) -> float | None:
@@ -36,9 +42,11 @@ class Attempts:
     def heard(self, now_s: float) -> None:
         """The peer has it, or is getting it: there is no hurry."""
         self._heard_s = max(self._heard_s, now_s)
+        self._unheard = 0
 
     def sent(self, now_s: float) -> None:
         """It was sent again."""
         self.count += 1
+        self._unheard += 1
         self._wait_s *= 2
         self._heard_s = self.sent_s = now_s

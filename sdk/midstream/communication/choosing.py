@@ -155,7 +155,7 @@ class Gateways(Directory):
     def route(self, stages: int, machines: Sequence[str] | None, request_id: bytes, *, forced: bool) -> Route:
         """The gateways for so many stages after the device's: those named, else the least busy, all of them different.
 
-        Only forced plans go to gateways that rest after a failure.
+        Only forced plans go to gateways that rest after a failure, and only where there are too few others.
         """
         serving = self.serving()
         if machines is not None:
@@ -164,7 +164,9 @@ class Gateways(Directory):
             if missing:
                 return Route((), f"gateway {missing[0]} is not there, or has not this bundle" if serving else "")
             return Route(tuple(by_id[name] for name in machines), directly=True)
-        left = [gateway for gateway in serving if forced or not self.rests(gateway.gateway_id)]
+        left = [gateway for gateway in serving if not self.rests(gateway.gateway_id)]
+        if forced and len(left) < stages:
+            left = list(serving)
         found: tuple[Presence, ...] = ()
         while len(found) < stages and (chosen := self.least_busy(left, request_id)) is not None:
             found += (chosen,)
@@ -189,18 +191,26 @@ class Gateways(Directory):
 
         Best is one that was heard since the request was sent; whether this one was.
         """
-        tried = {destination.gateway_id for destination in asked}
-        left = [
-            other
-            for other in self.alike(gateway, self._digest_bytes)
-            if other.gateway_id not in tried and not self.rests(other.gateway_id)
-        ]
+        left = self._untried(gateway, asked)
         heard = [other for other in left if self._said_s.get(other.gateway_id, since_s) > since_s]
         chosen = self.least_busy(heard or left, request_id)
         if chosen is None:
             return None, False
         before = frozenset().union(*(destination.answerers for destination in asked))
         return to_gateway(chosen.gateway_id, before=before), bool(heard)
+
+    def another(self, gateway: Presence, asked: Sequence[Destination], bearers: frozenset[str]) -> bool:
+        """Whether a request that these have, and that was ``asked`` before, could go to yet another gateway."""
+        return any(other.gateway_id not in bearers for other in self._untried(gateway, asked))
+
+    def _untried(self, gateway: Presence, asked: Sequence[Destination]) -> list[Presence]:
+        """The gateways that understand what this one does, do not rest, and were not asked by name."""
+        tried = {destination.gateway_id for destination in asked}
+        return [
+            other
+            for other in self.alike(gateway, self._digest_bytes)
+            if other.gateway_id not in tried and not self.rests(other.gateway_id)
+        ]
 
     def absence(self, now_s: float) -> str | None:
         """Why none of those that are there can be asked, for a person; None where none is there."""

@@ -63,12 +63,13 @@ class _Transfer:
 class Pending:
     """A request, under way or done. ``problem`` says why there is no reply; with ``lost`` another gateway may be asked.
 
-    ``destination`` is where it was sent, ``bearers`` are who has it, or may. Of several stages, ``partial`` are the
-    replies of those before the last, and ``outputs`` is how many outputs they all bring (None: as many as the reply).
-    ``held_ms`` is how long it waited for others to be sent with; ``sent_bytes`` is its share of what they took.
-    ``urgent`` is one that goes, and is answered, over the second connection. ``attempts`` is there once it was sent and
-    may be sent again, ``transfer`` is how it was sent last and ``first`` at first, ``trouble`` says what came instead
-    of an answer, ``damaged`` how many answers could not be read.
+    ``destination`` is where it was sent, ``bearers`` are who has it, or may; ``elsewhere`` says whether somebody else
+    could be asked than them, and ``silent`` that it was lost because nothing was heard of them. Of several stages,
+    ``partial`` are the replies of those before the last, and ``outputs`` is how many outputs they all bring (None: as
+    many as the reply). ``held_ms`` is how long it waited for others to be sent with; ``sent_bytes`` is its share of
+    what they took. ``urgent`` is one that goes, and is answered, over the second connection. ``attempts`` is there once
+    it was sent and may be sent again, ``transfer`` is how it was sent last and ``first`` at first, ``trouble`` says
+    what came instead of an answer, ``damaged`` how many answers could not be read.
     """
 
     request: Request
@@ -82,6 +83,8 @@ class Pending:
     partial: tuple[Reply, ...] = ()
     taken: bool = False
     lost: bool = False
+    silent: bool = False
+    elsewhere: Callable[[frozenset[str]], bool] = lambda _: False
     sent_bytes: int = 0
     received_bytes: int = 0
     problem: str | None = None
@@ -131,7 +134,8 @@ class Sender:
     """Sends requests over a transport, and keeps account of them until whoever asked leaves. Thread-safe.
 
     A request to one gateway of which nothing is heard is sent again under the same id, as long as an answer could come
-    in time; so is one to a pool, to the member that has taken it. Whoever passes requests on is sent each once only.
+    in time; so is one to a pool, to the member that has taken it. Where nothing is heard of that either, it is lost if
+    somebody else can be asked. Whoever passes requests on is sent each once only.
 
     ``chunk_bytes`` says how long a chunk may be now; ``begins`` is told how many bytes are sent, and ``ends``, with
     what that gave, whether they were acknowledged or nobody waits for them any more; ``gone`` names one of these
@@ -179,11 +183,13 @@ class Sender:
         expected: Expected,
         outputs: int | None = None,
         cancellation: Cancellation | None = None,
+        elsewhere: Callable[[frozenset[str]], bool] = lambda _: False,
     ) -> Pending:
         """Send a request and wait for its reply; where there is none in time, ``problem`` says why.
 
-        With ``outputs``, wait for partial replies too, until they bring so many. Nothing of it is left when this
-        returns: what was not sent yet is not sent any more, unless others wait for it.
+        With ``outputs``, wait for partial replies too, until they bring so many. ``elsewhere`` says whether somebody
+        else than these could be asked. Nothing of it is left when this returns: what was not sent yet is not sent any
+        more, unless others wait for it.
         """
         urgent = request.priority is Priority.CRITICAL and self._transport.urgent.connected
         started = time.monotonic()
@@ -196,6 +202,7 @@ class Sender:
             destination.bearers,
             outputs,
             urgent=urgent,
+            elsewhere=elsewhere,
             rouse=self._transport.rouse,
         )
         watched = nullcontext() if cancellation is None else cancellation.calls(lambda: pending.fail("cancelled"))
@@ -270,8 +277,9 @@ class Sender:
     def take(self, message_id: bytes, gateway_id: str) -> None:
         """This gateway has said that it has a message that went to its pool."""
         for pending in self.asked(message_id, gateway_id):
-            pending.bearers = frozenset((gateway_id,))
-            pending.taken = True
+            if pending.destination.pool_id:
+                pending.bearers = frozenset((gateway_id,))
+                pending.taken = True
 
     def fail(self, problem: str, *, urgent: bool | None = None) -> None:
         """No request is answered any more, or none of those that are, or are not, urgent."""
@@ -349,6 +357,9 @@ class Sender:
             return
         if pending.transfer is not None and pending.transfer.unacked:
             attempts.heard(now)  # it is still on its way to the broker
+        elif attempts.ignored and self._again_to(pending) is not None and pending.elsewhere(pending.bearers):
+            pending.lost = pending.silent = True
+            pending.fail(f"gateway {next(iter(pending.bearers))} is silent")
         else:
             self._again(pending)
 

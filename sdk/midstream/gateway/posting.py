@@ -86,7 +86,7 @@ class Post:
         )
 
     def taken(self, device_id: str, message_id: bytes, tag: bytes) -> None:
-        """Tell a device that this gateway has its message of one chunk, which went to a pool."""
+        """Tell a device that this gateway has its message: one that went to a pool, or that was sent again."""
         self._send_control(device_id, encode_control(Taken(message_id, tag, 1, 1)), expiry_s(REFUSAL_S))
 
     def send_held(self, held: HeldReplies) -> None:

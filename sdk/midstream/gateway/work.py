@@ -15,6 +15,7 @@ from midstream.allocation.punctuality import Punctuality
 from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket, running_s
 from midstream.allocation.usage import Outcome as Ended
 from midstream.allocation.usage import Usage
+from midstream.communication.control import TAG_BYTES
 from midstream.communication.directory import WHOLE_KEY
 from midstream.communication.lanes import Lanes
 from midstream.communication.wire import Buffer, Request, Status, encode_reply
@@ -201,6 +202,9 @@ class Work:
             self._observe(_usage(late, Spent(), Ended.EXPIRED, reason, 0))
         if answer is not None:
             self._post.reply(device_id, answer, deadline, priority=request.priority, parity=request.takes_parity)
+        if known:
+            # Whoever asks again is not to take this gateway for dead because the answer takes its time.
+            self._post.taken(device_id, request.request_id, bytes(message[-TAG_BYTES:]))
         if refusal is not None:
             return Status.BUSY, refusal
         self._on_change()
