@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 # How a period is averaged; a pause counts as so many periods at most.
@@ -50,8 +52,32 @@ class Pace:
         self.last_s = now_s
 
 
-@dataclass(slots=True)
 class Run:
-    """One run of a slice."""
+    """One run of a slice, a ``with`` block: who comes meanwhile waits for it.
 
-    took_ms: float = 0.0
+    ``took_ms`` is what it took, without its own wait, once it is through. The ``lock`` guards what is ``occupied``.
+    """
+
+    __slots__ = ("_clock", "_entered_s", "_expected_ms", "_lock", "_occupied", "took_ms")
+
+    def __init__(
+        self, occupied: Occupied, expected_ms: float, lock: AbstractContextManager[object], clock: Callable[[], float]
+    ) -> None:
+        self._occupied = occupied
+        self._expected_ms = expected_ms
+        self._lock = lock
+        self._clock = clock
+        self._entered_s = 0.0
+        self.took_ms = 0.0
+
+    def __enter__(self) -> Run:
+        with self._lock:
+            self._entered_s = self._clock()
+            self._occupied.enter(self._expected_ms, self._entered_s)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            now_s = self._clock()
+            self.took_ms = (now_s - max(self._entered_s, self._occupied.since_s)) * 1e3
+            self._occupied.leave(self._expected_ms, now_s)

@@ -8,7 +8,6 @@ import operator
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -328,27 +327,16 @@ class Planning:
             self._measured(place_of(option), gateway_id)
         self._learned()
 
-    @contextmanager
-    def running(self, cut: str | None) -> Iterator[Run]:
-        """While a cut's head is run, or the whole model (None): who comes meanwhile waits for it.
-
-        What it took, without its own wait, is there once it is through.
-        """
-        run = Run()
+    def running(self, cut: str | None) -> Run:
+        """What a cut's head is run in, or the whole model (None)."""
         costs = self._bundle.costs
         with self._lock:
             alone_ms = costs.whole_ms if cut is None else costs.cuts[cut].head_ms
             expected_ms = self._corrections.device.factor(WHOLE if cut is None else cut) * alone_ms
-            occupied = self._occupied.setdefault(cut, Occupied())
-            entered_s = self._clock()
-            occupied.enter(expected_ms, entered_s)
-        try:
-            yield run
-        finally:
-            with self._lock:
-                now_s = self._clock()
-                run.took_ms = (now_s - max(entered_s, occupied.since_s)) * 1e3
-                occupied.leave(expected_ms, now_s)
+            occupied = self._occupied.get(cut)
+            if occupied is None:
+                occupied = self._occupied[cut] = Occupied()
+        return Run(occupied, expected_ms, self._lock, self._clock)
 
     def ran_head(self, cut: str, took_ms: float) -> None:
         """Learn how long this device took for the head of a cut."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from midstream.communication.checksum import CRC_BYTES, Buffer, is_sealed, sealed
@@ -27,7 +28,8 @@ class VersionNotice:
     versions: tuple[int, ...] = WIRE_VERSIONS
 
 
-def common_version(there: Collection[int], here: Collection[int] = WIRE_VERSIONS) -> int | None:
+@lru_cache(maxsize=256)
+def common_version(there: tuple[int, ...], here: tuple[int, ...] = WIRE_VERSIONS) -> int | None:
     """The highest wire version that both ends speak; None where there is none."""
     return max(set(here).intersection(there), default=None)
 

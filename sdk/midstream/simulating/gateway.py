@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import simpy
 
@@ -22,8 +22,7 @@ from midstream.traces import MAX_RTT_MS
 _MOST_REPORTS = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(NamedTuple):
     """What became of a request: ``queue_s`` it waited and ``work_s`` it ran; or a refusal, in words."""
 
     queue_s: float = 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
@@ -42,8 +42,7 @@ SENDING: Mapping[str, str] = {"raw": "raw", "jpeg75": "jpeg75", "jpeg90": "jpeg9
 _NOBODY = Route(())
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What a device knows when an input comes: its link, its gateways and their last reports, the input's score."""
 
     request_id: bytes
@@ -53,8 +52,7 @@ class Known:
     score: float
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """What is to be done with an input, whom to ask, and the plan where midstream has made it."""
 
     candidate: Candidate
