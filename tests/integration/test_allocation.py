@@ -93,11 +93,13 @@ def test_a_worker_reads_on_after_what_takes_next_to_nothing(
 
 
 def test_a_hopeless_request_is_refused_at_once_with_the_wait(broker: Broker, dense_path: Path) -> None:
-    bundle, asked = Bundle.open(dense_path), vectors(8)
+    bundle = Bundle.open(dense_path)
+    # Some wait even where the first that runs are as many as run at once.
+    asked = vectors(2 * max(bundle.batch_sizes(None)) + 1)
     with (
         serving(dense_path, broker, workers=1, slowdown=20_000.0),
         device_with_gateway(bundle, broker.url, deadline_ms=60_000.0, packing=False, analyse=False) as device,
-        ThreadPoolExecutor(8) as pool,
+        ThreadPoolExecutor(len(asked)) as pool,
     ):
         waiting = [pool.submit(device.infer, each, cut="input", codec="raw") for each in asked]
         until(lambda: device._exchange.queue(next(iter(device._exchange._gateways.gateways))) >= 2, "a queue")

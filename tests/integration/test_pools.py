@@ -165,7 +165,6 @@ def test_a_gateway_that_has_taken_a_request_and_dies_is_replaced(
     with (
         ExitStack() as life,
         ExitStack() as path,
-        device_in_front_of(outputs, broker, 0) as device,
         ThreadPoolExecutor(16) as threads,
     ):
         link = path.enter_context(LinkEmulator(("127.0.0.1", broker.port)))
@@ -179,7 +178,7 @@ def test_a_gateway_that_has_taken_a_request_and_dies_is_replaced(
         dying.subscribe(topics.request_filter("dying"))
         dying.publish(topic, encode_presence(presence), retain=True)
         start_gateway(broker, "gw-b", outputs_path, POOL if pool else ())
-        until(lambda: device.gateways == 2, "both")
+        device = life.enter_context(device_in_front_of(outputs, broker, 2))
         waiting = [threads.submit(device.infer, vector, cut="c2") for _ in range(16)]
         until(lambda: 0 < device.pending == len(asked), "the other to have answered, and this one to have the rest")
         path.close()
@@ -215,23 +214,23 @@ def test_a_gateway_that_has_a_request_and_freezes_is_replaced_long_before_the_br
 
     presence = Presence("frozen", (outputs.digest,), knows=KNOWS, pools=("attic",) if pool else ())
     frozen = MqttTransport(broker.url, "frozen", on_message=take, on_state=lambda _: None)
-    with frozen, device_in_front_of(outputs, broker, 0) as device:
+    with frozen:
         frozen.start(WAIT_S, required=True)
         secret = secret_of_pool("attic", None, parse_broker_url(broker.url))
         for topic in [topics.pool_filters("attic", secret)[0]] * pool + [topics.request_filter("frozen")]:
             frozen.subscribe(topic)
         frozen.publish(topics.presence_topic("frozen"), encode_presence(presence), retain=True)
         start_gateway(broker, "gw-b", outputs_path, POOL if pool else ())
-        until(lambda: device.gateways == 2, "both")
-        while not asked:
-            result = device.infer(vector, cut="c2")
-            assert answered(result, outputs.run(vector)), result.fallback
-        # To the pool or to the gateway, and once more to the gateway; then to the other one.
-        assert asked == asked[:1] * 2
-        # It rests now: further requests go to the other one at once.
-        for _ in range(8):
-            assert answered(device.infer(vector, cut="c2"), outputs.run(vector))
-        assert len(asked) == 2
+        with device_in_front_of(outputs, broker, 2) as device:
+            while not asked:
+                result = device.infer(vector, cut="c2")
+                assert answered(result, outputs.run(vector)), result.fallback
+            # To the pool or to the gateway, and once more to the gateway; then to the other one.
+            assert asked == asked[:1] * 2
+            # It rests now: further requests go to the other one at once.
+            for _ in range(8):
+                assert answered(device.infer(vector, cut="c2"), outputs.run(vector))
+            assert len(asked) == 2
         frozen.publish(topics.presence_topic("frozen"), b"", retain=True)
 
 
@@ -250,18 +249,19 @@ def test_what_a_member_has_taken_is_sent_again_to_that_member_and_then_to_anothe
             fake.publish(topics.device_control_topic(inbound.device_id, "mute-a"), taken)
 
     fake = MqttTransport(broker.url, "mute", on_message=take, on_state=lambda _: None)
-    with fake, Device(outputs, broker.url, deadline_ms=3000, packing=False) as device:
+    with fake:
         fake.start(WAIT_S, required=True)
         fake.subscribe(topics.pool_filters("attic", secret_of_pool("attic", None, parse_broker_url(broker.url)))[0])
         for name in ("mute-a", "mute-b"):
             fake.subscribe(topics.request_filter(name))
             presence = Presence(name, (outputs.digest,), knows=KNOWS, pools=("attic",))
             fake.publish(topics.presence_topic(name), encode_presence(presence), retain=True)
-        until(lambda: device.gateways == 2, "both")
-        assert device.infer(vector, cut="c2").ran_on == ("device",)
-        for name in ("mute-a", "mute-b"):
-            fake.publish(topics.presence_topic(name), b"", retain=True)
-        until(lambda: device.gateways == 0, "both to be gone")
+        with Device(outputs, broker.url, deadline_ms=2000, packing=False) as device:
+            until(lambda: device.gateways == 2, "both")
+            assert device.infer(vector, cut="c2").ran_on == ("device",)
+            for name in ("mute-a", "mute-b"):
+                fake.publish(topics.presence_topic(name), b"", retain=True)
+            until(lambda: device.gateways == 0, "both to be gone")
     first, *again = heard
     assert first == topics.pool_request_topic("attic", device.device_id)
     first, second = (topics.request_topic(name, device.device_id) for name in ("mute-a", "mute-b"))
