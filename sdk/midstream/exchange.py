@@ -23,8 +23,9 @@ from midstream.communication.lanes import Lanes
 from midstream.communication.load import LoadReport
 from midstream.communication.mail import LOSSY, Mail
 from midstream.communication.packs import MAX_PACK_BYTES, decode_pack, request_id_of
+from midstream.communication.pending import Expected, Pending, fail
 from midstream.communication.presence import Presence
-from midstream.communication.sending import Expected, Pending, Sender, fail
+from midstream.communication.sending import Sender
 from midstream.communication.transport import Message
 from midstream.communication.versions import decode_notice, disagreement, is_notice
 from midstream.communication.wire import (

@@ -37,8 +37,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from midstream.errors import PlanError
-from midstream.partitioning.columns import MEAN, Columns, Inputs, Numbers
+from midstream.partitioning.columns import MEAN, Columns, Inputs
 from midstream.partitioning.costs import Candidate
+from midstream.partitioning.further import Numbers
 from midstream.partitioning.plan import Plan
 from midstream.partitioning.planner import plan_of
 from midstream.partitioning.reasons import Reasons, name

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from midstream.partitioning.costs import Candidate
 from midstream.partitioning.fallback import reserved_ms
+from midstream.partitioning.further import MOST_WAITING, Far, Numbers
 from midstream.partitioning.state import Objective, SystemState, Tariff, stretch
 from midstream.profiles import Power
 
@@ -23,11 +24,9 @@ from midstream.profiles import Power
 COMPLEXITY_WEIGHT = 0.05
 
 # The share of its work at a gateway that a candidate is charged on top, in the ranking only, for each request that
-# waits there, up to so many: as many are to come, and what it takes there they wait longer.
+# waits there, up to `MOST_WAITING`: as many are to come, and what it takes there they wait longer.
 CONGESTION_WEIGHT = 0.1
-_MOST_WAITING = 100.0
 
-Numbers = NDArray[np.float64]
 # The columns of what is only done where no early exit has answered.
 _REST, _ENCODE, _GATEWAY, _DECODE, _REPLY, _OFFLOADS = range(6)
 
@@ -111,7 +110,7 @@ class Columns:
             ],
             np.intp,
         )
-        self._far = _Far(chosen) if any(each.legs for each in chosen) else None
+        self._far = Far(chosen) if any(each.legs for each in chosen) else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -248,7 +247,7 @@ class Columns:
 
     def congestion_ms(self, state: SystemState, inputs: Inputs) -> Numbers:
         """What candidates are charged for the work that they leave to machines which others wait for."""
-        found = self._later[:, _GATEWAY] * min(state.gateway_queue, _MOST_WAITING)
+        found = self._later[:, _GATEWAY] * min(state.gateway_queue, MOST_WAITING)
         if self._far is not None:
             found = found + self._far.congestion_ms(state)
         return np.asarray(CONGESTION_WEIGHT * self.onward(inputs) * found)
@@ -340,7 +339,7 @@ class Columns:
         waits = [state.wait_at(cut) for cut in self._cuts]
         return np.array([*waits, 0.0])[self._cut]
 
-    def _beyond_ms(self, far: _Far, state: SystemState, inputs: Inputs) -> Numbers:
+    def _beyond_ms(self, far: Far, state: SystemState, inputs: Inputs) -> Numbers:
         """What further machines add to the latency, where the gateway itself does nothing without its wait."""
         return far.latency_ms(state, self.payloads(inputs)) - far.past_gateway * _wait_ms(state)
 
@@ -367,82 +366,6 @@ class Columns:
             return 0.0
         known = self._later[:, _REPLY]
         return np.asarray(np.where(known > 0, inputs.reply_bytes * self._reply_share - known, 0.0))
-
-
-class _Far:
-    """What some candidates leave to machines beyond the gateway: a row each, a column for each machine.
-
-    ``past_gateway`` is 1 where the gateway itself does nothing.
-    """
-
-    def __init__(self, chosen: Sequence[Candidate]) -> None:
-        self.machines = tuple(dict.fromkeys(leg.machine for each in chosen for leg in each.legs))
-        self.past_gateway = np.array([bool(each.legs) and not each.tail for each in chosen], float)
-        shape = (len(chosen), len(self.machines))
-        self._used, self._first, self._work_ms = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-        self._codec_ms, self._sent_bytes, self._reply_bytes = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-        for row, each in enumerate(chosen):
-            for place, leg in enumerate(each.legs):
-                at = row, self.machines.index(leg.machine)
-                self._used[at], self._work_ms[at], self._codec_ms[at] = 1.0, leg.work_ms, leg.codec_ms
-                self._reply_bytes[at] = leg.reply_bytes
-                if place == 0 and not each.tail:
-                    # It gets what the device sends, and that differs from input to input.
-                    self._first[at] = 1.0
-                else:
-                    self._sent_bytes[at] = leg.payload_bytes
-
-    def latency_ms(self, state: SystemState, payloads: Numbers) -> Numbers:
-        """What these machines, and the ways to them, add."""
-        tiers = [state.further.get(machine) for machine in self.machines]
-        around = np.array([0.0 if tier is None else tier.link.rtt_ms + tier.wait_ms for tier in tiers])
-        slower, per_byte, per_reply = self._rates(state)
-        return np.asarray(
-            self._used @ around
-            + self._work_ms @ slower
-            + self._codec_ms.sum(1)
-            + self._sent_bytes @ per_byte
-            + payloads * (self._first @ per_byte)
-            + self._reply_bytes @ per_reply
-        )
-
-    def period_ms(self, state: SystemState, payloads: Numbers) -> Numbers:
-        """The slowest of these machines and of the ways to them."""
-        slower, per_byte, per_reply = self._rates(state)
-        work = self._work_ms * slower + self._codec_ms
-        sent = (self._sent_bytes + payloads[:, np.newaxis] * self._first) * per_byte
-        return np.asarray(np.maximum(np.maximum(work, sent), self._reply_bytes * per_reply).max(1))
-
-    def variance(self, state: SystemState, payloads: Numbers) -> Numbers:
-        """Of the time that they add."""
-        tiers = [state.further.get(machine) for machine in self.machines]
-        slower, per_byte, _ = self._rates(state)
-        spread = np.array([0.0 if tier is None else tier.link.uplink_spread for tier in tiers])
-        around = np.array([0.0 if tier is None else tier.link.rtt_spread_ms**2 for tier in tiers])
-        sent = (self._sent_bytes + payloads[:, np.newaxis] * self._first) * (per_byte * spread)
-        work = self._work_ms * (slower * state.gateway_spread)
-        return np.asarray((sent**2 + work**2).sum(1) + self._used @ around)
-
-    def congestion_ms(self, state: SystemState) -> Numbers:
-        """Their work, by how many wait for each."""
-        tiers = [state.further.get(machine) for machine in self.machines]
-        return np.asarray(
-            self._work_ms @ np.array([0.0 if tier is None else min(tier.queue, _MOST_WAITING) for tier in tiers])
-        )
-
-    def work_ms(self) -> Numbers:
-        """What they compute."""
-        return np.asarray(self._work_ms.sum(1) + self._codec_ms.sum(1))
-
-    def _rates(self, state: SystemState) -> tuple[Numbers, Numbers, Numbers]:
-        """How loads stretch work, and ms for each byte there and back; machines that are down cost nothing."""
-        tiers = [state.further.get(machine) for machine in self.machines]
-        up = [tier if tier is not None and tier.is_up else None for tier in tiers]
-        return (
-            np.array([1.0 if tier is None else stretch(tier.load) for tier in up]),
-            np.array([0.0 if tier is None else 8.0 / tier.link.uplink_kbps for tier in up]),
-            np.array([0.0 if tier is None else 8.0 / tier.link.downlink_kbps for tier in up]),
-        )
 
 
 def _wait_ms(state: SystemState) -> float:

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from midstream.communication.destination import to_gateway
-from midstream.communication.sending import Expected, Pending
+from midstream.communication.pending import Expected, Pending
 from midstream.communication.wire import Reply, Request, Status
 
 ID = bytes(16)
