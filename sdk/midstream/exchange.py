@@ -280,9 +280,12 @@ class Exchange:
             self._watch.awaits(reply_bytes)
         bound = directly or bool(request.onward)
 
-        def elsewhere(bearers: frozenset[str]) -> bool:
+        def elsewhere(bearers: frozenset[str], since_s: float) -> bool:
+            if bound:
+                return False
+            self._probe_resting(time.monotonic())
             with self._lock:
-                return not bound and self._gateways.another(gateway, asked, bearers)
+                return self._gateways.silent(bearers, since_s) and self._gateways.another(gateway, asked, bearers)
 
         try:
             while destination is not None:
@@ -307,7 +310,7 @@ class Exchange:
         pending.sent_bytes, pending.received_bytes = sent_bytes, received_bytes
         if pending.reply is not None or cancellation is None or not cancellation.cancelled:
             self._settle(pending)
-        self._call_off(request.request_id, asked if pending.reply is None else asked[:-1])
+        self._call_off(request.request_id, _others(asked, pending))
         return pending
 
     def _came_back(self, pending: Pending) -> None:
@@ -316,6 +319,8 @@ class Exchange:
         reply, transfer = pending.reply, pending.first
         if reply is None or transfer is None or pending.request.onward or pending.message_id != pending.request_id:
             return
+        if not pending.bearers <= pending.destination.bearers:
+            return  # it answers what was sent before, to another gateway
         with self._lock:
             gateway_ms = reply.queue_ms + reply.compute_ms
             self._watch.came_back(transfer.way, pending.received_bytes, gateway_ms, time.monotonic())
@@ -502,7 +507,7 @@ class Exchange:
         try:
             whole = self._mail.add(route.gateway_id, message.payload)
             if whole is not None:
-                self._take(whole, message.correlation, asked)
+                self._take(whole, message.correlation, asked, route.gateway_id)
         except WireError as error:
             self._sender.damaged(asked, f"its reply is damaged: {error}")
 
@@ -516,11 +521,11 @@ class Exchange:
             asked = self._sender.asked(request_id, gateway_id)
             try:
                 if asked:
-                    self._take(data, request_id, asked)
+                    self._take(data, request_id, asked, gateway_id)
             except WireError as error:
                 self._sender.damaged(asked, f"its reply is damaged: {error}")
 
-    def _take(self, data: Buffer, request_id: bytes, asked: Sequence[Pending]) -> None:
+    def _take(self, data: Buffer, request_id: bytes, asked: Sequence[Pending], gateway_id: str) -> None:
         """Read a reply, and hand it to those who asked."""
         reply = decode_reply(data, self._limits)
         if reply.request_id != request_id:
@@ -529,7 +534,7 @@ class Exchange:
             fail(asked, "its reply answers several requests at once")
         else:
             for pending in asked:
-                self._sender.answer(pending, reply, len(data))
+                self._sender.answer(pending, reply, len(data), gateway_id)
 
     def _after_echo(self, echo: Transfer, ms: float) -> None:
         with self._lock:
@@ -544,3 +549,12 @@ class Exchange:
         with self._lock:
             self._watch.ends(transfer, time.monotonic(), acknowledged=acknowledged)
             self._transport.main.in_flight_bytes = _CHUNKS_IN_FLIGHT * self._watch.chunk_bytes()
+
+
+def _others(asked: Sequence[Destination], pending: Pending) -> list[Destination]:
+    """Of those who were asked, who may have what another one has answered, or nobody."""
+    if pending.reply is None:
+        return list(asked)
+    if pending.bearers <= asked[-1].bearers:
+        return list(asked[:-1])
+    return [destination for destination in asked if destination.bearers != pending.bearers]

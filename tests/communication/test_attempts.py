@@ -10,7 +10,7 @@ from midstream.communication.attempts import Attempts
 def times(attempts: Attempts) -> list[float]:
     """When it is sent again if nothing is ever heard."""
     found = []
-    while (due_s := attempts.due_s) is not None:
+    while (due_s := attempts.due_s) is not None and attempts.may_send(due_s):
         attempts.sent(due_s)
         found.append(due_s)
     return found
@@ -44,3 +44,26 @@ def test_ignored_is_what_was_sent_again_and_not_heard_of_since() -> None:
     assert not attempts.ignored
     attempts.sent(11.6)
     assert attempts.ignored
+
+
+def test_who_says_that_it_is_there_is_asked_on() -> None:
+    attempts = Attempts(10.0, 0.0, 100.0)
+    for _ in range(8):
+        due_s = attempts.due_s
+        assert due_s is not None
+        assert attempts.may_send(due_s)
+        attempts.sent(due_s)
+        attempts.heard(due_s)
+    assert attempts.count == 9
+    assert attempts.due_s == pytest.approx(10.0 + 0.1 * (2**9 - 1))
+
+
+def test_after_the_last_attempt_it_is_still_looked_at() -> None:
+    attempts = Attempts(10.0, 0.2, 60.0)
+    assert times(attempts)[-1] == pytest.approx(25.5)
+    assert attempts.due_s == pytest.approx(41.5)
+    attempts.put_off(41.5)
+    assert attempts.ignored
+    assert attempts.due_s == pytest.approx(57.5)
+    attempts.put_off(57.5)
+    assert attempts.due_s is None

@@ -133,6 +133,15 @@ def test_what_is_elsewhere_is_who_neither_has_it_nor_was_asked_by_name_nor_rests
     assert not gateways.another(A, [pool, to_gateway("a")], frozenset("b"))
 
 
+def test_silent_is_who_has_said_nothing_since() -> None:
+    gateways = known(A, B)
+    assert gateways.silent(frozenset("ab"), 10.0)
+    gateways.said("a", 10.5)
+    assert not gateways.silent(frozenset("ab"), 10.0)
+    assert gateways.silent(frozenset("b"), 10.0)
+    assert gateways.silent(frozenset("a"), 10.5)
+
+
 def test_why_nobody_can_be_asked_is_told() -> None:
     assert known().absence(0.0) is None
     assert known(replace(A, bundles=())).absence(0.0) == "no gateway has this bundle; there are a with others"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +19,13 @@ from midstream.broker import Broker
 from midstream.bundle import Bundle
 from midstream.communication import topics
 from midstream.communication.address import parse_broker_url
-from midstream.communication.chunks import Reassembler, peek
+from midstream.communication.chunks import Reassembler, peek, split
 from midstream.communication.codecs import optional_libraries
-from midstream.communication.control import Taken, encode_control
+from midstream.communication.control import Taken, decode_control, encode_control
 from midstream.communication.fec import FEC_LIBRARY, fec_available
 from midstream.communication.presence import Presence, encode_presence
 from midstream.communication.transport import Message, MqttTransport
-from midstream.communication.wire import decode_request
+from midstream.communication.wire import Reply, Request, Status, decode_request, encode_reply
 from midstream.device import Device, Result
 from midstream.gateway.pooling import secret_of_pool
 from midstream.link import LinkEmulator
@@ -60,6 +62,13 @@ def device_in_front_of(bundle: Bundle, broker: Broker, gateways: int) -> Iterato
     with Device(bundle, broker.url, deadline_ms=DEADLINE_MS, packing=False) as device:
         until(lambda: device.gateways == gateways, "the gateways")
         yield device
+
+
+def request_in(message: Message) -> Request:
+    """What a message of one chunk asks."""
+    whole = Reassembler().add("device", message.payload)
+    assert whole is not None
+    return decode_request(whole)
 
 
 def answered(result: Result, want: Tensors) -> bool:
@@ -202,9 +211,7 @@ def test_a_gateway_that_has_a_request_and_freezes_is_replaced_long_before_the_br
     def take(message: Message) -> None:
         chunk = peek(message.payload)
         assert chunk is not None
-        whole = Reassembler().add("device", message.payload)
-        assert whole is not None
-        if not decode_request(whole).deadline_ms:
+        if not request_in(message).deadline_ms:
             return  # a probe
         if pool and not asked:
             device_id = topics.parse_inbound(message.topic).device_id
@@ -234,6 +241,85 @@ def test_a_gateway_that_has_a_request_and_freezes_is_replaced_long_before_the_br
         frozen.publish(topics.presence_topic("frozen"), b"", retain=True)
 
 
+@dataclass
+class Fake:
+    """A gateway that says only what a test lets it, but that it is there where it is probed."""
+
+    broker: Broker
+    name: str
+    bundle: Bundle
+    asked: list[Request] = field(default_factory=list)
+    cancelled: list[bytes] = field(default_factory=list)
+
+    def __enter__(self) -> Fake:
+        self._transport = MqttTransport(self.broker.url, self.name, on_message=self._take, on_state=lambda _: None)
+        self._transport.__enter__().start(WAIT_S, required=True)
+        for topic in (topics.request_filter(self.name), *topics.gateway_filters(self.name)):
+            self._transport.subscribe(topic)
+        self._announce(encode_presence(Presence(self.name, (self.bundle.digest,), knows=KNOWS)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._announce(b"")
+        self._transport.close()
+
+    def refuse(self, device: Device, request: Request) -> None:
+        reply = encode_reply(Reply(request.request_id, Status.BUSY, (), "raw", 0.0, 0.0, "not now"))
+        (chunk,) = split(reply, request.request_id)
+        topic = topics.reply_topic(self.name, device.device_id)
+        self._transport.publish(topic, chunk, correlation=request.request_id)
+
+    def _announce(self, presence: bytes) -> None:
+        self._transport.publish(topics.presence_topic(self.name), presence, retain=True)
+
+    def _take(self, message: Message) -> None:
+        inbound = topics.parse_inbound(message.topic)
+        if inbound.kind == "control":
+            self.cancelled.append(decode_control(message.payload).message_id)
+            return
+        request = request_in(message)
+        if request.deadline_ms:  # else a probe
+            self.asked.append(request)
+
+
+def test_who_answers_after_the_request_has_moved_on_is_who_has_answered(
+    broker: Broker, outputs: Bundle, vector: Tensors
+) -> None:
+    with (
+        Fake(broker, "gw-a", outputs) as a,
+        Fake(broker, "gw-b", outputs) as b,
+        device_in_front_of(outputs, broker, 2) as device,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        waiting = threads.submit(device.infer, vector, cut="c2")
+        until(lambda: bool(a.asked and b.asked), "the second to be asked")
+        first, second = (a, b) if len(a.asked) > len(b.asked) else (b, a)
+        gateways = device._exchange._gateways
+        assert gateways.rests(first.name)
+        first.refuse(device, first.asked[0])
+        assert waiting.result(WAIT_S).fallback == "the gateway refused: not now"
+        assert not gateways.rests(first.name)
+        # What the other one has is of no use any more; who has answered has nothing.
+        until(lambda: second.cancelled == [second.asked[0].request_id], "the other to be told")
+        assert not first.cancelled
+
+
+def test_who_is_well_again_is_found_while_a_request_waits(
+    broker: Broker,
+    start_gateway: Callable[..., GatewayProcess],
+    outputs_path: Path,
+    outputs: Bundle,
+    vector: Tensors,
+) -> None:
+    """The only other gateway rests as the one that was asked falls silent."""
+    start_gateway(broker, "gw-b", outputs_path)
+    with Fake(broker, "gw-a", outputs) as mute, device_in_front_of(outputs, broker, 2) as device:
+        device._exchange._gateways.failed("gw-b", time.monotonic())
+        result = device.infer(vector, cut="c2")
+        assert answered(result, outputs.run(vector)), result.fallback
+        assert len(mute.asked) > 2
+
+
 def test_what_a_member_has_taken_is_sent_again_to_that_member_and_then_to_another(
     broker: Broker, outputs: Bundle, vector: Tensors
 ) -> None:
@@ -241,7 +327,8 @@ def test_what_a_member_has_taken_is_sent_again_to_that_member_and_then_to_anothe
     heard: list[str] = []
 
     def take(message: Message) -> None:
-        heard.append(message.topic)
+        if request_in(message).deadline_ms:  # else a probe
+            heard.append(message.topic)
         inbound = topics.parse_inbound(message.topic)
         chunk = peek(message.payload)
         if inbound.pool_id and chunk is not None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 # What a loaded machine may be late without that something is lost.
 _SLACK_S = 0.1
 _EXPECTED_TIMES = 2.0
-_MOST = 6
+_MOST_UNHEARD = 5
 
 
 class Attempts:
     """Of one request: it is expected to be answered ``expected_s`` after it was sent, and is of use until ``until_s``.
 
     The first answer is waited for twice as long as expected and 0.1 s more, each further one twice as long as the one
-    before; as long as it could still be answered in time, and at most five times it is sent again. Not thread-safe.
+    before. It is sent again as long as it could still be answered in time, and at most five times without a sign of
+    life. Not thread-safe.
     """
 
     def __init__(self, sent_s: float, expected_s: float, until_s: float) -> None:
@@ -31,18 +32,25 @@ class Attempts:
 
     @property
     def due_s(self) -> float | None:
-        """When to send again if nothing has been heard by then; None where that is of no more use."""
+        """When something is to be done if nothing has been heard by then; None where that is of no more use."""
         due_s = self._heard_s + self._wait_s
-        return due_s if self.may_send(due_s) else None
+        return due_s if self._in_time(due_s) else None
 
     def may_send(self, now_s: float) -> bool:
-        """Whether one more attempt could be answered in time."""
-        return self.count < _MOST and now_s + self._expected_s < self._until_s
+        """Whether one more attempt may be made, and could be answered in time."""
+        return self._unheard < _MOST_UNHEARD and self._in_time(now_s)
 
     def heard(self, now_s: float) -> None:
         """The peer has it, or is getting it: there is no hurry."""
         self._heard_s = max(self._heard_s, now_s)
         self._unheard = 0
+
+    def put_off(self, now_s: float) -> None:
+        """It is not sent again: wait as long as for the last attempt."""
+        self._heard_s = max(self._heard_s, now_s)
+
+    def _in_time(self, now_s: float) -> bool:
+        return now_s + self._expected_s < self._until_s
 
     def sent(self, now_s: float) -> None:
         """It was sent again."""

@@ -199,6 +199,10 @@ class Gateways(Directory):
         before = frozenset().union(*(destination.answerers for destination in asked))
         return to_gateway(chosen.gateway_id, before=before), bool(heard)
 
+    def silent(self, gateway_ids: frozenset[str], since_s: float) -> bool:
+        """Whether none of these has said anything to this device since then."""
+        return all(self._said_s.get(gateway_id, since_s) <= since_s for gateway_id in gateway_ids)
+
     def another(self, gateway: Presence, asked: Sequence[Destination], bearers: frozenset[str]) -> bool:
         """Whether a request that these have, and that was ``asked`` before, could go to yet another gateway."""
         return any(other.gateway_id not in bearers for other in self._untried(gateway, asked))

@@ -34,10 +34,14 @@ class Expected:
 
 @dataclass
 class InFlight:
-    """A message of which the broker has not acknowledged every chunk; ``way`` is what its way up is known by."""
+    """A message of which the broker has not acknowledged every chunk; ``way`` is what its way up is known by.
+
+    Of one of quality of service 0, nobody says whether it has arrived anywhere.
+    """
 
     size_bytes: int
     chunks: int
+    qos: int
     unacked: int
     way: Any
 
@@ -46,13 +50,14 @@ class InFlight:
 class Pending:
     """A request, under way or done. ``problem`` says why there is no reply; with ``lost`` another gateway may be asked.
 
-    ``destination`` is where it was sent, ``bearers`` are who has it, or may; ``elsewhere`` says whether somebody else
-    could be asked than them, and ``silent`` that it was lost because nothing was heard of them. Of several stages,
-    ``partial`` are the replies of those before the last, and ``outputs`` is how many outputs they all bring (None: as
-    many as the reply). ``held_ms`` is how long it waited for others to be sent with; ``sent_bytes`` is its share of
-    what they took. ``urgent`` is one that goes, and is answered, over the second connection. ``attempts`` is there once
-    it was sent and may be sent again, ``transfer`` is how it was sent last and ``first`` at first, ``trouble`` says
-    what came instead of an answer, ``damaged`` how many answers could not be read.
+    ``destination`` is where it was sent, ``bearers`` are who has it, or may, and at last who has answered;
+    ``elsewhere`` says whether they are silent since then, and somebody else could be asked, and ``silent`` that it was
+    lost because of that. Of several stages, ``partial`` are the replies of those before the last, and ``outputs`` is
+    how many outputs they all bring (None: as many as the reply). ``held_ms`` is how long it waited for others to be
+    sent with; ``sent_bytes`` is its share of what they took. ``urgent`` is one that goes, and is answered, over the
+    second connection. ``attempts`` is there once it was sent and may be sent again, ``transfer`` is how it was sent
+    last and ``first`` at first, ``trouble`` says what came instead of an answer, ``damaged`` how many answers could not
+    be read.
     """
 
     request: Request
@@ -67,7 +72,7 @@ class Pending:
     taken: bool = False
     lost: bool = False
     silent: bool = False
-    elsewhere: Callable[[frozenset[str]], bool] = lambda _: False
+    elsewhere: Callable[[frozenset[str], float], bool] = lambda _bearers, _since_s: False
     sent_bytes: int = 0
     received_bytes: int = 0
     problem: str | None = None

@@ -83,13 +83,13 @@ class Sender:
         expected: Expected,
         outputs: int | None = None,
         cancellation: Cancellation | None = None,
-        elsewhere: Callable[[frozenset[str]], bool] = lambda _: False,
+        elsewhere: Callable[[frozenset[str], float], bool] = lambda _bearers, _since_s: False,
     ) -> Pending:
         """Send a request and wait for its reply; where there is none in time, ``problem`` says why.
 
-        With ``outputs``, wait for partial replies too, until they bring so many. ``elsewhere`` says whether somebody
-        else than these could be asked. Nothing of it is left when this returns: what was not sent yet is not sent any
-        more, unless others wait for it.
+        With ``outputs``, wait for partial replies too, until they bring so many. ``elsewhere`` says whether these
+        are silent since then, and somebody else could be asked. Nothing of it is left when this returns: what was not
+        sent yet is not sent any more, unless others wait for it.
         """
         urgent = request.priority is Priority.CRITICAL and self._transport.urgent.connected
         started = time.monotonic()
@@ -146,14 +146,17 @@ class Sender:
             found = [pending] if pending is not None else list(self._sent.get(request_id, ()))
         return [pending for pending in found if gateway_id in pending.destination.answerers]
 
-    def answer(self, pending: Pending, reply: Reply, size_bytes: int) -> None:
-        """A reply has come; where it says that the request could not be read, the link may have damaged that."""
+    def answer(self, pending: Pending, reply: Reply, size_bytes: int, gateway_id: str) -> None:
+        """This gateway's reply has come; where it could not read the request, the link may have damaged that."""
         attempts = pending.attempts
         if reply.status is Status.BAD_REQUEST and attempts is not None and attempts.count < _MOST_REFUSALS:
             pending.trouble = f"the gateway refused: {reply.message}"
             if self._again(pending):
                 return
-        self._note_losses(pending, reply)
+        if gateway_id in pending.destination.bearers:
+            self._note_losses(pending, reply)
+        if not pending.request.onward:
+            pending.bearers = frozenset((gateway_id,))
         pending.received_bytes += size_bytes
         if pending.add(reply):
             pending.finish()
@@ -171,13 +174,13 @@ class Sender:
         """This gateway is getting a message, or has it."""
         now = time.monotonic()
         for pending in self.asked(message_id, gateway_id):
-            if pending.attempts is not None:
+            if pending.attempts is not None and gateway_id in pending.bearers:
                 pending.attempts.heard(now)
 
     def take(self, message_id: bytes, gateway_id: str) -> None:
         """This gateway has said that it has a message that went to its pool."""
         for pending in self.asked(message_id, gateway_id):
-            if pending.destination.pool_id:
+            if pending.destination.pool_id and not pending.done.is_set():
                 pending.bearers = frozenset((gateway_id,))
                 pending.taken = True
 
@@ -203,10 +206,10 @@ class Sender:
             if packer is not None and packer.due_s is not None and packer.holds(pending.request_id):
                 until = min(until, packer.due_s)
         until = min(until, _take_by(pending))
-        now, attempts = time.monotonic(), pending.attempts
-        if attempts is not None and attempts.due_s is not None and attempts.may_send(now) and self._again_to(pending):
+        attempts = pending.attempts
+        if attempts is not None and attempts.due_s is not None and self._again_to(pending):
             until = min(until, attempts.due_s)
-        return min(max(0.0, until - now), threading.TIMEOUT_MAX)
+        return min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)
 
     def _leave(self, pending: Pending) -> None:
         """Nobody waits for this request any more; a message that nobody waits for is not sent."""
@@ -255,13 +258,20 @@ class Sender:
         attempts, now = pending.attempts, time.monotonic()
         if attempts is None or attempts.due_s is None or now < attempts.due_s:
             return
-        if pending.transfer is not None and pending.transfer.unacked:
+        transfer, bearers = pending.transfer, pending.bearers
+        if transfer is not None and transfer.unacked:
             attempts.heard(now)  # it is still on its way to the broker
-        elif attempts.ignored and self._again_to(pending) is not None and pending.elsewhere(pending.bearers):
+        elif (
+            attempts.ignored
+            and transfer is not None
+            and transfer.qos
+            and self._again_to(pending) is not None
+            and pending.elsewhere(bearers, attempts.sent_s)
+        ):
             pending.lost = pending.silent = True
-            pending.fail(f"gateway {next(iter(pending.bearers))} is silent")
-        else:
-            self._again(pending)
+            pending.fail(f"gateway {', '.join(bearers)} is silent")
+        elif not self._again(pending):
+            attempts.put_off(now)
 
     def _again(self, pending: Pending) -> bool:
         """Send it again, alone, with the time that remains now; False where that is of no more use."""
@@ -368,7 +378,7 @@ class Sender:
             size_bytes = sum(map(len, chunks))
             for way in {id(each.transfer): each.transfer.way for each in asked if each.transfer is not None}.values():
                 self._ends(way, False)
-            transfer = InFlight(size_bytes, len(chunks), qos * len(chunks), self._begins(size_bytes))
+            transfer = InFlight(size_bytes, len(chunks), qos, qos * len(chunks), self._begins(size_bytes))
             for message, pending in zip(messages, asked, strict=True):
                 pending.sent_bytes += transfer.size_bytes * len(message) // sum(map(len, messages))
                 pending.transfer = transfer
