@@ -29,6 +29,7 @@ def trace(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_policies_on_real_processes_beside_the_simulation(midstream: Midstream, gratings: Bundle, trace: Path) -> None:
     given = ["--bundle", gratings.path, "--device", "pi4", "--trace", trace, "--rate", "5", "--seconds", "2"]
     before = set(psutil.Process().children(recursive=True))

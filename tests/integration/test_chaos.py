@@ -223,6 +223,7 @@ def test_a_gateway_that_recovers_is_used_again_beside_another(
         until(recovered, "the gateway to be used again")
 
 
+@pytest.mark.long
 def test_a_lossy_link_still_reaches_the_gateway(broker: Broker, start_gateway, faces: Bundle, inputs: Tensors) -> None:
     """Requests of many chunks, of which one in ten is lost, doubled, overtaken or damaged, each way."""
     start_gateway(broker)
@@ -259,6 +260,7 @@ def test_every_fault_at_once() -> None:
     assert summary["gateway_alive"]
 
 
+@pytest.mark.long
 def test_by_the_clock_requests_go_the_same_ways_in_turns() -> None:
     summary = soak("--minutes", "0.1", "--devices", "1")
     assert (summary["wrong"], summary["hung"]) == (0, 0)
