@@ -294,7 +294,7 @@ class Exchange:
                 attempt = replace(request, deadline_ms=min(request.deadline_ms, left_ms)) if asked else request
                 expected = self._expected(destination.gateway_id or gateway.gateway_id, request, reply_bytes)
                 pending = self._sender.ask(
-                    attempt, destination, until - began, expected, outputs, cancellation, elsewhere
+                    attempt, destination, until - began, expected, elsewhere, outputs, cancellation
                 )
                 self._came_back(pending)
                 sent_bytes += pending.sent_bytes

@@ -333,9 +333,7 @@ class Planning:
         with self._lock:
             alone_ms = costs.whole_ms if cut is None else costs.cuts[cut].head_ms
             expected_ms = self._corrections.device.factor(WHOLE if cut is None else cut) * alone_ms
-            occupied = self._occupied.get(cut)
-            if occupied is None:
-                occupied = self._occupied[cut] = Occupied()
+            occupied = self._occupied.setdefault(cut, Occupied())
         return Run(occupied, expected_ms, self._lock, self._clock)
 
     def ran_head(self, cut: str, took_ms: float) -> None:

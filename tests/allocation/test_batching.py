@@ -55,6 +55,18 @@ def test_trying_what_does_not_pay_costs_next_to_nothing(measured: float, really:
     assert took / count < 1.05
 
 
+def test_what_is_cheaper_together_runs_together_as_far_as_there_are_so_many() -> None:
+    times = BatchTimes(SIZES, {2: 1.1, 4: 1.3, 8: 1.7})
+    assert [times.size(waiting, behind=True) for waiting in (1, 2, 3, 4, 7, 8, 99)] == [1, 2, 2, 4, 4, 8, 8]
+    assert [times.size(waiting, behind=False) for waiting in (1, 2, 8)] == [1, 2, 8]
+
+
+def test_a_batch_that_is_hardly_cheaper_is_made_only_where_more_come_than_can_be_run() -> None:
+    times = BatchTimes((4,), {4: 3.6})
+    assert times.size(4, behind=False) == 1
+    assert times.size(4, behind=True) == 4
+
+
 def test_what_was_measured_in_a_bad_moment_is_tried_all_the_same() -> None:
     times = BatchTimes(SIZES, {2: 6.0, 4: 12.0, 8: 24.0})
     for _ in range(2000):

@@ -196,67 +196,26 @@ def test_a_gateway_that_has_taken_a_request_and_dies_is_replaced(
             assert answered(result, outputs.run(vector)), result.fallback
 
 
-@pytest.mark.parametrize("pool", [True, False])
-def test_a_gateway_that_has_a_request_and_freezes_is_replaced_long_before_the_broker_gives_it_up(
-    broker: Broker,
-    start_gateway: Callable[..., GatewayProcess],
-    outputs_path: Path,
-    outputs: Bundle,
-    vector: Tensors,
-    pool: bool,
-) -> None:
-    """The first says that it has it, or only gets it, and never says anything again: nor does the broker of it."""
-    asked: list[bytes] = []
-
-    def take(message: Message) -> None:
-        chunk = peek(message.payload)
-        assert chunk is not None
-        if not request_in(message).deadline_ms:
-            return  # a probe
-        if pool and not asked:
-            device_id = topics.parse_inbound(message.topic).device_id
-            taken = encode_control(Taken(chunk.message_id, chunk.tag, 1, 1))
-            frozen.publish(topics.device_control_topic(device_id, "frozen"), taken)
-        asked.append(chunk.message_id)
-
-    presence = Presence("frozen", (outputs.digest,), knows=KNOWS, pools=("attic",) if pool else ())
-    frozen = MqttTransport(broker.url, "frozen", on_message=take, on_state=lambda _: None)
-    with frozen:
-        frozen.start(WAIT_S, required=True)
-        secret = secret_of_pool("attic", None, parse_broker_url(broker.url))
-        for topic in [topics.pool_filters("attic", secret)[0]] * pool + [topics.request_filter("frozen")]:
-            frozen.subscribe(topic)
-        frozen.publish(topics.presence_topic("frozen"), encode_presence(presence), retain=True)
-        start_gateway(broker, "gw-b", outputs_path, POOL if pool else ())
-        with device_in_front_of(outputs, broker, 2) as device:
-            while not asked:
-                result = device.infer(vector, cut="c2")
-                assert answered(result, outputs.run(vector)), result.fallback
-            # To the pool or to the gateway, and once more to the gateway; then to the other one.
-            assert asked == asked[:1] * 2
-            # It rests now: further requests go to the other one at once.
-            for _ in range(8):
-                assert answered(device.infer(vector, cut="c2"), outputs.run(vector))
-            assert len(asked) == 2
-        frozen.publish(topics.presence_topic("frozen"), b"", retain=True)
-
-
 @dataclass
 class Fake:
-    """A gateway that says only what a test lets it, but that it is there where it is probed."""
+    """A gateway that says only what a test lets it, and that it has the first request where that came to its pool."""
 
     broker: Broker
     name: str
     bundle: Bundle
+    pool: str | None = None
     asked: list[Request] = field(default_factory=list)
     cancelled: list[bytes] = field(default_factory=list)
 
     def __enter__(self) -> Fake:
         self._transport = MqttTransport(self.broker.url, self.name, on_message=self._take, on_state=lambda _: None)
         self._transport.__enter__().start(WAIT_S, required=True)
-        for topic in (topics.request_filter(self.name), *topics.gateway_filters(self.name)):
+        pools = () if self.pool is None else (self.pool,)
+        secrets = [secret_of_pool(pool, None, parse_broker_url(self.broker.url)) for pool in pools]
+        shared = [topics.pool_filters(*each)[0] for each in zip(pools, secrets, strict=True)]
+        for topic in (topics.request_filter(self.name), *topics.gateway_filters(self.name), *shared):
             self._transport.subscribe(topic)
-        self._announce(encode_presence(Presence(self.name, (self.bundle.digest,), knows=KNOWS)))
+        self._announce(encode_presence(Presence(self.name, (self.bundle.digest,), knows=KNOWS, pools=pools)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -278,8 +237,38 @@ class Fake:
             self.cancelled.append(decode_control(message.payload).message_id)
             return
         request = request_in(message)
-        if request.deadline_ms:  # else a probe
-            self.asked.append(request)
+        if not request.deadline_ms:
+            return  # a probe
+        chunk = peek(message.payload)
+        if inbound.pool_id and chunk is not None and not self.asked:
+            taken = encode_control(Taken(chunk.message_id, chunk.tag, 1, 1))
+            self._transport.publish(topics.device_control_topic(inbound.device_id, self.name), taken)
+        self.asked.append(request)
+
+
+@pytest.mark.parametrize("pool", [True, False])
+def test_a_gateway_that_has_a_request_and_freezes_is_replaced_long_before_the_broker_gives_it_up(
+    broker: Broker,
+    start_gateway: Callable[..., GatewayProcess],
+    outputs_path: Path,
+    outputs: Bundle,
+    vector: Tensors,
+    pool: bool,
+) -> None:
+    """The first says that it has it, or only gets it, and never says anything again: nor does the broker of it."""
+    with Fake(broker, "frozen", outputs, "attic" if pool else None) as frozen:
+        start_gateway(broker, "gw-b", outputs_path, POOL if pool else ())
+        with device_in_front_of(outputs, broker, 2) as device:
+            while not frozen.asked:
+                result = device.infer(vector, cut="c2")
+                assert answered(result, outputs.run(vector)), result.fallback
+            # To the pool or to the gateway, and once more to the gateway; then to the other one.
+            first, again = frozen.asked
+            assert first.request_id == again.request_id
+            # It rests now: further requests go to the other one at once.
+            for _ in range(8):
+                assert answered(device.infer(vector, cut="c2"), outputs.run(vector))
+            assert frozen.asked == [first, again]
 
 
 def test_who_answers_after_the_request_has_moved_on_is_who_has_answered(

@@ -81,9 +81,9 @@ class Sender:
         destination: Destination,
         timeout_s: float,
         expected: Expected,
+        elsewhere: Callable[[frozenset[str], float], bool],
         outputs: int | None = None,
         cancellation: Cancellation | None = None,
-        elsewhere: Callable[[frozenset[str], float], bool] = lambda _bearers, _since_s: False,
     ) -> Pending:
         """Send a request and wait for its reply; where there is none in time, ``problem`` says why.
 

@@ -15,10 +15,9 @@ from midstream.allocation.punctuality import Punctuality
 from midstream.allocation.queueing import Admission, EarliestDeadlineFirst, Ticket, running_s
 from midstream.allocation.usage import Outcome as Ended
 from midstream.allocation.usage import Usage
-from midstream.communication.control import TAG_BYTES
 from midstream.communication.directory import WHOLE_KEY
 from midstream.communication.lanes import Lanes
-from midstream.communication.wire import Buffer, Request, Status, encode_reply
+from midstream.communication.wire import Buffer, Request, Status, content_tag, encode_reply
 from midstream.gateway.collecting import Collector
 from midstream.gateway.duplicates import Ledger, identity
 from midstream.gateway.logs import about
@@ -204,7 +203,7 @@ class Work:
             self._post.reply(device_id, answer, deadline, priority=request.priority, parity=request.takes_parity)
         if known:
             # Whoever asks again is not to take this gateway for dead because the answer takes its time.
-            self._post.taken(device_id, request.request_id, bytes(message[-TAG_BYTES:]))
+            self._post.taken(device_id, request.request_id, content_tag(message, request.deadline_ms))
         if refusal is not None:
             return Status.BUSY, refusal
         self._on_change()

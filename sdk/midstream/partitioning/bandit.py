@@ -38,8 +38,7 @@ import numpy as np
 
 from midstream.errors import PlanError
 from midstream.partitioning.columns import MEAN, Columns, Inputs
-from midstream.partitioning.costs import Candidate
-from midstream.partitioning.further import Numbers
+from midstream.partitioning.costs import Candidate, Numbers
 from midstream.partitioning.plan import Plan
 from midstream.partitioning.planner import plan_of
 from midstream.partitioning.reasons import Reasons, name

@@ -13,9 +13,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from midstream.partitioning.costs import Candidate
+from midstream.partitioning.costs import Candidate, Numbers
 from midstream.partitioning.fallback import reserved_ms
-from midstream.partitioning.further import MOST_WAITING, Far, Numbers
+from midstream.partitioning.further import MOST_WAITING, Far
 from midstream.partitioning.state import Objective, SystemState, Tariff, stretch
 from midstream.profiles import Power
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from midstream.exits import Exit
 from midstream.inputs import ImageInput
@@ -21,6 +22,7 @@ __all__ = [
     "DEFAULT_RUNGS",
     "Candidate",
     "MachineTimes",
+    "Numbers",
     "Power",
     "Rung",
     "candidates",
@@ -29,6 +31,8 @@ __all__ = [
     "times_from_profile",
     "with_exit",
 ]
+
+Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

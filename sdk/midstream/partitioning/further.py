@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from midstream.partitioning.costs import Candidate
+from midstream.partitioning.costs import Candidate, Numbers
 from midstream.partitioning.state import SystemState, stretch
 
 # No more requests that wait at a machine are counted against what it would be given.
 MOST_WAITING = 100.0
-
-Numbers = NDArray[np.float64]
 
 
 class Far:

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from midstream.errors import PlanError
 from midstream.partitioning.columns import COMPLEXITY_WEIGHT, MEAN, Columns, Inputs
-from midstream.partitioning.costs import Candidate
-from midstream.partitioning.further import Numbers
+from midstream.partitioning.costs import Candidate, Numbers
 from midstream.partitioning.link import LinkState
 from midstream.partitioning.plan import DEVICE, GATEWAY, Stage
 from midstream.partitioning.state import Objective, SystemState
